@@ -58,12 +58,25 @@ def test_boxes_far_away_do_not_underflow() -> None:
     torch.testing.assert_close(score, torch.tensor([[-29.0, 30.0]]) / 0.25, rtol=1e-3, atol=0)
 
 
+TWO = Empirical(torch.eye(2), torch.tensor([0, 1]))
 REFUSED = [
     (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.tensor([1.0, -1.0])), "2 non-negative ones are needed"),
     (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.ones(3)), "2 non-negative ones are needed"),
     (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.zeros(2)), "not all zero"),
     (lambda: Ring(1.0, 0.2), "radius >= 6 std"),
-    (lambda: Ring(1.0, 0.0), "radius >= 6 std > 0"),
+    (lambda: Ring(1.0, 0.0), "std is 0.0"),
+    (lambda: GaussianMixture(torch.zeros(2)), "means has"),
+    (lambda: GaussianMixture(torch.zeros(2, 2) * 1j), "means holds"),
+    (lambda: GaussianMixture([[0.0, math.nan]]), "means has"),  # type: ignore[arg-type]
+    (lambda: GaussianMixture(torch.zeros(2, 2), "wide"), "std is 'wide'"),  # type: ignore[arg-type]
+    (lambda: Empirical(torch.zeros(0, 2)), "data has"),
+    (lambda: Empirical(torch.zeros(3, 2), torch.zeros(2).long()), "labels has"),
+    (lambda: TWO(torch.zeros(1, 2), 1.0, torch.tensor([7])), "label has 7"),
+    (lambda: TWO(torch.zeros(1, 2), 0.0), "sigma is 0"),
+    *((lambda name=name: TOYS[name]()(torch.zeros(1, 2), -1.0), "sigma is -1") for name in TOYS),
+    *((lambda x=x: TOYS["moons"]()(x, 0.5), "x is") for x in (torch.zeros(1, 2).long(), [[0.0, 0.0]])),
+    *((lambda name=name: TOYS[name]().sample(0), "n is 0") for name in TOYS),
+    *((lambda name=name: TOYS[name]().sample(3, generator=0), "generator is 0") for name in TOYS),  # type: ignore[arg-type]
 ]
 
 

@@ -126,6 +126,8 @@ WITH_GAPS = table(200).masked_fill(table(200, seed=1) > table(200, seed=2) + 40,
         (IMAGES, {"settings": tiny(proposal="geometric", log_sigma_std=1.0)}, "log_sigma_std"),
         (WITH_GAPS, {"network": ncsn.MLP(3, 8, 1)}, "cannot learn from"),
         (table(100), {"settings": TrainSettings(start="mnist")}, "from given, which does not apply to rows"),
+        *((table(100), {name: "a"}, f"{name} is 'a'") for name in ("start", "noise", "record", "network", "objective")),
+        (table(100), {"settings": {}}, "settings is {}"),
     ],
 )
 def test_what_cannot_be_learned_as_asked_is_refused(data: Any, given: dict[str, Any], message: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import z_score
+from helpers import unchecked, z_score
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
@@ -62,19 +62,20 @@ def test_proposals_stay_within_their_ends(generator: Generator) -> None:
 
 REFUSED = [
     (lambda: ncsn.Geometric(1.0, 2.0, 3), "sigma_max >= sigma_min > 0"),
-    (lambda: ncsn.Geometric(math.inf, 1.0, 3), "sigma_max, sigma_min are inf"),
+    (lambda: ncsn.Geometric(math.inf, 1.0, 3), "sigma_max is inf"),
     (lambda: ncsn.Geometric(1.0, 0.1, 0), "levels is 0"),
     (lambda: ncsn.suggest_noise(torch.eye(2), steps=0), "steps"),
-    (lambda: ncsn.LogUniform(0.1, 0.0), "sigma_max >= sigma_min"),
+    (lambda: ncsn.LogUniform(0.1, 0.0), "sigma_min is 0"),
+    (lambda: ncsn.Karras("a", 0.1, 3), "sigma_max is 'a'"),  # type: ignore[arg-type]
     (lambda: ncsn.LogNormal(0.0, 1.0, 0.1, 1.0), "sigma_max >= sigma_min > 0"),
-    *((lambda n=n: ncsn.suggest_noise(torch.zeros(n, 2)), "two different examples") for n in (0, 5)),
-    (lambda: ncsn.suggest_noise(torch.tensor([[0.0, math.nan], [1.0, 2.0]])), "all of them finite"),
+    *((lambda n=n: ncsn.suggest_noise(torch.zeros(n, 2)), "data has") for n in (0, 5)),
+    (lambda: ncsn.suggest_noise(torch.tensor([[0.0, math.nan], [1.0, 2.0]])), "data has"),
 ]
 
 
 @pytest.mark.parametrize(("make", "message"), REFUSED)
 def test_refuses(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with unchecked(), pytest.raises(ValueError, match=message):
         make()
 
 

@@ -1,5 +1,6 @@
 """Figures are looked at by their data: what is drawn where, not how it looks."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from helpers import unchecked
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from torch import Tensor
@@ -179,7 +181,25 @@ def test_whatever_a_users_matplotlibrc_says_every_plot_is_written_to_a_path_as_a
         assert getattr(image, "n_frames", 0) == 4
 
 
-def test_a_picture_without_a_suffix_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="suffix"):
-        plots.loss_curves(losses(1, 2), ["low", "high"], tmp_path / "picture")
+SHEET = pixels(6, 1)
+REFUSED: list[tuple[Callable[[Path], object], str]] = [
+    (lambda folder: plots.loss_curves(losses(1, 2), ["low", "high"], folder / "picture"), "suffix"),
+    (lambda folder: plots.image_grid(SHEET, folder / "picture"), "suffix"),
+    (lambda folder: plots.image_grid(SHEET, folder / "x.png", columns=0), "columns is 0"),
+    (lambda folder: plots.image_grid(SHEET, folder / "x.png", zoom=0), "zoom is 0"),
+    (lambda folder: plots.image_grid(SHEET[0], folder / "x.png"), "x has shape"),
+    (lambda folder: plots.image_grid(SHEET[:0], folder / "x.png"), "x has shape"),
+    (lambda folder: plots.image_pairs(SHEET, SHEET, folder / "x.png", columns=4), "above has shape"),
+    (lambda folder: plots.image_pairs(SHEET, SHEET[:4], folder / "x.png", columns=2), "above has shape"),
+    (lambda folder: plots.posterior_page(SHEET, SHEET[0], SHEET / 256, folder / "x.png"), "truth has shape"),
+    (lambda folder: plots.posterior_page(None, SHEET[0, 0], SHEET / 256, folder / "x.png"), "measurement has shape"),
+    (lambda folder: plots.posterior_page(None, SHEET[0], SHEET[0] / 256, folder / "x.png"), "samples has shape"),
+    (lambda folder: plots.evolution([], folder / "x.png"), "steps has no"),
+]
+
+
+@pytest.mark.parametrize(("draw", "message"), REFUSED)
+def test_what_makes_no_picture_is_refused(draw: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    with unchecked(), pytest.raises(ValueError, match=message):
+        draw(tmp_path)
     assert not list(tmp_path.iterdir())

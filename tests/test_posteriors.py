@@ -403,6 +403,9 @@ def test_a_posterior_has_a_score(generator: Generator) -> None:
     expected = posterior(MODES.score, first, torch.full((3, 1), 4.0), 0.5)(x, 0.7)
     torch.testing.assert_close(WEIGHED.score(x, 0.7), expected)
     torch.testing.assert_close(REPLACED.score(x, 0.7)[:, 0], (4.0 - x[:, 0]) / 0.7**2)
+    number = MODES.posterior(lambda x: x[:, 0], 4.0, noise_std=0.5)
+    drawn = [run.sample(3, levels=4, particles=8) for run in (number, WEIGHED)]
+    assert torch.equal(*drawn)
 
 
 def solve(measure: posteriors.Measurement, y: Any = (1.0, 1.0), noise: Any = 0.1, run: Run = MODES) -> object:
@@ -413,7 +416,7 @@ NO_NOISE: list[tuple[dict[str, Any], str]] = [
     ({}, "give one of"),
     ({"noise_std": 1.0, "noise_cov": torch.eye(2)}, "give one of"),
     ({"noise_cov": torch.eye(3)}, r"\(2, 2\) is needed"),
-    ({"likelihood": "poisson"}, "ncsn.Poisson"),
+    ({"likelihood": "poisson"}, "likelihood is 'poisson'"),
     *(({"noise_cov": wrong}, "symmetric") for wrong in ([[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.5], [0.0, 1.0]])),
 ]
 CROOKED: list[posteriors.Measurement] = [lambda x: x**2, lambda x: x.clamp(min=0), lambda x: x - x.mean(0)]
@@ -462,6 +465,16 @@ BROKEN: list[posteriors.Measurement] = [torch.round, lambda x: x.detach() * x, l
         *((partial(posteriors.Poisson, peak), "peak is") for peak in (0.0, math.nan)),
         (partial(WEIGHED.log_evidence, particles=1), "takes particles"),
         (partial(WEIGHED.sample, 3, particles=2.5), "particles is 2.5"),  # type: ignore[arg-type]
+        *((partial(MODES.posterior, first, 4.0, noise_std=1.0, solver_steps=n), "solver_steps is") for n in (0, -1)),
+        *((partial(posteriors.blurred, std), "std is") for std in (0.0, -1.0, 1e5)),
+        *((partial(posteriors.downsampled, factor), "factor is") for factor in (0, -1, 1.5)),  # type: ignore[arg-type]
+        (partial(posteriors.downsampled(9), torch.zeros(1, 1, 8, 8)), "factor is 9"),
+        (partial(posteriors.known_pixels, (1, 8, 8), "center"), "hide is 'center'"),  # type: ignore[arg-type]
+        (partial(posteriors.masked, torch.ones(2)), "known has"),
+        (partial(posterior, gaussian, identity, torch.zeros(1, 3), "a"), "noise_std is 'a'"),  # type: ignore[arg-type]
+        (partial(posteriors.replacement(gaussian, KNOWN, torch.zeros(4, 2)), torch.zeros(3, 2), 1.0), "known has"),
+        (partial(posteriors.replacement, gaussian, [1.0, 0.0], torch.zeros(3, 2)), "known has"),  # type: ignore[arg-type]
+        (partial(MODES.posterior, "first", 4.0, noise_std=1.0), "measure is 'first'"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_solved_is_refused(call: Callable[[], object], message: str) -> None:

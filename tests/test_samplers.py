@@ -342,6 +342,21 @@ def test_scores_of_another_shape_are_not_broadcast(name: str, shape: tuple[int, 
         [*sampler(lambda *_: torch.ones(shape), START, levels, **options)]
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name != "langevin"])
+def test_points_are_real_and_levels_may_be_a_list(name: str) -> None:
+    sampler, options, *_ = CASES[name]
+    levels = [*STAGES]
+    with unchecked():
+        for wrong in (START.long(), START.numpy()):
+            with pytest.raises(ValueError, match="x is a "):
+                [*sampler(MIXTURE, wrong, levels, **options)]
+        paths = []
+        for sigmas in (levels, torch.tensor(levels)):
+            torch.manual_seed(0)
+            paths.append([*sampler(MIXTURE, START, sigmas, **options)])
+    torch.testing.assert_close(*paths, rtol=0, atol=0)
+
+
 def test_encoding_is_the_flow_the_other_way() -> None:
     """From the last level up, step by step."""
     x = START
@@ -378,7 +393,7 @@ NO_LADDERS = [[1.0, 2.0], [2.0, 1.0, 1.0], [1.0, 0.0], [1.0, -1.0], [math.inf, 1
 @pytest.mark.parametrize("levels", NO_LADDERS)
 def test_ladders_descend_but_for_eulers_restarts(name: str, levels: list[float]) -> None:
     if (name, levels) != ("euler", [1.0, 2.0]):
-        with pytest.raises(ValueError, match="positive noise levels"):
+        with pytest.raises(ValueError, match=r"sigmas (is|has)"):
             sampled(CASES[name][0], *levels, **CASES[name][1])
 
 

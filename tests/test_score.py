@@ -92,9 +92,9 @@ def test_residual_weights_undo_the_scale_of_the_networks_value() -> None:
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan])
 def test_noise_and_data_have_a_width(sigma: float) -> None:
-    with pytest.raises(ValueError, match="it must be above 0"):
+    with pytest.raises(ValueError, match="sigma is"):
         ncsn.ScoreModel(Sine(), 0.0, 1.0)(points(), sigma)
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="data_std is"):
         ncsn.ScoreModel(Sine(), 0.0, sigma)
     with unchecked(), pytest.raises(ValueError, match=r"shape \(4, 1\)"):
         ncsn.ScoreModel(lambda x, c: x[:, :1])(points(), 1.0)  # type: ignore[arg-type]

@@ -110,7 +110,7 @@ def test_pipelines_searches_and_columns() -> None:
     assert columns.notna().all(axis=None)
 
 
-def test_densities_are_those_of_the_data() -> None:
+def test_densities_are_those_of_the_data(capsys: pytest.CaptureFixture[str]) -> None:
     """Of a Gaussian and a fair coin, exact up to what 300 rows say; impossible rows have none."""
     rng = np.random.default_rng(1)
 
@@ -127,6 +127,7 @@ def test_densities_are_those_of_the_data() -> None:
     new = density.sample(500, random_state=0)
     assert {*new[:, 1]} == {0, 1}
     assert (new[:, 2] == 3).all()
+    assert capsys.readouterr() == ("", "")
     assert not np.array_equal(new, density.sample(500, random_state=1))
     scores = cross_val_score(ScoreDensity(steps=1, random_state=0), train, cv=2)
     assert np.isfinite(scores).all()

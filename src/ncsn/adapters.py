@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ncsn.networks import NCSN, NCSNv2
 from ncsn.score import Copies, Plain, Scaled, Score, ScoreModel, Sigma, as_level, expand, float64, place_level
+from ncsn.validation import as_numbers
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """A network: examples (b, *d), and a noise level or time for each (b,) → predictions (b, *d)."""
@@ -94,7 +95,7 @@ def from_variance_preserving(
     """
     if prediction_type not in get_args(Prediction):
         raise ValueError(f"prediction_type is {prediction_type!r}; allowed are {', '.join(get_args(Prediction))}")
-    table = float64(alphas.detach())
+    table = float64(as_numbers("alphas", alphas).detach())
     if table.ndim != 1 or len(table) < 2 or not (table[0] < 1 and table[-1] > 0 and bool((table.diff() < 0).all())):
         raise ValueError(f"alphas is {table.tolist()}; it must have at least two numbers decreasing in (0, 1)")
     log_sigmas = ((1 - table) / table).log() / 2

@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
+from ncsn.noise import place_of
 from ncsn.quantization import dequantize
+from ncsn.validation import as_numbers, whole
 
 
 class Batch(NamedTuple):
@@ -40,8 +42,11 @@ def batches(
     >>> next(ncsn.batches(torch.zeros(1000, 2), 64, generator=g)).x.shape
     torch.Size([64, 2])
     """
+    data, size, device = as_numbers("data", data), whole("size", size, 1), place_of(generator)
+    if not data.numel():
+        raise ValueError(f"data has shape {tuple(data.shape)}; at least one example is needed")
     while True:
-        index = torch.randint(len(data), (size,), generator=generator, device=generator.device)
+        index = torch.randint(len(data), (size,), generator=generator, device=device)
         chosen = data[index.to(data.device)].to(index.device)
         known = None if labels is None else labels[index.to(labels.device)].to(index.device)
         yield Batch(augment(chosen, flip, generator), known)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ncsn import plots, storage
 from ncsn.metrics import rank_histogram
-from ncsn.validation import Json
+from ncsn.validation import Json, as_floats, whole
 
 MIN_TRIALS = 30  # with fewer, the bands of a histogram of four bins reach down to zero
 ALPHA = 0.01  # how often an exact sampler is called something else than calibrated, at most
@@ -197,10 +197,9 @@ def calibration(truth: Float[Tensor, "n *d"], draws: Float[Tensor, "k n *d"], *,
     >>> ncsn.evaluation.calibration(x, draws).calibrated
     {'given': True}
     """
-    if truth.ndim < 2 or draws.shape[1:] != truth.shape or not len(draws):
+    truth, draws, seed = as_floats("truth", truth), as_floats("draws", draws), whole("seed", seed, 0)
+    if truth.ndim < 2 or draws.shape[1:] != truth.shape:
         shapes = f"truth has shape {tuple(truth.shape)}, draws {tuple(draws.shape)}"
         raise ValueError(f"{shapes}; (n, *d) and (k, n, *d) with k >= 1 are needed")
-    if not (truth.isfinite().all() and draws.isfinite().all()):
-        raise ValueError("truth or draws have NaN or infinity; finite numbers are needed")
     trials = Trials(truth, draws, torch.ones_like(truth, dtype=torch.bool))
     return Calibration({"given": judge([trials], len(truth), seed=seed)}, len(draws))

@@ -9,6 +9,7 @@ components; for a ring there remains an integral over angles, and for boxes ther
 """
 
 import math
+import reprlib
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
@@ -19,7 +20,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ncsn.noise import place_of
-from ncsn.score import Copies, Score, Sigma, as_tensor, expand, float64
+from ncsn.score import Copies, Score, Sigma, expand, float64
+from ncsn.validation import as_floats, as_numbers, check_floats, real, whole
 
 
 @runtime_checkable
@@ -31,6 +33,13 @@ class Distribution(Score, Protocol):
 
     def log_prob(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats."""
+
+
+def check_points(x: Tensor, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless ``x`` has floating-point numbers (b, *shape); others would be broadcast."""
+    check_floats("x", x)
+    if tuple(x.shape[1:]) != shape or not x.ndim:
+        raise ValueError(f"x has shape {tuple(x.shape)}; {('b', *shape)} is needed".replace("'", ""))
 
 
 class GaussianMixture:
@@ -50,13 +59,11 @@ class GaussianMixture:
     def __init__(
         self, means: Float[Tensor, "k d"], std: float = 1.0, weights: Float[Tensor, "k"] | None = None
     ) -> None:
-        means = as_tensor(means)
-        weights = torch.ones(len(means), device=means.device) if weights is None else as_tensor(weights)
+        means = as_floats("means", means, 2)
+        weights = torch.ones(len(means), device=means.device) if weights is None else as_floats("weights", weights, 1)
         if len(weights) != len(means) or not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < math.inf:
             raise ValueError(f"weights is {weights.tolist()}; {len(means)} non-negative ones are needed, not all zero")
-        if not 0 <= std < math.inf or not bool(means.isfinite().all()):
-            raise ValueError(f"std is {std}, means are {means.tolist()}; finite numbers and std >= 0 are needed")
-        self.means, self.std = means.clone(), std
+        self.means, self.std = means.clone(), real("std", std, 0)
         self.weights = weights / weights.sum()
         self.copies = Copies(self.means, self.weights)
 
@@ -65,14 +72,19 @@ class GaussianMixture:
 
         ``generator``: draws them, on its device; by default torch's global one, on the CPU.
         """
-        device = place_of(generator)
+        n, device = whole("n", n, 1), place_of(generator)
         every, weights = self.copies.on(device)
         component = torch.multinomial(weights, n, replacement=True, generator=generator)
         means = every[component]
         return means + self.std * torch.randn(means.shape, generator=generator, dtype=means.dtype, device=device)
 
+    def variance(self, sigma: Sigma, x: Float[Tensor, "b d"]) -> Float[Tensor, "b 1"]:
+        """That of each component with noise, s² + σ²."""
+        return self.std**2 + expand(sigma, x, zero=self.std > 0) ** 2
+
     def _log_joint(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b k"]:
-        variance = self.std**2 + expand(sigma, x) ** 2
+        check_points(x, self.means.shape[1:])
+        variance = self.variance(sigma, x)
         means, weights = self.copies.on(x.device)
         squared_distance = (x[:, None] - means.to(x)).square().sum(-1)
         log_normal = -squared_distance / (2 * variance) - x.shape[1] / 2 * (2 * math.pi * variance).log()
@@ -93,8 +105,7 @@ class GaussianMixture:
         ``sigma``: the noise level, one number or one for each point.
         """
         posterior = self._log_joint(x, sigma).softmax(1)
-        variance = self.std**2 + expand(sigma, x) ** 2
-        return (posterior @ self.copies.on(x.device)[0].to(x) - x) / variance
+        return (posterior @ self.copies.on(x.device)[0].to(x) - x) / self.variance(sigma, x)
 
 
 class Ring:
@@ -117,10 +128,10 @@ class Ring:
     """
 
     def __init__(self, radius: float = 5.0, std: float = 0.1, nodes: int = 64) -> None:
-        if not radius >= 6 * std > 0:
+        self.radius, self.std = real("radius", radius), real("std", std, above=0)
+        if not self.radius >= 6 * self.std:
             raise ValueError(f"radius is {radius} and std is {std}; allowed is radius >= 6 std > 0")
-        self.radius, self.std = radius, std
-        points, weights = np.polynomial.legendre.leggauss(nodes)
+        points, weights = np.polynomial.legendre.leggauss(whole("nodes", nodes, 1))
         self.quadrature = Copies(torch.from_numpy((points + 1) / 2), torch.from_numpy(weights / 2))
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
@@ -128,7 +139,7 @@ class Ring:
 
         ``generator``: draws them, on its device; by default torch's global one, on the CPU.
         """
-        device = place_of(generator)
+        n, device = whole("n", n, 1), place_of(generator)
         angle = 2 * math.pi * torch.rand(n, generator=generator, device=device)
         radius = self.radius + self.std * torch.randn(n, generator=generator, device=device)
         return torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
@@ -140,6 +151,7 @@ class Ring:
 
         The integrand is e^(A cos²θ + B cos θ)/π, divided by its value at θ = 0, so that nothing overflows.
         """
+        check_points(x, (2,))
         rho = torch.linalg.vector_norm(x, dim=1, keepdim=True)
         variance = expand(sigma, x) ** 2
         total = self.std**2 + variance
@@ -198,7 +210,7 @@ class Boxes:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """``n`` independent draws of the clean data."""
-        device = place_of(generator)
+        n, device = whole("n", n, 1), place_of(generator)
         (corners,) = self.copies.on(device)
         lower = corners[torch.randint(len(corners), (n,), generator=generator, device=device)]
         return lower + self.side * torch.rand(lower.shape, generator=generator, device=device)
@@ -208,6 +220,7 @@ class Boxes:
 
         Computed on the side of zero where the normal cdf does not round to one, so that tails stay exact.
         """
+        check_points(x, self.lower.shape[1:])
         exact = float64(x)
         std = expand(sigma, exact)[..., None]
         low = (self.copies.on(exact.device)[0].to(exact) - exact[:, None]) / std
@@ -302,12 +315,17 @@ class Empirical:
         *,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        data = as_tensor(data)
+        data = as_floats("data", data)
+        if not data.ndim:
+            raise ValueError(f"data is {data.item():g}; examples (n, *d) are needed")
         self.labels, flat = labels, data[:, None].flatten(1)
-        if not bool(flat.isfinite().all()):
-            raise ValueError("data has numbers that are not finite; remove these examples")
         if labels is not None:  # sorted by class
-            self.labels, order = labels.to(data.device).sort(stable=True)
+            labels = as_numbers("labels", labels).to(data.device)
+            if labels.is_floating_point() or labels.shape != data.shape[:1]:
+                raise ValueError(
+                    f"labels has shape {tuple(labels.shape)} of {labels.dtype}; {len(data)} classes are needed"
+                )
+            self.labels, order = labels.sort(stable=True)
             flat = flat[order]
             self.classes, counts = (found.tolist() for found in np.unique(self.labels.cpu(), return_counts=True))
             self.ends = [0, *accumulate(counts)]
@@ -321,8 +339,10 @@ class Empirical:
 
         ``generator``: draws them, on its device; by default torch's global one, on the device of the data.
         """
-        device = self.mean.device if generator is None else generator.device
-        index = torch.randint(len(self.centred), (n,), generator=generator, device=device).to(self.mean.device)
+        device = self.mean.device if generator is None else place_of(generator)
+        index = torch.randint(len(self.centred), (whole("n", n, 1),), generator=generator, device=device).to(
+            self.mean.device
+        )
         return (self.centred[index].to(self.mean.dtype) + self.mean).view(n, *self.shape).to(device)
 
     def _logits(self, x: Float[Tensor, "b d"], sigma: Sigma, which: slice = slice(None)) -> Float[Tensor, "b n"]:
@@ -363,6 +383,7 @@ class Empirical:
         ``x``: where to evaluate it, (b, *d).
         ``sigma``: the noise level, one number or one for each point.
         """
+        check_points(x, self.shape)
         centred = float64(x[:, None].flatten(1).to(self.mean.device) - self.mean)
         std, examples = expand(sigma, centred), float64(self.centred)
         parts = zip(torch.split(centred, POINTS_AT_ONCE), torch.split(std, POINTS_AT_ONCE), strict=True)
@@ -378,13 +399,18 @@ class Empirical:
         ``x``: where to evaluate it, (b, *d).
         ``sigma``: the noise level, one number or one for each x.
         ``label``: a class for each x, (b,); −1 for all examples together.
-        Raises ValueError if classes are given and the dataset has none.
+        Raises ValueError if classes are given and the dataset has none, or no such class (not checked on a GPU).
         """
         if label is not None and self.labels is None:
             raise ValueError("the dataset has no labels, so it takes no classes")
+        check_points(x, self.shape)
         place = self.mean.device  # evaluated where the data is, because it may be too large for a GPU
         centred = x[:, None].flatten(1).to(place) - self.mean
         label = None if label is None else label.to(place)
+        if label is not None and place.type == "cpu":
+            known = torch.isin(label, torch.tensor([-1, *self.classes], device=place))
+            if not bool(known.all()):
+                raise ValueError(f"label has {label[~known][0]}; the classes are {reprlib.repr(self.classes)}")
         slow = (
             place.type == "cpu" and self.centred.dtype != torch.bfloat16
         )  # faster products would be limited by memory

@@ -29,6 +29,7 @@ from ncsn.kinds.load import dataset_of
 from ncsn.kinds.reading import Reading
 from ncsn.run import Run
 from ncsn.run.options import SamplingOptions
+from ncsn.validation import as_numbers
 
 
 def evaluate(
@@ -61,7 +62,8 @@ def evaluate(
     if not isinstance(source, Run):
         if not isinstance(data, Dataset):
             raise ValueError("samples need a dataset to be compared with; give data, or a run")
-        return Ruler(data, features, len(source)).judge(source)
+        samples = as_numbers("source", source)
+        return Ruler(data, features, len(samples)).judge(samples)
     if data is None or isinstance(data, str | Path):
         dataset = source.data(None if data is None else str(data))
     else:

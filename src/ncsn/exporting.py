@@ -28,7 +28,7 @@ from ncsn.run import Recipe, Run
 from ncsn.run.steps import guidance_of
 from ncsn.score import ScoreModel, expand
 from ncsn.storage import atomic, check_out
-from ncsn.validation import Json
+from ncsn.validation import Json, check_type
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter needs the last
 INPUTS = ("x", "sigma", "label")
@@ -46,6 +46,8 @@ def export(run: Run, path: str | Path, *, overwrite: bool = False) -> list[Path]
     Raises ValueError if a package is missing, if the score isn't a network that torch can export, if a file exists, or
     if onnxruntime's score differs from PyTorch's by more than 1e-4, relative to its largest number.
     """
+    check_type("run", run, Run)
+    check_type("path", path, str, Path)
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise ValueError(f"export needs {', '.join(missing)}: pip install 'ncsn[export]'")
     run.refuse_posterior("exported")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ncsn.noise import signs_like
 from ncsn.score import Score, curvatures, unit_directions
+from ncsn.validation import check_floats, real, whole
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,10 @@ def log_prob(
     >>> densities.log_prob.round(decimals=2)  # exactly: log(1/2π) = -1.84
     tensor([-1.8400], dtype=torch.float64)
     """
-    if not math.inf > sigma_max > sigma_min > 0:
+    check_floats("x", x)
+    if not real("sigma_max", sigma_max) > real("sigma_min", sigma_min, above=0):
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max > sigma_min > 0")
-    if (probes is not None and probes < 1) or not 0 < tolerance < math.inf:
-        raise ValueError(f"probes is {probes}, tolerance is {tolerance}; allowed are None or >= 1, and finite > 0")
+    probes, tolerance = None if probes is None else whole("probes", probes, 1), real("tolerance", tolerance, above=0)
     shape, dimension, nfe = x.shape, x.shape[1:].numel(), 0
     directions = unit_directions(x) if probes is None else signs_like(x, probes, generator)
     integrals = 1 if probes is None else probes
@@ -141,4 +142,4 @@ def bits_per_dimension(log_prob: Float[Tensor, "b"], dimension: int) -> Float[Te
     ``log_prob``: of each image, in nats, (b,).
     ``dimension``: the number of values in an image: channels × height × width.
     """
-    return 8 - log_prob / (dimension * math.log(2))
+    return 8 - log_prob / (whole("dimension", dimension, 1) * math.log(2))

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ncsn.validation import as_floats, check_floats, real, whole
+
 
 @runtime_checkable
 class Proposal(Protocol):
@@ -24,26 +26,31 @@ class Proposal(Protocol):
 
 def check_range(sigma_max: float, sigma_min: float, levels: int = 1) -> None:
     """Raises ValueError unless sigma_max ≥ sigma_min > 0, both finite, and levels ≥ 1."""
-    if not (math.isfinite(sigma_max) and sigma_max >= sigma_min > 0):
+    if not real("sigma_max", sigma_max) >= real("sigma_min", sigma_min, above=0):
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max >= sigma_min > 0")
-    if levels < 1:
-        raise ValueError(f"levels is {levels}, or steps; at least 1 is needed")
+    whole("levels", levels, 1)
 
 
 def place_of(generator: torch.Generator | None) -> torch.device:
-    """The device of a generator; None is torch's global generator, on the CPU."""
+    """The device of a generator; None is torch's global generator, on the CPU.  Raises ValueError for anything else."""
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator is {generator!r}; a torch.Generator is needed, as of torch.manual_seed(0)")
     return torch.device("cpu") if generator is None else generator.device
 
 
 def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
     """Raises ValueError unless the generator draws on ``device``."""
-    if generator is not None and generator.device.type != device.type:
+    if generator is not None and place_of(generator).type != device.type:
         there = f"torch.Generator('{device.type}')"
         raise ValueError(f"the generator draws on {generator.device}, the examples are on {device}; give {there}")
 
 
 def noise_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> Float[Tensor, "b *d"]:
-    """Standard normal numbers, of the shape and type of ``x``.  Raises ValueError for a generator of another device."""
+    """Standard normal numbers, of the shape and type of ``x``.
+
+    Raises ValueError for a generator of another device, and if ``x`` has no floating-point numbers.
+    """
+    check_floats("x", x)
     check_generator(generator, x.device)
     return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
@@ -92,7 +99,7 @@ class Ladder:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` levels of the ladder, each equally likely."""
-        levels = torch.randint(self.levels, (n,), generator=generator, device=place_of(generator))
+        levels = torch.randint(self.levels, (whole("n", n, 1),), generator=generator, device=place_of(generator))
         return self.sigmas(device=levels.device)[levels]
 
 
@@ -276,13 +283,14 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
     >>> suggestion.noise.levels, suggestion.steps
     (9, 5)
     """
-    data = data if isinstance(data, Tensor) else torch.as_tensor(data, device="cpu")
-    sigma_max = largest_distance(data) if len(data) else 0.0
+    data = as_floats("data", data)
+    sigma_max = largest_distance(data) if data.ndim else 0.0
     if not 0 < sigma_max < math.inf:
-        raise ValueError(f"data of shape {tuple(data.shape)} needs at least two different examples, all of them finite")
+        raise ValueError(f"data has shape {tuple(data.shape)}; at least two different examples are needed")
     if sigma_min is None:
         sigma_min = float((data.amax(0) - data.amin(0)).max()) / 100
-    check_range(sigma_max, sigma_min, steps)
+    check_range(sigma_max, sigma_min)
+    steps = whole("steps", steps, 1)
     dimension = data.shape[1:].numel()
     ratio = level_ratio(dimension)
     noise = Geometric(sigma_max, sigma_min, 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(ratio)))

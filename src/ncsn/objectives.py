@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ncsn.batching import Batch
 from ncsn.noise import Proposal, noise_like, signs_like
-from ncsn.score import Score, ScoreModel, Sigma, bind_condition, curvatures, expand, unit_directions
+from ncsn.score import Score, ScoreModel, Sigma, bind_condition, curvatures, expand, score_at, unit_directions
 
 
 def dsm(
@@ -40,7 +40,7 @@ def dsm(
     """
     z = noise_like(x, generator)
     std = expand(sigma, x)
-    s = bind_condition(score, label)(x + std * z, sigma)
+    s = score_at(bind_condition(score, label), x + std * z, sigma)
     return (std * s + z).square().flatten(1).sum(1) / 2
 
 
@@ -144,7 +144,7 @@ def fisher(score: Score, truth: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -
     ``x``: noisy examples, (b, *d).
     ``sigma``: their noise level, one number or one for each.
     """
-    return (score(x, sigma) - truth(x, sigma)).square().flatten(1).sum(1) / 2
+    return (score_at(score, x, sigma) - score_at(truth, x, sigma)).square().flatten(1).sum(1) / 2
 
 
 Objective = Callable[..., Float[Tensor, "b"]]

@@ -1,7 +1,7 @@
 """Figures and animations; only this module uses matplotlib, which is imported by the first figure."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ncsn.metrics import rank_histogram
-from ncsn.quantization import quantize
-from ncsn.score import Score, as_tensor
+from ncsn.quantization import quantize, reals
+from ncsn.score import Score
 from ncsn.storage import atomic
-from ncsn.validation import one_line
+from ncsn.validation import as_floats, as_numbers, check_type, one_line, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,12 +45,20 @@ def _blank(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
+@contextmanager
+def _written(path: Path | str) -> Iterator[Path]:
+    """Within it, a temporary path that then replaces ``path``.  Raises ValueError if that has no suffix."""
+    check_type("path", path, str, Path)
+    if not Path(path).suffix:
+        raise ValueError(f"{path} needs a suffix, such as .png")
+    with atomic(Path(path)) as temporary:
+        yield temporary
+
+
 def _finish(figure: "Figure", path: Place) -> "Figure":
-    """Write the figure, atomically, if there is a path.  Raises ValueError if that has no suffix."""
+    """Write the figure, atomically, if there is a path."""
     if path is not None:
-        if not Path(path).suffix:
-            raise ValueError(f"{path} needs a suffix, such as .png")
-        with atomic(Path(path)) as temporary:
+        with _written(path) as temporary:
             figure.savefig(temporary, dpi=140)
     return figure
 
@@ -66,6 +74,14 @@ def _visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d 
     return images[:, : 3 if images.shape[1] >= 3 else 1]
 
 
+def _images(name: str, x: object, axes: str = "n, c, h, w") -> Tensor:
+    """A user's images as a tensor.  Raises ValueError for other ``axes``, and for none."""
+    images = as_numbers(name, x).detach()
+    if images.ndim != len(axes.split()) or not images.numel():
+        raise ValueError(f"{name} has shape {tuple(images.shape)}; ({axes}) is needed")
+    return images
+
+
 def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int = 10, zoom: int = 2) -> Image.Image:
     """A grid of images, with a gap of two pixels between them.
 
@@ -78,7 +94,7 @@ def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int
     >>> ncsn.plots.image_grid(torch.rand(20, 1, 28, 28)).size  # width and height
     (600, 120)
     """
-    x = as_tensor(x)
+    x, columns, zoom = _images("x", x), whole("columns", columns, 1), whole("zoom", zoom, 1)
     images = _visible_channels(x if x.dtype == torch.uint8 else quantize(x)).cpu()
     n, channels, height, width = images.shape
     rows = -(-n // columns)
@@ -89,7 +105,7 @@ def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int
     picture = Image.fromarray(sheet.squeeze(-1).numpy())
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
     if path is not None:
-        with atomic(Path(path)) as temporary:
+        with _written(path) as temporary:
             picture.save(temporary)
     return picture
 
@@ -104,7 +120,11 @@ def image_pairs(
     ``path``: a file to write the picture to, in the format of its suffix.
     ``columns``: pairs per row; n must be a multiple of it.
     """
-    rows = [images.cpu().reshape(-1, columns, *images.shape[1:]) for images in (above, below)]
+    pair, columns = (_images("above", above).cpu(), _images("below", below).cpu()), whole("columns", columns, 1)
+    if pair[0].shape != pair[1].shape or len(pair[0]) % columns:
+        shapes = f"above has shape {tuple(pair[0].shape)}, below {tuple(pair[1].shape)}"
+        raise ValueError(f"{shapes}; as many images of one size are needed, a multiple of {columns}")
+    rows = [images.reshape(-1, columns, *images.shape[1:]) for images in pair]
     return image_grid(torch.stack(rows, 1).flatten(0, 2), path, columns=columns)
 
 
@@ -120,7 +140,7 @@ def signal_rows(rows: Mapping[str, Float[Tensor, "n c l"]], path: Place = None, 
     panels = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
     for line, (title, signals) in zip(panels, rows.items(), strict=True):
         line[0].set_title(title, loc="left")
-        for axes, signal in zip(line, signals.cpu(), strict=False):
+        for axes, signal in zip(line, as_numbers(title, signals).detach().cpu(), strict=False):
             axes.plot(signal.flatten(1).T.numpy(), lw=0.9)  # volumes are flattened
     return _finish(figure, path)
 
@@ -134,14 +154,17 @@ def visible(x: Float[Tensor, "*d"], sigma: float) -> UInt8[Tensor, "*d"]:
     return quantize(0.5 + (x - 0.5) / (1 + 4 * sigma))
 
 
-def _thin(steps: Sequence[Noisy], most: int) -> list[Noisy]:
-    """At most so many evenly spaced states, including the first and the last."""
-    chosen = torch.linspace(0, len(steps) - 1, min(most, len(steps))).round().int().tolist()
+def _thin(steps: Iterable[Noisy], most: int) -> list[Noisy]:
+    """At most so many evenly spaced states, including the first and the last.  Raises ValueError if there is none."""
+    steps = [*steps]
+    if not steps:
+        raise ValueError("steps has no states; those of a sampler are needed")
+    chosen = torch.linspace(0, len(steps) - 1, min(whole("columns", most, 1), len(steps))).round().int().tolist()
     return [steps[i] for i in chosen]
 
 
 @_styled()
-def evolution(steps: Sequence[Noisy], path: Place = None, *, examples: int = 8, columns: int = 12) -> "Figure":
+def evolution(steps: Iterable[Noisy], path: Place = None, *, examples: int = 8, columns: int = 12) -> "Figure":
     """How images emerge from noise: an example per row, and noise levels from left to right, with σ = 0 at the end.
 
     ``steps``: a sampler's states, images (n, c, h, w).
@@ -162,7 +185,7 @@ def evolution(steps: Sequence[Noisy], path: Place = None, *, examples: int = 8, 
     return _finish(figure, path)
 
 
-def evolution_animation(steps: Sequence[Noisy], path: Path | str, *, examples: int = 36) -> None:
+def evolution_animation(steps: Iterable[Noisy], path: Path | str, *, examples: int = 36) -> None:
     """Animate how a grid of images emerges from noise; 40 frames and 16 shades at most keep the file small.
 
     ``steps``: a sampler's states, images (n, c, h, w).
@@ -171,7 +194,7 @@ def evolution_animation(steps: Sequence[Noisy], path: Path | str, *, examples: i
     """
     frames = [image_grid(visible(x[:examples], sigma), columns=6).quantize(16) for sigma, x in _thin(steps, 40)]
     durations = [120] * (len(frames) - 1) + [2500]  # hold the last frame
-    with atomic(Path(path)) as temporary:
+    with _written(path) as temporary:
         frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
@@ -219,6 +242,7 @@ def score_field(
     ``path``: a file to write the figure to, in the format of its suffix.
     ``view``: the figure covers [−view, view]².
     """
+    data = as_floats("data", data, 2)
     # The network may be on another device than the data.
     weights = score.parameters() if isinstance(score, nn.Module) else iter(())
     device = next((weight.device for weight in weights), data.device)
@@ -262,7 +286,13 @@ def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view:
     figure = _blank(3.4 * len(rows[0]), 3.75 * len(rows))
     for panels, row in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True):
         for axes, (title, points) in zip(panels, row, strict=True):
-            axes.scatter(*points[:3000].cpu().T.numpy(), s=2.5, alpha=0.45, linewidths=0, color=POINTS)
+            axes.scatter(
+                *as_numbers(title, points)[:3000].detach().cpu().T.numpy(),
+                s=2.5,
+                alpha=0.45,
+                linewidths=0,
+                color=POINTS,
+            )
             _frame(axes, title, view)
     return _finish(figure, path)
 
@@ -359,9 +389,9 @@ def posterior_page(
     ``samples``: posterior samples (n, c, h, w); the standard deviation needs at least two.
     ``path``: a file to write the figure to, in the format of its suffix.
     """
-    samples, columns = samples.cpu(), 8
-    images = {} if truth is None else {"truth": truth}
-    images |= {"measurement": measurement, "mean": samples.mean(0)}
+    samples, columns = reals(_images("samples", samples)).cpu(), 8
+    images = {} if truth is None else {"truth": _images("truth", truth, "c, h, w")}
+    images |= {"measurement": _images("measurement", measurement, "c, h, w"), "mean": samples.mean(0)}
     if len(samples) > 1:
         deviation = samples.std(0)
         white = deviation.max().clamp_min(1e-6)

@@ -33,8 +33,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.noise import Geometric, Karras, Ladder, check_generator, check_range, lengths, noise_like
-from ncsn.score import Score, score_at, tweedie
-from ncsn.validation import MOST_LEVELS, GuideName, LangevinSteps, check_ranges
+from ncsn.score import LARGEST, LEAST, Score, score_at, tweedie
+from ncsn.validation import MOST_LEVELS, GuideName, LangevinSteps, as_floats, check_ranges, real, whole
 
 
 class Step(NamedTuple):
@@ -58,10 +58,10 @@ def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> 
     Torch accepts scalars from there in any arithmetic.
     Raises ValueError unless they are positive and strictly descending; with ``restarts`` they may rise.
     """
-    sigmas = sigmas.cpu()
+    sigmas = as_floats("sigmas", sigmas, 1).cpu()
     steps = sigmas.diff()
     descending = steps != 0 if restarts else steps < 0
-    if len(sigmas) == 0 or not bool(((sigmas > 0) & (sigmas < math.inf)).all() & descending.all()):
+    if not bool((sigmas > 0).all() & descending.all()):
         raise ValueError(
             f"sigmas is {sigmas.tolist()}; positive noise levels in descending order are needed (euler's may rise)"
         )
@@ -125,9 +125,7 @@ def langevin(
     >>> round(last.x.std().item(), 1)
     1.0
     """
-    if not 0 < step_size < math.inf or steps < 1:
-        raise ValueError(f"step_size is {step_size}, steps is {steps}; allowed are step_size > 0 and steps >= 1")
-
+    step_size, steps = real("step_size", step_size, above=0), whole("steps", steps, 1)
     level = sigma.cpu() if isinstance(sigma, Tensor) else sigma  # every state reports it
 
     def step(x: Tensor, *_: float | Tensor) -> Tensor:
@@ -170,11 +168,9 @@ def annealed_langevin(
     0.2
     """
     sigmas = check_ladder(sigmas)
-    limit = 4 * float(sigmas[-1]) ** 2
-    if not 0 < eps < limit or steps < 1:
-        raise ValueError(
-            f"eps is {eps}, steps is {steps}; allowed are 0 < eps < 4 sigma_L^2 = {limit:.3g}, and steps >= 1"
-        )
+    eps, steps, limit = real("eps", eps, above=0), whole("steps", steps, 1), 4 * float(sigmas[-1]) ** 2
+    if eps >= limit:
+        raise ValueError(f"eps is {eps}; allowed are 0 < eps < 4 sigma_L^2 = {limit:.3g}")
 
     def level(x: Tensor, _higher: Tensor, sigma: Tensor) -> Tensor:
         # With α ∝ σ², drift and noise have the same ratio on every level: section 4.3.
@@ -215,7 +211,7 @@ def consistent_annealed(
     sigmas = check_ladder(sigmas)
     if eta is None:
         eta = 1 - float(sigmas[-1] / sigmas[0]) ** (2 / max(1, len(sigmas) - 1))
-    smallest = float((1 - sigmas[1:] / sigmas[:-1]).max()) if len(sigmas) > 1 else 0.0
+    eta, smallest = real("eta", eta), float((1 - sigmas[1:] / sigmas[:-1]).max()) if len(sigmas) > 1 else 0.0
     if not smallest - 1e-6 <= eta <= 1:
         raise ValueError(f"eta is {eta}; allowed is 1 - sigma'/sigma <= eta <= 1, from {smallest:.3g} on this ladder")
 
@@ -253,8 +249,7 @@ def predictor_corrector(
     Raises ValueError for a ladder, an r or a number of corrections out of range.
     """
     sigmas = check_ladder(sigmas)
-    if not 0 < snr < math.inf or corrections < 0:
-        raise ValueError(f"snr is {snr}, corrections is {corrections}; allowed are snr > 0 and corrections >= 0")
+    snr, corrections = real("snr", snr, above=0), whole("corrections", corrections, 0)
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
         z = noise_like(x, generator)
@@ -381,8 +376,7 @@ def edm(
     Raises ValueError for a ladder or a churn out of range.
     """
     sigmas = check_ladder(sigmas)
-    if not churn >= 0:
-        raise ValueError(f"churn is {churn}; it must not be negative")
+    churn = real("churn", churn, 0)
     share = min(churn / len(sigmas), math.sqrt(2) - 1)  # the paper's γ; more would add more variance than there is
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
@@ -434,8 +428,9 @@ def dpm_solver(
     5
     """
     sigmas = check_ladder(sigmas)
-    if not (stochasticity >= 0 and last_extrapolation >= 0):
-        raise ValueError(f"{stochasticity=}, {last_extrapolation=}; neither may be negative")
+    stochasticity = real("stochasticity", stochasticity, 0)
+    if last_extrapolation != math.inf:
+        real("last_extrapolation", last_extrapolation, 0)
     before: tuple[Tensor, Tensor] | None = None
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
@@ -603,9 +598,10 @@ class Sampling:
             raise ValueError(f"levels is 1; {self.sampler} needs at least 2")
         levels = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels
         rising = not method.restarts and any(a < b for a, b in pairwise(levels))
-        # Beyond these, squares of noise levels overflow or underflow float32.
-        if rising or not all(1e-18 < level < 1e18 for level in levels):
-            raise ValueError(f"noise levels are {reprlib.repr(levels)}; they must descend, within 1e-18 and 1e18")
+        if rising or not all(LEAST < level < LARGEST for level in levels):
+            raise ValueError(
+                f"noise levels are {reprlib.repr(levels)}; they must descend, within {LEAST} and {LARGEST}"
+            )
 
     @classmethod
     def of(cls, sampler: str, sigma_max: float, sigma_min: float, *, eps: float | None = None) -> "Sampling":

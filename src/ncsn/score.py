@@ -20,6 +20,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from ncsn.validation import as_floats, check_floats, real
+
+LEAST, LARGEST = 1e-18, 1e18  # noise levels beyond which squares overflow or underflow float32
 Sigma = float | Float[Tensor, ""] | Float[Tensor, "b"]
 """A noise level σ > 0 in the units of x: one number for all examples, or one for each of them."""
 
@@ -44,11 +47,6 @@ def place_level(sigma: Sigma, dtype: torch.dtype, device: torch.device) -> Tenso
     if isinstance(sigma, Tensor) and (sigma.ndim or sigma.device == device):
         return sigma.to(device, dtype)
     return torch.full((), float(sigma), dtype=dtype, device=device)
-
-
-def as_tensor(x: object) -> Tensor:
-    """Return tensors unchanged, and anything else as a tensor on the CPU, whatever torch's default device is."""
-    return x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu")
 
 
 def as_level(sigma: Sigma, dtype: torch.dtype) -> Tensor:
@@ -80,11 +78,17 @@ def move_to(tensor: Tensor, device: torch.device) -> Tensor:
     return (tensor.float() if single else tensor).to(device)
 
 
-def expand(sigma: Sigma, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
+def expand(sigma: Sigma, x: Float[Tensor, "b *d"], *, zero: bool = False) -> Float[Tensor, "b *ones"]:
     """Noise levels shaped to broadcast against ``x``, (b, 1, …, 1), with its type and on its device.
 
-    Raises ValueError if ``sigma`` is neither one number nor one per example.
+    ``zero``: whether a level may be 0.
+    Raises ValueError if ``sigma`` is neither one number nor one per example; for a number that is not positive (a
+    tensor is not checked, because that would synchronise a GPU); and if ``x`` has no floating-point numbers.
     """
+    check_floats("x", x)
+    sigma = sigma if isinstance(sigma, Tensor) else real("sigma", sigma)
+    if not isinstance(sigma, Tensor) and not LEAST < sigma < LARGEST and (sigma or not zero):
+        raise ValueError(f"sigma is {sigma}; a noise level above 0, within {LEAST} and {LARGEST}, is needed")
     levels = place_level(sigma, x.dtype, x.device)
     if levels.ndim > 1 or (levels.ndim == 1 and levels.shape[0] != x.shape[0]):
         raise ValueError(
@@ -95,12 +99,17 @@ def expand(sigma: Sigma, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
 
 def float64(x: Tensor) -> Tensor:
     """``x`` in double precision, moved to the CPU if its device (one of Apple's GPUs) has none."""
+    check_floats("x", x)
     return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
 def score_at(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b *d"]:
-    """The score at ``x``.  Raises ValueError for one of another shape, which would be broadcast."""
+    """The score at ``x``.
+
+    Raises ValueError for one of another shape, which would be broadcast, and for other than floating-point numbers.
+    """
     s = score(x, sigma)
+    check_floats("the score", s)
     if s.shape != x.shape:
         raise ValueError(f"the score has shape {tuple(s.shape)} for x of shape {tuple(x.shape)}; the same is needed")
     return s
@@ -119,7 +128,7 @@ def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tenso
     >>> ncsn.tweedie(score, torch.tensor([[2.0, -4.0]]), 1.0)  # noise with the same standard deviation
     tensor([[ 1., -2.]])
     """
-    return x + expand(sigma, x) ** 2 * score_at(score, x, sigma)
+    return x + expand(sigma, x, zero=True) ** 2 * score_at(score, x, sigma)
 
 
 def curvatures(
@@ -134,7 +143,7 @@ def curvatures(
     """
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone().requires_grad_()
-        s = score(x, sigma)
+        s = score_at(score, x, sigma)
         products = [torch.autograd.grad(s, x, v, retain_graph=True, create_graph=learned)[0] for v in directions]
         parts = torch.stack([(p * v)[:, None].flatten(1).sum(1) for p, v in zip(products, directions, strict=True)])
     return (s, parts) if learned else (s.detach(), parts.detach())
@@ -205,6 +214,7 @@ def add_guidance(score: Score, guide: Score, weight: float, *, between: tuple[fl
     >>> ncsn.add_guidance(score, guide, 2.0)(x, 1.0)  # -0.5 and -0.2 become -0.2 + 2 * (-0.5 + 0.2)
     tensor([[-0.8000,  0.0000]])
     """
+    weight = real("weight", weight)
 
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
         s, std = score(x, sigma), expand(sigma, x)
@@ -346,12 +356,12 @@ class ScoreModel(nn.Module):
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not float(data_std) > 0:
-            raise ValueError(f"data_std is {float(data_std)}; it must be positive")
+        real("data_std", data_std, above=0)
+        data_mean = as_floats("data_mean", data_mean)
         self.network = network
         self.preconditioning = EDM() if preconditioning is None else preconditioning
         self.autocast = autocast
-        self.register_buffer("data_mean", torch.as_tensor(data_mean, dtype=torch.float32).clone())
+        self.register_buffer("data_mean", data_mean.float().clone())
         self.register_buffer("data_std", torch.as_tensor(data_std, dtype=torch.float32).clone())
 
     def forward(
@@ -365,8 +375,6 @@ class ScoreModel(nn.Module):
         Raises ValueError for a number σ ≤ 0 (a tensor is not checked, because that would synchronise a GPU), and if the
         network returns another shape than that of x.
         """
-        if not isinstance(sigma, Tensor) and not sigma > 0:
-            raise ValueError(f"sigma is {sigma}; it must be above 0, because scores are those of noised data")
         std, centred, data_std = expand(sigma, x), x - self.data_mean, self.data_std
         levels = place_level(sigma, self.data_std.dtype, x.device).reshape(-1)
         network_input = self.preconditioning.network_input(centred, std, data_std).to(self.data_std.dtype)

@@ -4,7 +4,9 @@ They need the extra ``tables``.  Arrays of numbers come back as arrays.  DataFra
 categories or dates, come back as DataFrames.
 """
 
+import logging
 import warnings
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +22,7 @@ from ncsn.kinds.tables.frames import numbers_of
 from ncsn.kinds.tables.table import MIN_ROWS
 from ncsn.learn.fit import fit
 from ncsn.learn.settings import TrainSettings
+from ncsn.machine.messages import quieter
 
 Self = TypeVar("Self", bound="TableEstimator")
 
@@ -215,5 +218,6 @@ class ScoreDensity(DensityMixin, TableEstimator):
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
         """New rows as in training, in an array or a DataFrame; columns left out have their most frequent value."""
         check_is_fitted(self)
-        frame = self.run_.sample(n_samples, seed=int(check_random_state(random_state).randint(2**31 - 1)))
+        with quieter(logging.ERROR) if not self.verbose else nullcontext():
+            frame = self.run_.sample(n_samples, seed=int(check_random_state(random_state).randint(2**31 - 1)))
         return self._like(self._empty, frame.reindex(columns=self._names))

@@ -25,7 +25,7 @@ from ncsn.machine.interrupts import STOPS
 from ncsn.machine.messages import log
 from ncsn.score import ScoreModel
 from ncsn.storage import atomic, read_checkpoint, save_checkpoint
-from ncsn.validation import Json, one_line
+from ncsn.validation import Json, one_line, real, whole
 
 LOOK_STEPS, LOOK_SECONDS = 10, 1.0  # a GPU's losses are checked only after both have passed
 
@@ -51,8 +51,12 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if (self.steps is None) == (self.seconds is None) or not 0 < (self.steps or self.seconds or 0) < math.inf:
-            raise ValueError(f"steps is {self.steps}, seconds is {self.seconds}; exactly one is needed, and positive")
+        if (self.steps is None) == (self.seconds is None):
+            raise ValueError(f"steps is {self.steps}, seconds is {self.seconds}; exactly one is needed")
+        if self.steps is not None:
+            whole("steps", self.steps, 1)
+        else:
+            real("seconds", self.seconds, above=0)
 
     def fraction(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, ≥ 1 when it is used up.

@@ -1,20 +1,25 @@
 """Names and ranges of settings, and their validation, which is strict and reports errors in one line.
 
 Booleans aren't integers and text isn't a number; NaN, infinities and unknown names are rejected.  Dataclasses check
-what a type can't express in ``__post_init__``.  Pydantic is imported on the first check, because ``--help`` doesn't
-need it.
+what a type can't express in ``__post_init__``.  Arguments of functions may have numpy's or torch's types, too.
+Pydantic and torch are imported on the first check, because ``--help`` doesn't need them.
 """
 
 import inspect
 import json
+import math
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from operator import index
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from annotated_types import Interval
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SamplerName: TypeAlias = Literal[
     "annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin", "fast"
@@ -26,8 +31,9 @@ DeviceName: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 
 MOST_LEVELS = 10_000  # a hundred times the samplers' finest ladder
 MOST_STEPS = 10**7  # of Langevin dynamics, which already take days
+MAX_WHOLE = 2**63 - 1  # of torch's generators and sizes
 
-Seed: TypeAlias = Annotated[int, Interval(ge=0, le=2**63 - 1)]
+Seed: TypeAlias = Annotated[int, Interval(ge=0, le=MAX_WHOLE)]
 Count: TypeAlias = Annotated[int, Interval(ge=1, le=10**9)]
 BatchSize: TypeAlias = Annotated[int, Interval(ge=1, le=10**6)]
 Shown: TypeAlias = Annotated[int, Interval(ge=1, le=10**4)]  # as many as fit in a picture
@@ -46,6 +52,76 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", 
 T = TypeVar("T")
 Json: TypeAlias = dict[str, Any]
 """A JSON object."""
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """A user's whole number.  Raises ValueError for anything else, for less than ``least``, and from 2⁶³ on."""
+    with suppress(TypeError):
+        if least <= index(value) <= MAX_WHOLE:
+            return index(value)
+    raise ValueError(f"{name} is {reprlib.repr(value)}; a whole number from {least} to below 2^63 is needed")
+
+
+def real(name: str, value: Any, least: float | None = None, *, above: float | None = None) -> float:
+    """A user's finite number.  Raises ValueError for anything else, for less than ``least``, and up to ``above``."""
+    with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # torch and numpy raise them for several numbers
+        number = float(value) if hasattr(value, "__float__") else math.nan  # text has none
+        if math.isfinite(number) and (least is None or number >= least) and (above is None or number > above):
+            return number
+    bound = "" if least is None else f" of at least {least:g}"
+    bound = bound if above is None else f" above {above:g}"
+    raise ValueError(f"{name} is {reprlib.repr(value)}; a finite number{bound} is needed")
+
+
+def check_type(name: str, value: object, *kinds: Any) -> None:
+    """Raises ValueError unless ``value`` is an instance of one of ``kinds``."""
+    if not isinstance(value, kinds):
+        raise ValueError(f"{name} is {reprlib.repr(value)}; a {' or '.join(kind.__name__ for kind in kinds)} is needed")
+
+
+def as_numbers(name: str, value: Any) -> "Tensor":
+    """A user's numbers as a tensor, on the CPU unless they are one.
+
+    Raises ValueError for complex and masked ones, for sparse tensors and such without data, and for anything else.
+    """
+    import numpy as np
+    import torch
+
+    given = value.to_numpy() if hasattr(value, "to_numpy") else value  # pandas
+    try:
+        numbers = given if isinstance(given, torch.Tensor) else torch.as_tensor(given, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} is a {type(value).__name__}; numbers are needed") from error
+    if numbers.is_meta or numbers.layout is not torch.strided:
+        raise ValueError(f"{name} is a tensor of {numbers.layout} on {numbers.device}; a dense one with data is needed")
+    if numbers.is_complex() or np.ma.is_masked(value):
+        held = "complex numbers; real" if numbers.is_complex() else "masked numbers; known"
+        raise ValueError(f"{name} holds {held} ones are needed")
+    return numbers
+
+
+def as_floats(name: str, value: Any, axes: int | None = None) -> "Tensor":
+    """The same as floating-point numbers.
+
+    Raises ValueError, too, for another number of ``axes``, for none, and for numbers that aren't finite.
+    """
+    numbers = as_numbers(name, value)
+    numbers = numbers if numbers.is_floating_point() else numbers.float()
+    if numbers.ndim != (numbers.ndim if axes is None else axes) or not numbers.numel():
+        needed = "numbers" if axes is None else f"numbers with {axes} {'axis' if axes == 1 else 'axes'}"
+        raise ValueError(f"{name} has shape {tuple(numbers.shape)}; {needed} are needed")
+    if not bool(numbers.isfinite().all()):
+        raise ValueError(f"{name} has numbers that are not finite; leave these out")
+    return numbers
+
+
+def check_floats(name: str, x: object) -> None:
+    """Raises ValueError for anything but a tensor of floating-point numbers: whole ones would round noise levels."""
+    import torch
+
+    if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
+        found = f"{type(x).__name__}{f' of {x.dtype}' if hasattr(x, 'dtype') else ''}"
+        raise ValueError(f"{name} is a {found}; a tensor of floating-point numbers is needed")
 
 
 def check_ranges(settings: object) -> None:

@@ -16,6 +16,7 @@ from ncsn.kinds.stacks import Arrays, arrays
 from ncsn.kinds.tables.frames import frame_in
 from ncsn.kinds.tables.read import read_frame
 from ncsn.kinds.tables.table import rows_of, table_of_array, table_of_frame
+from ncsn.validation import check_type
 
 if TYPE_CHECKING:
     import pandas
@@ -24,7 +25,7 @@ Examples: TypeAlias = "Tensor | np.ndarray | Dataset | pandas.DataFrame | Mappin
 Classes: TypeAlias = Tensor | np.ndarray | Sequence[int | str] | None
 
 
-def load_dataset(name: str, *, reading: Reading = AS_THEY_ARE) -> Dataset:
+def load_dataset(name: str | Path, *, reading: Reading = AS_THEY_ARE) -> Dataset:
     """The dataset in a folder of images, a .zip or .tar of one, an array, a table, or MNIST.
 
     ``name``: mnist, or a path.  An .npy or .npz holds images, a table (n, d) or signals; a .csv, .tsv or .parquet is a
@@ -37,6 +38,9 @@ def load_dataset(name: str, *, reading: Reading = AS_THEY_ARE) -> Dataset:
     >>> images.train.shape, images.labels.names[7]
     (torch.Size([50000, 1, 28, 28]), '7')
     """
+    check_type("name", name, str, Path)
+    check_type("reading", reading, Reading)
+    name = str(name)
     place, suffix = Path(name), Path(name).suffix.lower()
     if reading.signals and suffix not in (".npy", ".npz"):
         raise ValueError(f"signals is given, but {name} is not an .npy or .npz, from which signals are read")
@@ -85,7 +89,7 @@ def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_
     Raises ValueError for what holds no examples, and for labels of others than images.
     """
     if isinstance(data, str | Path):
-        data = load_dataset(str(data), reading=reading)
+        data = load_dataset(data, reading=reading)
     if isinstance(data, Dataset):
         if labels is not None:
             raise ValueError("labels are given, but the dataset has its own; leave them out")

@@ -42,9 +42,9 @@ class Reading:
     keep_missing: bool = False
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         self.pixels()
         self.colour()
-        check_ranges(self)
 
     def pixels(self) -> tuple[int, int] | None:
         """Height and width of ``size``.  Raises ValueError unless it has one or two numbers from 1 to 9999."""

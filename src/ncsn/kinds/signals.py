@@ -20,9 +20,10 @@ from ncsn.kinds.reading import OF_IMAGES, short_name
 from ncsn.kinds.stacks import Arrays, arrays, check_finite, labels_of, split_arrays
 from ncsn.kinds.transform import FAR, Transform
 from ncsn.machine.messages import bar, quieter
-from ncsn.posteriors.measurements import Observation, as_real, masked
+from ncsn.posteriors.measurements import Observation, masked
 from ncsn.run import Run
 from ncsn.samplers import Step
+from ncsn.validation import as_numbers
 
 MIN_POWER = 1e-6  # relative to the mean power; what is weaker is rounding error
 DRAWS_AT_ONCE = 2**10  # signals, so that activations fit in a processor's cache
@@ -179,7 +180,7 @@ class Signals(Kind[Run]):
         """Signals of one channel may lack the channel axis."""
         shape = run.recipe.shape
         values = np.ma.filled(x.astype(float), np.nan) if np.ma.isMaskedArray(x) else x
-        signals = as_real("x", values).detach().cpu().double()
+        signals = as_numbers("x", values).detach().cpu().double()
         signals = signals[:, None] if signals.shape[1:] == shape[1:] and shape[0] == 1 else signals
         if signals.shape[1:] != shape:
             raise ValueError(f"x has shape {tuple(signals.shape)}; (b, {', '.join(map(str, shape))}) is needed")

@@ -26,11 +26,11 @@ from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
 from ncsn.quantization import reals
-from ncsn.run import Recipe, Run, load, storable_settings, whole, write_model
+from ncsn.run import Recipe, Run, load, storable_settings, write_model
 from ncsn.run.folder import CHECKPOINT
 from ncsn.score import ScoreModel
 from ncsn.training import Budget, Progress, State, muon_and_adam
-from ncsn.validation import DeviceName, Json
+from ncsn.validation import DeviceName, Json, check_type, whole
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
 FEW_STEPS = 300  # of a training by the clock, which a line then says
@@ -106,6 +106,10 @@ def fit(
     budget = {"minutes": minutes, "steps": steps} if minutes is not None or steps is not None else {}
     options = {"sampler": sampler, "batch_size": batch_size, "seed": seed}
     given = budget | {name: value for name, value in options.items() if value is not None}
+    own = OwnParts(network=network, objective=objective, noise=noise, start=start)
+    for name, value, kind in (("settings", settings, TrainSettings), ("record", record, Record)):
+        if value is not None:
+            check_type(name, value, kind)
     base = TrainSettings(minutes=1.0) if settings is None else settings
     job = base.job if device is None else replace(base.job, device=device)
     ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
@@ -114,7 +118,6 @@ def fit(
         dataset = dataset_of(data, labels, reading=Reading(signals=signals, keep_missing=keep_missing))
         place = {} if record else {"dataset": dataset.name}  # a record says where they are
         chosen = replace(base, **place | ends | given, job=job, signals=signals, keep_missing=keep_missing)
-        own = OwnParts(network=network, objective=objective, noise=noise, start=start)
         return train(plan(dataset, chosen, own), dataset, record or Record())
 
 
@@ -133,6 +136,13 @@ class OwnParts:
     objective: Objective | None = None
     noise: Proposal | None = None
     start: Run | None = None
+
+    def __post_init__(self) -> None:
+        """Check the types."""
+        kinds = {"network": nn.Module, "objective": Callable, "noise": Proposal, "start": Run}
+        for name, part in vars(self).items():
+            if part is not None:
+                check_type(name, part, kinds[name])
 
 
 @dataclass(frozen=True, kw_only=True)

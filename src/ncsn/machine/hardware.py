@@ -88,6 +88,7 @@ def choose_device(name: str) -> torch.device:
     Each of several processes on a machine gets a GPU of its own.
     Raises ValueError if this machine has no such device, or no GPU for this process.
     """
+    name = str(name)  # a user's may be a torch.device
     if name.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
         raise ValueError(f"device is {name}; allowed are auto, cpu, cuda and mps")
     if name == "auto":

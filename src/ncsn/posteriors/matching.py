@@ -5,7 +5,6 @@ The score of a posterior is that of the prior plus that of the likelihood,
 So a posterior *is* a Score, and every sampler draws from it.  Where moment matching is too rough, particles correct it.
 """
 
-import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -18,10 +17,18 @@ from torch import Tensor
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import lengths, noise_like
-from ncsn.posteriors.measurements import Measurement, Observation, apply, linear_part, repeat_for
+from ncsn.posteriors.measurements import (
+    Measurement,
+    Observation,
+    apply,
+    as_mask,
+    linear_part,
+    repeat_for,
+)
 from ncsn.posteriors.particles import Classes, Populations, Prior, Weight
 from ncsn.samplers import Sampling, Step
 from ncsn.score import Copies, Score, Sigma, expand, move_to, tweedie
+from ncsn.validation import as_numbers, real, whole
 
 
 def conjugate_gradient(
@@ -36,6 +43,7 @@ def conjugate_gradient(
     u is at most |b|/``least`` long, however many steps there are.
     """
     flat, tiny = b[:, None].flatten(1), torch.finfo(b.dtype).tiny ** 0.5
+    steps = min(steps, flat.shape[1])  # the space has no more dimensions
     basis, images = [flat / lengths(flat)[:, None].clamp(min=tiny)], list[Tensor]()
     for _ in range(steps):
         rest = product(basis[-1].view_as(b))[:, None].flatten(1)
@@ -102,9 +110,7 @@ def posterior(
     >>> ncsn.tweedie(score, torch.zeros(1, 2), 100.0).round(decimals=2)  # half of 2, and 0: the posterior's mean
     tensor([[1., 0.]])
     """
-    if not 0 < noise_std < math.inf or steps < 1:
-        raise ValueError(f"noise_std is {noise_std}, steps is {steps}; noise_std > 0 and steps >= 1 are needed")
-
+    noise_std, steps = real("noise_std", noise_std, above=0), whole("steps", steps, 1)
     measure = partial(apply, measure)
 
     @cache  # because the check waits for a GPU
@@ -160,11 +166,15 @@ def replacement(
     ``known``: True where a number of an example is known, (*d).
     ``y``: the known numbers, one example for each sample, (b, *d); the others are ignored.
     ``generator``: draws the fresh noise; by default torch's own.
+    Raises ValueError unless ``known`` has booleans; the score does if ``y`` doesn't have the shape of x.
     """
-    copies = Copies(known), Copies(y)
+    copies = Copies(as_mask(known)), Copies(as_numbers("y", y))
 
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
         (mask,), (target,) = (copy.on(x.device) for copy in copies)
+        if target.shape != x.shape or mask.shape != x.shape[1:]:
+            shapes = f"known has shape {tuple(mask.shape)}, y {tuple(target.shape)}, and x {tuple(x.shape)}"
+            raise ValueError(f"{shapes}; (*d), (b, *d) and (b, *d) are needed")
         std, z = expand(sigma, x), noise_like(x, generator)
         s = score(torch.where(mask, target + std * z, x), sigma)
         return torch.where(mask, (target - x) / std**2, s)

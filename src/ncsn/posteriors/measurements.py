@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ncsn.machine.messages import log
-from ncsn.score import Copies, as_tensor, float64, move_to
-from ncsn.validation import Region, one_line
+from ncsn.noise import place_of
+from ncsn.score import Copies, float64, move_to
+from ncsn.validation import Region, as_numbers, check_type, one_line, real, whole
 
 T = TypeVar("T")
 Numbers = Tensor | np.ndarray | Sequence[Any] | float
@@ -26,6 +27,7 @@ Measurement = Callable[[Tensor], Tensor]
 """A linear function of a batch of examples, (b, *d) → (b, *m), or one with a constant added (affine)."""
 
 MIN_RATE = 1e-3  # counts: the least rate of Poisson noise
+MAX_BLUR = 100  # pixels; the kernel of more would fill the memory
 RANDOM_SHARE = 0.25  # of the pixels that are known when the hidden ones are random
 
 
@@ -36,11 +38,15 @@ def known_pixels(
 
     ``shape``: (c, h, w) of the image.
     ``hide``: a half, the centre, or three quarters of the pixels at random; a pixel is hidden in all its channels.
+    Raises ValueError for another ``hide``.
     """
+    if hide not in get_args(Region):
+        raise ValueError(f"hide is {hide!r}; allowed are {', '.join(get_args(Region))}")
     _, height, width = shape
     if hide == "random":
-        device = "cpu" if generator is None else generator.device
-        return (torch.rand(1, height, width, generator=generator, device=device) < RANDOM_SHARE).expand(shape)
+        return (torch.rand(1, height, width, generator=generator, device=place_of(generator)) < RANDOM_SHARE).expand(
+            shape
+        )
     rows = {"top": slice(height // 2), "bottom": slice(height // 2, None)}.get(hide, slice(None))
     columns = {"left": slice(width // 2), "right": slice(width // 2, None)}.get(hide, slice(None))
     if hide == "centre":
@@ -51,9 +57,22 @@ def known_pixels(
     return known
 
 
+def as_mask(known: object, shape: tuple[int, ...] | None = None) -> Bool[Tensor, "*d"]:
+    """What is known of an example, as a tensor.  Raises ValueError unless it has booleans, of this ``shape``."""
+    mask = as_numbers("known", known)
+    if mask.dtype != torch.bool or not mask.ndim or shape not in (None, mask.shape):
+        raise ValueError(f"known has shape {tuple(mask.shape)} of {mask.dtype}; booleans {shape or ''} are needed")
+    return mask
+
+
 @torch.inference_mode(False)
 def masked(known: Bool[Tensor, "*d"]) -> Measurement:
-    """What is known of an example: the pixels where ``known``, (b, *d) → (b, m)."""
+    """What is known of an example: the pixels where ``known``, (b, *d) → (b, m).
+
+    ``known``: True where a number of an example is known, (*d).
+    Raises ValueError unless it has booleans.
+    """
+    known = as_mask(known)
     # Found once: where a mask is True, a GPU is waited for.
     places = Copies(*known.nonzero(as_tuple=True))
 
@@ -65,13 +84,30 @@ def masked(known: Bool[Tensor, "*d"]) -> Measurement:
 
 
 def downsampled(factor: int) -> Measurement:
-    """Means over squares of ``factor`` × ``factor`` pixels, (b, c, h, w) → (b, c, h/factor, w/factor)."""
-    return lambda x: F.avg_pool2d(x, factor)
+    """Means over squares of ``factor`` × ``factor`` pixels, (b, c, h, w) → (b, c, h/factor, w/factor).
+
+    ``factor``: at least 1, and at most as many as an image has pixels on each side, which measuring one checks.
+    Raises ValueError for another factor.
+    """
+    factor = whole("factor", factor, 1)
+
+    def average(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
+        if factor > min(x.shape[2:]):
+            raise ValueError(f"factor is {factor}; an image of {x.shape[2]} × {x.shape[3]} pixels has no such squares")
+        return F.avg_pool2d(x, factor)
+
+    return average
 
 
 @torch.inference_mode(False)
 def blurred(std: float) -> Measurement:
-    """Convolution with a Gaussian of standard deviation ``std`` pixels, cut off at three of them, zeros outside."""
+    """Convolution with a Gaussian of standard deviation ``std`` pixels, cut off at three of them, zeros outside.
+
+    ``std``: above 0, and up to 100.
+    Raises ValueError for another one.
+    """
+    if real("std", std, above=0) > MAX_BLUR:
+        raise ValueError(f"std is {std}; at most {MAX_BLUR} pixels are allowed")
     radius = max(1, round(3 * std))
     offsets = torch.arange(-radius, radius + 1, device="cpu")
     weights = (-(offsets**2) / (2 * std**2)).exp()
@@ -100,8 +136,7 @@ class Poisson:
 
     def __post_init__(self) -> None:
         """Refuse what is no rate."""
-        if not 0 < self.peak < math.inf:
-            raise ValueError(f"peak is {self.peak}; the expected count where A x is 1, above 0, is needed")
+        real("peak", self.peak, above=0)
 
     def stabilise(self, seen: Tensor) -> Tensor:
         """What has noise of variance 1, nearly, where ``seen`` times the peak is counted (Anscombe 1948)."""
@@ -117,7 +152,7 @@ class Poisson:
 
 def compose(after: Measurement, measure: Measurement, x: Tensor) -> Tensor:
     """A measurement of what another one measures.  Partials of it can be pickled."""
-    return after(apply(measure, x))
+    return after(measure_rows(measure, x))
 
 
 def decorrelate(root: Float[Tensor, "m m"], seen: Float[Tensor, "b *m"]) -> Float[Tensor, "b m"]:
@@ -144,6 +179,7 @@ def apply_affine(
 
 def apply(measure: Measurement, x: Tensor) -> Tensor:
     """A x.  Raises ValueError for a measurement of another device than x, or that returns no rows of real numbers."""
+    check_type("measure", measure, Callable)
     try:
         seen = measure(x)
     except RuntimeError as error:
@@ -157,6 +193,12 @@ def apply(measure: Measurement, x: Tensor) -> Tensor:
         found = f"{seen.dtype} of shape {tuple(seen.shape)}" if isinstance(seen, Tensor) else type(seen).__name__
         raise ValueError(f"the measurement returns {found}; real numbers (b, *m) for (b, *d) are needed, in torch")
     return seen
+
+
+def measure_rows(measure: Measurement, x: Tensor) -> Float[Tensor, "b *m"]:
+    """The same with an axis of its own for a measurement of a single number, such as x[:, 0]."""
+    seen = apply(measure, x)
+    return seen[:, None] if seen.ndim == 1 else seen
 
 
 def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measurement:
@@ -258,7 +300,7 @@ class Observation:
         """
         if not bool(((noise_std > 0) & noise_std.isfinite()).all()):
             raise ValueError(f"noise_std is {noise_std.tolist()}; it must be positive")
-        measure = partial(apply, measure)
+        measure = partial(measure_rows, measure)
         divisor, std = (noise_std.clone(), 1.0) if noise_std.ndim else (1.0, float(noise_std))
         place = measure(shift[None])  # far from 0, where scale·v is small in comparison: the two must not be added
         if linear:
@@ -354,14 +396,14 @@ def observe(
     if sum(noise.get(name) is not None for name in kinds) != 1:
         raise ValueError(f"give one of {', '.join(kinds)}")
     std, likelihood = noise.get("noise_std"), noise.get("likelihood")
-    if not isinstance(likelihood, Poisson | None):
-        raise ValueError(f"likelihood is {likelihood!r}; ncsn.Poisson(peak) is allowed")
-    seen = apply(measure, shift[None])
+    if likelihood is not None:
+        check_type("likelihood", likelihood, Poisson)
+    seen = measure_rows(measure, shift[None])
     y, volume = rows_of(y, tuple(seen.shape[1:])), 0.0
     if likelihood is not None or not linear:
-        check_smooth(partial(apply_at, partial(apply, measure), shift, scale), shift, linear=False)
+        check_smooth(partial(apply_at, partial(measure_rows, measure), shift, scale), shift, linear=False)
     if (covariance := noise.get("noise_cov")) is not None:
-        root = inverse_root(as_real("noise_cov", covariance).to(y), seen.numel())
+        root = inverse_root(as_numbers("noise_cov", covariance).to(y), seen.numel())
         measure, y = partial(compose, partial(decorrelate, root.to(y)), measure), decorrelate(root, y)
         volume = -float(root.diagonal().log().sum())
     if likelihood is not None:
@@ -372,7 +414,7 @@ def observe(
     if noise.get("repeated"):
         count = len(y)
         measure, y, volume = partial(compose, partial(repeat, count), measure), y[None], count * volume
-    std = as_real("noise_std", 1.0 if std is None else std).to(y)
+    std = as_numbers("noise_std", 1.0 if std is None else std).to(y)
     found = Observation.of(measure, y, std, shift, scale, linear=linear)
     return replace(found, log_volume=found.log_volume + volume, likelihood=likelihood)
 
@@ -382,14 +424,3 @@ def repeat_for(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:
     if len(y) not in (1, n):
         raise ValueError(f"y holds {len(y)} measurements for {n} samples; one, or one for each, is needed")
     return y.expand(n, *y.shape[1:])
-
-
-def as_real(name: str, value: object) -> Tensor:
-    """A user's numbers as a tensor.  Raises ValueError for complex ones, and for anything else."""
-    try:
-        numbers = as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} is a {type(value).__name__}; numbers are needed") from error
-    if numbers.is_complex():
-        raise ValueError(f"{name} holds complex numbers; real ones are needed")
-    return numbers

@@ -12,7 +12,6 @@ from ncsn.run.run import Run as Run
 from ncsn.run.run import block_seed as block_seed
 from ncsn.run.run import generator_of as generator_of
 from ncsn.run.run import load as load
-from ncsn.run.run import whole as whole
 from ncsn.run.steps import Drawn as Drawn
 from ncsn.run.steps import Steps as Steps
 from ncsn.run.steps import cost as cost

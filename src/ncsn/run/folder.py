@@ -138,8 +138,9 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
     ``figures``: names of further files that will be written there.
     """
     guide, names = folder / "guide", (*WRITTEN, *FIGURES, *figures)
-    if guide.is_symlink() or guide.is_file():
-        raise ValueError(f"{guide} is a link or a file instead of the run's own folder; choose another --out")
+    if folder.is_file() or guide.is_symlink() or guide.is_file():
+        wrong = folder if folder.is_file() else guide
+        raise ValueError(f"{wrong} is a link or a file instead of the run's own folder; choose another --out")
     for place in (folder, guide):
         for name in names:
             check_regular(place / name)

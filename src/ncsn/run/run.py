@@ -3,11 +3,9 @@
 import copy
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from operator import index
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,7 +22,7 @@ from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.machine.messages import bar, log
 from ncsn.posteriors.matching import MomentMatching, Posterior, Replacement
-from ncsn.posteriors.measurements import Measurement, Noise, Numbers, Observation, Poisson, as_real, observe
+from ncsn.posteriors.measurements import Measurement, Noise, Numbers, Observation, Poisson, as_mask, observe
 from ncsn.quantization import reals
 from ncsn.run.folder import VERSION, Config, claim, find, has_run, read_config, read_model, write_config, write_model
 from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptions
@@ -33,7 +31,7 @@ from ncsn.run.steps import Steps, guidance_of
 from ncsn.run.trials import imputation, measurement, trials
 from ncsn.samplers import Sampling, slerp
 from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
-from ncsn.validation import GuideName, Json
+from ncsn.validation import GuideName, Json, as_floats, as_numbers, check_type, real, whole
 
 CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
@@ -85,7 +83,9 @@ class Run:
         >>> run.sample(100, seed=0).shape
         torch.Size([100, 2])
         """
-        if not shape or min(shape) < 1:
+        check_type("score", score, Callable)
+        check_type("shape", shape, tuple)
+        if not shape or min(whole("shape", each, 0) for each in shape) < 1:
             raise ValueError(f"shape is {shape}; examples need numbers, such as (2,) or (1, 28, 28)")
         sampling = Sampling.of("dpmpp-sde", sigma_max, sigma_min)
         return cls(score=score, recipe=Recipe(network="none", arguments={}, shape=shape, sampling=sampling))
@@ -206,7 +206,7 @@ class Run:
         if levels is not None and np.ndim(levels) == 1:
             levels = tuple(map(float, levels))  # type: ignore[arg-type]
         if start is not None:
-            start = as_real("start", start).to(self.device)
+            start = as_floats("start", start).to(self.device)
             if start.shape != (n, *self.recipe.shape):
                 raise ValueError(f"start has shape {tuple(start.shape)}; {(n, *self.recipe.shape)} is needed")
         generator = generator_of(seed, self.device)
@@ -359,10 +359,10 @@ class Run:
                 raise ValueError(f"the measurement is not linear in {bent}; run.impute fills in")
         if method not in ("moments", "dps"):
             raise ValueError(f"method is {method!r}; allowed are moments and dps")
-        target, place = as_real("y", y).to(zero), (shift.to(zero), scale.to(zero))
+        target, place = as_numbers("y", y).to(zero), (shift.to(zero), scale.to(zero))
         observation = observe(measure, target, *place, linear=method == "moments", **noise)
         observation.check_precision(self.recipe.sampling.sigma_max, self.recipe.shape)
-        return self.condition_on(observation, solver_steps)
+        return self.condition_on(observation, whole("solver_steps", solver_steps, 1))
 
     def condition_on(self, observation: Observation, solver_steps: int = 3) -> "Run":
         """The run of the posterior given an observation in the units of the score; otherwise as ``posterior``."""
@@ -453,7 +453,8 @@ class Run:
         {'run': True}
         """
         self.refuse_posterior("calibrated")
-        n, draws, generator = whole("n", n, MIN_TRIALS), whole("draws", draws, 1), generator_of(seed, self.device)
+        n, draws, seed = whole("n", n, MIN_TRIALS), whole("draws", draws, 1), whole("seed", seed, 0)
+        generator = generator_of(seed, self.device)
         if measure is None:
             question = imputation(self, hidden, generator)
         else:
@@ -551,10 +552,8 @@ class Run:
         ``y``: one example, or one for each sample; what is not known is ignored.
         Raises ValueError for other shapes, if ``known`` is not boolean, and if the run is a posterior already.
         """
-        target, shape = as_real("y", y), self.recipe.shape
-        mask = as_real("known", known).to(self.device)
-        if mask.dtype != torch.bool or mask.shape != shape:
-            raise ValueError(f"known has shape {tuple(mask.shape)} of {mask.dtype}; booleans {shape} are needed")
+        target, shape = as_numbers("y", y), self.recipe.shape
+        mask = as_mask(known, shape).to(self.device)
         if shape not in (target.shape, target.shape[1:]):
             raise ValueError(f"y has shape {tuple(target.shape)}; {shape} is needed, or one more axis for samples")
         target = target[None] if target.ndim == len(shape) else target
@@ -626,7 +625,7 @@ class Run:
         if isinstance(score, ScoreModel):
             score, z = copy.copy(score), z.to(score.data_std)
             score.autocast = None  # a solver that adapts its step takes rounding for curvature
-        if not 0 < tolerance <= 1:
+        if real("tolerance", tolerance, above=0) > 1:
             raise ValueError(f"tolerance is {tolerance}; above 0 and up to 1 are allowed")
         if probes is not None or math.prod(self.recipe.shape) > 16:
             probes = 4 if probes is None else whole("probes", probes, 1)
@@ -671,8 +670,7 @@ class Run:
         ScoreModel, such as a posterior, or if the guide has a different size and no recipe.
         """
         self.refuse_posterior("saved")
-        if not str(folder):
-            raise ValueError("folder is empty; the name of one is needed")
+        check_type("folder", folder or None, str, Path)
         parts = [(Path(folder), self, self.model)]
         if self.guide is not None:
             guide = replace(self, score=self.guide, recipe=self.guide_recipe or self.recipe)
@@ -702,17 +700,7 @@ def generator_of(seed: int | torch.Generator, device: torch.device) -> torch.Gen
     """The generator of a seed on a device; or the one that is given."""
     if isinstance(seed, torch.Generator):
         return seed
-    if whole("seed", seed, 0) >= 2**63:
-        raise ValueError(f"seed is {seed}; at most 2**63 - 1 is allowed")
     return torch.Generator(device).manual_seed(whole("seed", seed, 0))
-
-
-def whole(name: str, value: Any, least: int) -> int:
-    """A user's whole number.  Raises ValueError for anything else, and for less than ``least``."""
-    with suppress(TypeError):
-        if index(value) >= least:
-            return index(value)
-    raise ValueError(f"{name} is {value}; a whole number of at least {least} is needed")
 
 
 @torch.inference_mode(False)
@@ -730,6 +718,7 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
     >>> run.recipe.shape, run.parameters > 10**6
     ((1, 28, 28), True)
     """
+    check_type("run", run, str, Path)
     folder = find(run)
     config, guide, guide_recipe = read_config(folder), None, None
     model = read_model(folder, config, network=network)

@@ -15,7 +15,7 @@ from ncsn.calibration import Trials
 from ncsn.kinds.kind import choose_patterns
 from ncsn.machine.messages import bar, quieter
 from ncsn.posteriors.matching import MomentMatching
-from ncsn.posteriors.measurements import MIN_RATE, Measurement, Noise, apply
+from ncsn.posteriors.measurements import MIN_RATE, Measurement, Noise, measure_rows
 from ncsn.run.options import SamplingOptions, SeededOptions
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def measurement(
 ) -> Question:
     """Examples, given noisy measurements of them; ``posterior``: the run given such measurements, and its errors."""
     shape = run.recipe.shape
-    posterior(apply(measure, torch.zeros(1, *shape, device=run.device)))  # it should not take minutes to be refused
+    posterior(measure_rows(measure, torch.zeros(1, *shape, device=run.device)))  # it should not take minutes to be refused
 
     def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
-        y = add_noise(apply(measure, x.to(run.device)), noise, generator)
+        y = add_noise(measure_rows(measure, x.to(run.device)), noise, generator)
         particles, given = options.get("particles"), posterior(y[:1]).posterior_score
         if isinstance(given, MomentMatching) and "sampler" not in options:  # as a user has them for one measurement
             particles = given.with_particles(k, particles, shape=shape, labels=None).particles

@@ -20,11 +20,11 @@ from ncsn.kinds.kind import Dataset, Drawing, Kind, Writer
 from ncsn.kinds.reading import Reading
 from ncsn.kinds.transform import Transform
 from ncsn.machine.messages import bar, log
-from ncsn.posteriors.measurements import as_real
 from ncsn.quantization import quantize, reals
 from ncsn.run import Run
 from ncsn.samplers import Step
 from ncsn.score import ScoreModel
+from ncsn.validation import as_numbers
 
 MAX_CLIPPED = 0.05  # excess share of pixels at the ends of the range, above which a message is printed
 
@@ -47,7 +47,7 @@ class Images(Kind[Run]):
 
     def numbers(self, run: Run, x: object) -> Shaped[Tensor, "b c h w"]:
         """Images as bytes or reals in [0, 1]."""
-        images, shape = as_real("x", x), run.recipe.shape
+        images, shape = as_numbers("x", x), run.recipe.shape
         if tuple(images.shape[1:]) != shape:
             raise ValueError(f"x has shape {tuple(images.shape)}; (b, {', '.join(map(str, shape))}) is needed")
         return images

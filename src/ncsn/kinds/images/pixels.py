@@ -111,7 +111,7 @@ def picture(read: Callable[[], object], reading: Reading) -> Picture:
     content = read()
     pixels, notes = pixels_of_file(content, reading) if isinstance(content, bytes) else (np.asarray(content), [])
     if pixels.dtype.kind == "b":
-        pixels = 255 * pixels.astype(np.uint8)
+        pixels, notes = 255 * pixels.astype(np.uint8), [*notes, "booleans as 0 and 255"]
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if not np.isfinite(pixels).all():
         raise ValueError("it has values that aren't finite")
@@ -132,7 +132,10 @@ def pixels_of_file(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
     notes = [note for note, happens in conversions.items() if happens]
     upright = ImageOps.exif_transpose(image)
     if upright.mode in DEEP_MODES:
-        return np.asarray(upright)[None, ..., None], notes
+        deep = np.asarray(upright)[None, ..., None]
+        # Pillow opens some 16-bit files as int32.
+        short = deep.dtype == np.int32 and deep.min() >= 0 and deep.max() < 2**16
+        return deep.astype(np.uint16) if short else deep, notes
     if upright.has_transparency_data:
         layer = upright.convert("RGBA")
         if np.asarray(layer.getchannel("A")).min() < 255:
@@ -184,9 +187,7 @@ def depth_of(pictures: Sequence[Picture]) -> Depth:
         return Depth(dtype.name, 0.0, 1.0)
     if dtype.kind == "f" or low < 0:
         return Depth(dtype.name, low, high + 1 if dtype.kind != "f" or high == low else high)
-    # Pillow opens some 16-bit files as int32.
-    name = "uint16" if dtypes <= {"uint16", "int32"} and high < 2**16 else dtype.name
-    return Depth(name, 0.0, float(2 ** int(high).bit_length()))
+    return Depth(dtype.name, 0.0, float(2 ** int(high).bit_length()))
 
 
 def scale_pixels(one: Picture, depth: Depth) -> Shaped[np.ndarray, "n c h w"]:

@@ -24,11 +24,10 @@ from ncsn.kinds.tables.missing import affordable_rows, draw_masks, fill_or_unmar
 from ncsn.kinds.tables.read import write_frame
 from ncsn.kinds.tables.table import table_of_array
 from ncsn.kinds.transform import Transform
-from ncsn.posteriors.measurements import as_real
 from ncsn.run import Run
 from ncsn.samplers import Step
 from ncsn.score import PreconditioningName, ScoreModel
-from ncsn.validation import one_line
+from ncsn.validation import as_numbers, one_line
 
 
 class Tables(Kind[Run]):
@@ -97,7 +96,7 @@ class Tables(Kind[Run]):
         columns = columns_of(run.transform, run.recipe.shape[0])
         if (frame := frame_in(x)) is not None:
             return numbers_of(frame, columns)
-        x = as_real("rows", x).detach().cpu().double().numpy() if isinstance(x, Tensor) else x
+        x = as_numbers("rows", x).detach().cpu().double().numpy() if isinstance(x, Tensor) else x
         x = np.ma.filled(x.astype(float), np.nan) if isinstance(x, np.ma.MaskedArray) else np.asarray(x)
         rows = torch.from_numpy(np.array(table_of_array(x, "rows").rows, np.float64))  # a copy: files are read-only
         if rows.shape[1] != len(columns.names):

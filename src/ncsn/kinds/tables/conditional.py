@@ -191,8 +191,6 @@ class ConditionalModel(ScoreModel):
         consecutive rows of ``x``; by default everything is a target.
         Raises ValueError for a number σ that is not above 0.
         """
-        if not isinstance(sigma, Tensor) and not sigma > 0:
-            raise ValueError(f"sigma is {sigma}; it must be above 0, because scores are those of noised data")
         c = self.joint if given is None else given if isinstance(given, Condition) else self.condition(given)
         std, dtype = expand(sigma, x), x.dtype
 
