@@ -128,7 +128,7 @@ def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tenso
     >>> ncsn.tweedie(score, torch.tensor([[2.0, -4.0]]), 1.0)  # noise with the same standard deviation
     tensor([[ 1., -2.]])
     """
-    return x + expand(sigma, x, zero=True) ** 2 * score_at(score, x, sigma)
+    return x + expand(sigma, x) ** 2 * score_at(score, x, sigma)
 
 
 def curvatures(
