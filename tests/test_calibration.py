@@ -159,9 +159,9 @@ REFUSED: list[tuple[Callable[[Run], object], str]] = [
     *(
         (lambda _, truth=truth, draws=draws: calibration(truth, draws), why)
         for truth, draws, why in (
-            (TRUTH, TRUTH[None, :0], "draws (1, 0, 3)"),
-            (TRUTH, TRUTH[None][:0], "draws (0, 40, 3)"),
-            (TRUTH, TRUTH[None, :, :1], "draws (1, 40, 1)"),
+            (TRUTH, TRUTH[None, :0], "(1, 0, 3)"),
+            (TRUTH, TRUTH[None][:0], "(0, 40, 3)"),
+            (TRUTH, TRUTH[None, :, :1], "(1, 40, 1)"),
             (TRUTH, TRUTH[None] / 0, "finite"),
             (TRUTH * torch.nan, TRUTH[None], "finite"),
         )

@@ -63,7 +63,7 @@ OPTIONS = {"sigma_max": (0.1, math.inf), "sigma_min": (0, 1), "probes": (0,), "t
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in OPTIONS.items() for value in values])
 def test_options_out_of_range_are_refused(name: str, value: float) -> None:
     options: dict[str, Any] = {"sigma_max": 1, "sigma_min": 0.1, name: value}
-    with pytest.raises(ValueError, match=rf"{name}.* {value}\b.*allowed"):
+    with pytest.raises(ValueError, match=rf"{name}.* {value}\b"):
         log_prob(GaussianScore(0, 1), torch.zeros(1, 1), **options)
 
 
