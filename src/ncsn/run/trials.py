@@ -59,7 +59,9 @@ def measurement(
 ) -> Question:
     """Examples, given noisy measurements of them; ``posterior``: the run given such measurements, and its errors."""
     shape = run.recipe.shape
-    posterior(measure_rows(measure, torch.zeros(1, *shape, device=run.device)))  # it should not take minutes to be refused
+    posterior(
+        measure_rows(measure, torch.zeros(1, *shape, device=run.device))
+    )  # it should not take minutes to be refused
 
     def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
         y = add_noise(measure_rows(measure, x.to(run.device)), noise, generator)
