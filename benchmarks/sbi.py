@@ -20,7 +20,8 @@ The columns:
 - −−, −+, +−, ++: for slcp, the share of draws with these signs of θ3 and θ4.  In the exact posterior each is 0.25.
 
 The line "floor" is the c2st of a second set of exact draws for the first observation, which differs from 0.5 by chance
-only.
+only.  The last line of a way is the verdict of ``ncsn.evaluation.calibration`` on 39 draws for each of ``--trials`` new
+simulations.
 
 `python benchmarks/sbi.py --minutes 1.5` runs all that is installed (`pip install sbi`); `--tasks slcp --ways ours npe`
 chooses; `--steps 2000` trains ours by steps, so that a busy machine makes no difference.  `--seed` simulates and trains
@@ -48,11 +49,13 @@ from torch.distributions import Distribution, Independent, Normal, Uniform
 from torch.special import ndtr, ndtri
 
 import ncsn
+from ncsn.evaluation import calibration
 
 # A script's folder comes first on the path, where `sbi` would be this file instead of the package.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
 OBSERVATION_SEED, REFERENCE_SEED, FLOOR_SEED = 1000, 2000, 3000  # plus the observation's number
+TRIALS_SEED, DRAWS_OF_A_TRIAL = 4000, 39
 PROPOSALS = 2**17  # per round of rejection
 Theta = Float64[Tensor, "n p"]
 Data = Float64[Tensor, "n q"]
@@ -350,7 +353,17 @@ def quadrants(theta: Theta) -> list[float]:
     return (torch.bincount(number, minlength=4) / len(theta)).tolist()
 
 
-def compare(name: str, ways: list[str], rows: int, n: int, observations: int, budget: dict[str, Any]) -> None:
+def verdict(simulator: Simulator, draw: Draw, trials: int) -> str:
+    """Whether draws of the parameters of new simulations are calibrated."""
+    generator = seeded(TRIALS_SEED)
+    theta = draw_prior(simulator, trials, generator)
+    x = simulator.simulate(theta, generator)
+    return calibration(theta, torch.stack([draw(each, DRAWS_OF_A_TRIAL) for each in x], 1)).verdict
+
+
+def compare(
+    name: str, ways: list[str], rows: int, n: int, observations: int, trials: int, budget: dict[str, Any]
+) -> None:
     """Print the floor of a task, then the lines of each way."""
     simulator, numbers = SIMULATORS[name], range(observations)
     seen = [observe(simulator, k) for k in numbers]
@@ -371,6 +384,7 @@ def compare(name: str, ways: list[str], rows: int, n: int, observations: int, bu
             lines.append([c2st(truth[k], draws), outside, training, seconds, *shares])
             print_line(name, way, str(k + 1), lines[-1])
         print_line(name, way, "mean", torch.tensor(lines).mean(0).tolist())
+        print(f"{name:10}{way:8}{verdict(simulator, draw, trials)}", flush=True)
 
 
 def print_line(task: str, way: str, which: str, numbers: list[float]) -> None:
@@ -389,6 +403,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--observations", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--tasks", nargs="+", default=[*SIMULATORS], choices=[*SIMULATORS])
     parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS])
     chosen = parser.parse_args()
@@ -398,7 +413,7 @@ def main() -> None:
     print(f"{f'seed {chosen.seed}':10}{'way':8}{'x':>6}{names}{signs}")
     for name in chosen.tasks:
         budget |= {"seed": chosen.seed}
-        compare(name, chosen.ways, chosen.rows, chosen.draws, chosen.observations, budget)
+        compare(name, chosen.ways, chosen.rows, chosen.draws, chosen.observations, chosen.trials, budget)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import ncsn
 from ncsn.cli import main as cli
 from ncsn.distributions import GaussianMixture
 from ncsn.kinds import Imputed
+from ncsn.kinds.kind import conformal_factor
 from ncsn.kinds.tables.columns import AnyColumn, Columns, Listed, Real, learn_columns
 from ncsn.kinds.tables.imputation import cell_coverage
 from ncsn.run import Run
@@ -141,6 +142,14 @@ def test_conformal_intervals_hold_what_they_promise_of_any_prior(scale: float) -
     plain, held = (float(((low <= rows) & (rows <= high))[hidden].double().mean()) for low, high in ends)
     assert held == pytest.approx(0.8, abs=0.06)
     assert plain == pytest.approx(0.8, abs=0.06) if scale == 1 else abs(plain - 0.8) > 0.1
+
+
+@pytest.mark.parametrize("repeats", [1, 9])
+def test_a_value_that_is_hidden_often_is_one_value_to_conformal_intervals(repeats: int) -> None:
+    """Of 33 values at least the 31st, ⌈34 · 0.9⌉, is needed, however often each is used."""
+    truth = torch.arange(1.0, 34, dtype=torch.float64).repeat(repeats, 1)[..., None]
+    draws = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)[:, None, None, None].expand(3, repeats, 33, 1)
+    assert conformal_factor(truth, draws, truth > 0, 0.9) == pytest.approx(31 * 3**0.5)
 
 
 def test_conformal_intervals_of_frames_need_held_out_rows_and_enough_of_them() -> None:

@@ -117,7 +117,7 @@ def test_the_judge_tells_what_is_shifted_only(shift: float, least: float, most: 
 
 
 def test_the_command_prints_a_line_for_each_observation(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """Exact draws in our place, but the last tenth of them outside the prior."""
+    """Exact draws in our place, but the first tenth of them outside the prior; of trials, draws close to zero."""
 
     def way(task: Any) -> Any:
         assert task.theta.shape == (300, 5)
@@ -125,6 +125,8 @@ def test_the_command_prints_a_line_for_each_observation(monkeypatch: pytest.Monk
         assert task.budget == {"steps": 7, "seed": 3}
 
         def draw(x: Tensor, n: int) -> Tensor:
+            if n < 100:
+                return 0.1 * SBI["draw_prior"](SIMULATORS["slcp"], n, seeded(7))
             theta: Tensor = SIMULATORS["slcp"].posterior(x, n, seeded(7))
             theta[: n // 10] += 10
             return theta
@@ -133,15 +135,17 @@ def test_the_command_prints_a_line_for_each_observation(monkeypatch: pytest.Monk
 
     monkeypatch.setitem(SBI["WAYS"], "ours", way)
     monkeypatch.setitem(SBI["main"].__globals__, "c2st", lambda reference, draws: draws.abs().max().item() / 1000)
-    options = "--tasks slcp --ways ours --rows 300 --draws 100 --observations 2 --steps 7 --seed 3"
+    options = "--tasks slcp --ways ours --rows 300 --draws 100 --observations 2 --trials 30 --steps 7 --seed 3"
     monkeypatch.setattr(sys, "argv", ["sbi.py", *options.split()])
     SBI["main"]()
-    header, floor, *lines = (line.split() for line in capsys.readouterr().out.splitlines())
+    header, floor, *lines, verdict = (line.split() for line in capsys.readouterr().out.splitlines())
     assert header[:2] == ["seed", "3"]
     assert floor[:3] == ["slcp", "floor", "1"]
     assert [line[:3] for line in lines] == [["slcp", "ours", which] for which in ("1", "2", "mean")]
     assert float(floor[3]) < 0.004 < 0.007 < min(float(line[3]) for line in lines), "who is judged"
     assert all(float(line[4]) == 0.1 for line in lines)
+    assert verdict[:2] == ["slcp", "ours"]
+    assert "calibrated" not in verdict
     assert all(sum(map(float, line[-4:])) == pytest.approx(1, abs=0.021) for line in lines)
 
 

@@ -287,14 +287,16 @@ def deviations(draws: Float64[Tensor, "n b *d"]) -> tuple[Float64[Tensor, "b *d"
 
 
 def conformal_factor(
-    truth: Float64[Tensor, "b *d"], draws: Float64[Tensor, "n b *d"], hidden: Bool[Tensor, "b *d"], level: float
+    truth: Float64[Tensor, "r b *d"], draws: Float64[Tensor, "n r b *d"], hidden: Bool[Tensor, "r b *d"], level: float
 ) -> float:
     """Within how many deviations a share of the ``hidden`` values lies.  Raises ValueError if they are too few."""
     below, middle, above = (each[hidden] for each in deviations(draws))
     off = truth[hidden] - middle
     distances = torch.where(off == 0, 0.0, off.abs() / torch.where(off > 0, above, below)).sort().values
-    place = math.ceil((len(distances) + 1) * level)
-    if place > len(distances) or not math.isfinite(distances[place - 1]):
+    # A value that is hidden r times is evidence for one.
+    distinct = max(1, int(hidden.any(0).sum()))
+    place = math.ceil(len(distances) * (1 + 1 / distinct) * level - 1e-9)
+    if not 0 < place <= len(distances) or not math.isfinite(distances[place - 1]):
         raise ValueError(f"{len(distances)} hidden values of held-out examples say too little about level {level}")
     return float(distances[place - 1])
 

@@ -35,7 +35,7 @@ from ncsn.validation import GuideName, Json, as_floats, as_numbers, check_type, 
 
 CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # samples, and numbers in them, that are drawn together by ``Run.blocks``
-CONFORMAL = 300  # held-out examples whose values widen intervals; fewer are used several times
+CONFORMAL, LEAST_CONFORMAL = 1000, 300  # held-out examples whose values widen intervals; fewer are used several times
 DENSITY_VALUES = 4096  # numbers in the examples whose densities are computed together
 
 
@@ -524,7 +524,9 @@ class Run:
     def draw_held_out(
         self, missing: Bool[Tensor, "b *d"], n: int, examples: object, least: Int64[Tensor, "*d"]
     ) -> Trials:
-        """``n`` draws of held-out examples, in which values are hidden where others are ``missing``.
+        """``n`` draws of held-out examples, in which values are hidden where others are ``missing``; (n, r, b, *d).
+
+        Few of them are used r times, with other values hidden.
 
         ``examples``: True for the test examples of the run's data, or others, as ``impute`` takes them.
         ``least``: how many of them must have the value in each place, if others miss it.
@@ -538,10 +540,11 @@ class Run:
         if short.any():
             few, needed = int(counts[short].min()), int(least.max())
             raise ValueError(f"{few} held-out examples say too little about a column; the level needs {needed}")
-        chosen = chosen.repeat(max(1, CONFORMAL // max(1, len(x))))
-        question = imputation(self, missing.numpy(), generator_of(0, self.device))
-        hidden = question.hide(tuple(x[chosen].shape), chance) & ~x[chosen].isnan()
-        return Trials(x[chosen], question.draw(x[chosen], hidden, n), hidden)
+        repeats = max(1, LEAST_CONFORMAL // max(1, len(x)))
+        rows, question = x[chosen.repeat(repeats)], imputation(self, missing.numpy(), generator_of(0, self.device))
+        hidden = question.hide(tuple(rows.shape), chance) & ~rows.isnan()
+        draws = question.draw(rows, hidden, n).unflatten(1, (repeats, -1))
+        return Trials(rows.unflatten(0, (repeats, -1)), draws, hidden.unflatten(0, (repeats, -1)))
 
     def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
         """A run that fills in the unknown part of ``y`` by the paper's method, with annealed Langevin dynamics.
