@@ -21,7 +21,7 @@ learn from, too.
 
 `--trials 300` prints instead the verdict of `run.calibrate` on ours, from as many trials at most, and how many hidden
 numbers of held-out rows lie in 90 % intervals, plain and conformal: each half of these rows calibrates those of the
-other, and is used until there are 1,000 rows.
+other, and is used several times if it has few rows.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from ncsn.kinds.tables.judge import eight_gaussians, judge_rows, log_density
 
 DRAWS = 19  # one in twenty is below all of them, and one above
 MOST = 100  # rows in which numbers are hidden
-LEAST_ROWS = 500  # in which numbers are hidden to measure intervals, of each half
+LEAST_ROWS = 200  # in which numbers are hidden to measure intervals, of each half
 OTHERS = ("chained", "miceforest")  # whose draws are compared with ours
 Rows = Float64[np.ndarray, "n d"]
 Draws = Float64[np.ndarray, "k m d"]

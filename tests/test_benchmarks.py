@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import GaussianScore
+from helpers import GaussianScore, conditional_run
 from learning import pictures
 
 import ncsn
@@ -90,6 +90,17 @@ def test_the_command_prints_a_line_for_each_way(monkeypatch: pytest.MonkeyPatch,
     rmse = {line.split()[1]: float(line.split()[header.split().index("rmse")]) for line in lines}
     assert rmse.keys() == {"nearest", "gaussians"}
     assert 0.5 < rmse["nearest"] < 1.2
+
+
+def test_intervals_of_gaussian_rows_hold_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    covariance = torch.tensor([[1.0, 0.6], [0.6, 1.0]], dtype=torch.float64)
+    monkeypatch.setattr(ncsn, "fit", lambda *_, **__: conditional_run(covariance))
+    monkeypatch.setattr(tables, "DRAWS", 9)
+    monkeypatch.setattr(tables, "LEAST_ROWS", 100)
+    x = np.random.default_rng(0).multivariate_normal(np.zeros(2), covariance.numpy(), 200)
+    plain, conformal, _, _, verdict = tables.calibrate(x, {"seed": 0}, 30).split(maxsplit=4)
+    assert [float(plain), float(conformal)] == pytest.approx([0.9, 0.9], abs=0.07)
+    assert verdict.count("calibrated within") == 2
 
 
 def test_blanks_to_learn_from_are_hidden_from_all_ways(monkeypatch: pytest.MonkeyPatch) -> None:
