@@ -286,10 +286,12 @@ class Task(NamedTuple):
 def ours(task: Task) -> Draw:
     """A score network of parameters and data together, and draws of the parameters given the data."""
     run, p = ncsn.fit(torch.cat([task.theta, task.x], 1), quiet=True, **task.budget), task.theta.shape[1]
+    # The same noise for every observation would make ranks depend on each other.
+    generator = seeded(task.budget["seed"])
 
     def draw(x: Observation, n: int) -> Theta:
         row = torch.cat([x.new_full((p,), torch.nan), x])
-        return run.impute(row[None], n, seed=task.budget["seed"]).draws[:, 0, :p]
+        return run.impute(row[None], n, seed=generator).draws[:, 0, :p]
 
     return draw
 

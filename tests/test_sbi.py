@@ -126,7 +126,8 @@ def test_the_command_prints_a_line_for_each_observation(monkeypatch: pytest.Monk
 
         def draw(x: Tensor, n: int) -> Tensor:
             if n < 100:
-                return 0.1 * SBI["draw_prior"](SIMULATORS["slcp"], n, seeded(7))
+                small: Tensor = 0.1 * SBI["draw_prior"](SIMULATORS["slcp"], n, seeded(7))
+                return small
             theta: Tensor = SIMULATORS["slcp"].posterior(x, n, seeded(7))
             theta[: n // 10] += 10
             return theta

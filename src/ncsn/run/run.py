@@ -543,8 +543,8 @@ class Run:
         repeats = max(1, LEAST_CONFORMAL // max(1, len(x)))
         rows, question = x[chosen.repeat(repeats)], imputation(self, missing.numpy(), generator_of(0, self.device))
         hidden = question.hide(tuple(rows.shape), chance) & ~rows.isnan()
-        draws = question.draw(rows, hidden, n).unflatten(1, (repeats, -1))
-        return Trials(rows.unflatten(0, (repeats, -1)), draws, hidden.unflatten(0, (repeats, -1)))
+        draws, shape = question.draw(rows, hidden, n), (repeats, len(chosen), *x.shape[1:])
+        return Trials(rows.reshape(shape), draws.reshape(n, *shape), hidden.reshape(shape))
 
     def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
         """A run that fills in the unknown part of ``y`` by the paper's method, with annealed Langevin dynamics.
