@@ -124,7 +124,7 @@ def main(job: Distill) -> ncsn.Run:
         steps = run.steps(job.samples, seed=job.seed)
         *_, last = steps
         ncsn.plots.image_grid(last.x, job.out / f"{name}.png")
-        print(f"{job.out / name}.png: {steps.nfe + steps.guide_nfe} evaluations a sample")
+        print(f"{job.out / name}.png: {steps.nfe + steps.guide_nfe} evaluations per sample")
     print(f"compare both with real images: ncsn evaluate {job.out}; ncsn evaluate {job.run}")
     return student
 

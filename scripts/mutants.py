@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as noise or kinds/kind (default: all)")
     parser.add_argument("--number", type=int, default=8, help="mutants of each module (default: 8)")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0], help="which they are, as many of each (default: 0)"
+        "--seeds", type=int, nargs="+", default=[0], help="seeds, with this number of mutants each (default: 0)"
     )
     options: Any = parser.parse_args()
     os.chdir(ROOT)

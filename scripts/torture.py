@@ -48,9 +48,9 @@ def main() -> int:
     """Attack; returns how many failures there were."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30, help="how long, on two cores (default: 30)")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
-    parser.add_argument("--only", nargs="+", choices=ATTACKS, default=list(ATTACKS), help="which attacks")
-    parser.add_argument("--case", type=int, help="one case alone, as a failure names it")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
+    parser.add_argument("--only", nargs="+", choices=ATTACKS, default=list(ATTACKS), help="attacks to run")
+    parser.add_argument("--case", type=int, help="run a single case, as a failure names it")
     options, total = parser.parse_args(), 0
     for module in pkgutil.walk_packages(ncsn.__path__, "ncsn."):
         if not module.name.endswith("__main__"):

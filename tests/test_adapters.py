@@ -103,7 +103,7 @@ def test_beyond_its_noise_levels_a_model_is_asked_at_its_last_one_with_a_warning
 def test_other_alphas_and_predictions_are_refused(alphas: list[float]) -> None:
     with unchecked(), pytest.raises(ValueError, match=r"alphas is .* decreasing"):
         ncsn.from_variance_preserving(exact("epsilon"), torch.tensor(alphas))
-    with unchecked(), pytest.raises(ValueError, match="is 'eps'; allowed are epsilon, v_prediction, sample"):
+    with unchecked(), pytest.raises(ValueError, match="is 'eps'; it must be one of epsilon, v_prediction, sample"):
         ncsn.from_variance_preserving(exact("epsilon"), ALPHAS, prediction_type="eps")  # type: ignore[arg-type]
 
 

@@ -89,7 +89,7 @@ def test_members_outside_of_an_archive_are_left_out_and_counted(tmp_path: Path) 
     for kind in ("zip", "tar"):
         images = load_dataset(archive(tmp_path / f"x.{kind}", FLAT | beyond))
         assert everything(images) == sorted(FLAT.values())
-        assert ["3 files left out: 3 outside of the archive" in line for line in images.notes] == [True]
+        assert ["3 files left out: 3 outside the archive" in line for line in images.notes] == [True]
 
 
 LAYOUTS: dict[str, tuple[Mapping[str, int], list[int], list[int], set[str]]] = {
@@ -168,7 +168,7 @@ def test_of_files_with_one_name_in_an_archive_the_last_counts(tmp_path: Path) ->
     for path in (tar, packed):
         images = load_dataset(path)
         assert everything(images) == sorted({*range(20), 100} - {3})
-        assert images.notes[0].startswith("1 files left out")
+        assert images.notes[0].startswith("1 file left out")
 
 
 def test_each_folder_is_read_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
@@ -206,8 +206,8 @@ def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
         "middle.tar": "cannot be read as a tar archive",
         "absent": "absent does not exist",
         "cut.zip": r"^[^\n]*cut\.zip cannot be read[^\n]*$",
-        "nine": "has 9 images, and none for validation and test; 1 files left out: 1 .heic",
-        "judged": "has 20 images, and none for train",
+        "nine": "has 9 images, but none for validation and test; 1 file left out: 1 .heic",
+        "judged": "has 20 images, but none for train",
         "two": "has 2 shards",
         "unjudged": "has 4 shards",
         "short": r"^[^\n]*[abc]\.tar cannot be read as a shard \([^\n]*\)$",

@@ -60,8 +60,8 @@ def test_boxes_far_away_do_not_underflow() -> None:
 
 TWO = Empirical(torch.eye(2), torch.tensor([0, 1]))
 REFUSED = [
-    (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.tensor([1.0, -1.0])), "2 non-negative ones are needed"),
-    (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.ones(3)), "2 non-negative ones are needed"),
+    (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.tensor([1.0, -1.0])), "expected 2 non-negative"),
+    (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.ones(3)), "expected 2 non-negative"),
     (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.zeros(2)), "not all zero"),
     (lambda: Ring(1.0, 0.2), "radius >= 6 std"),
     (lambda: Ring(1.0, 0.0), "std is 0.0"),

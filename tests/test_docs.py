@@ -112,7 +112,6 @@ def test_every_command_is_in_the_reference() -> None:
     assert set(re.findall(r"^<!-- command ncsn (\w+) -->$", REFERENCE, re.M)) == set(cli.COMMANDS)
 
 
-@pytest.mark.filterwarnings("ignore:.*examples are few")
 @pytest.mark.parametrize("code", blocks("python", ALL))
 def test_examples_run(
     code: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

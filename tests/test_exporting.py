@@ -177,8 +177,8 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path: Path, monkeypatch: pyt
     beyond.model.get_parameter("network.output.bias").data += float("inf")
     recipe = replace(run.recipe, arguments={}, shares={}, network="Odd")
     for refused, complaint in (
-        (replace(run, score=GaussianScore(0, 1)), "a ScoreModel is needed"),
-        (replace(run, guide=GaussianScore(0, 1)), "a ScoreModel is needed"),
+        (replace(run, score=GaussianScore(0, 1)), "expected a ScoreModel"),
+        (replace(run, guide=GaussianScore(0, 1)), "expected a ScoreModel"),
         (run.posterior(lambda x: x, torch.zeros(run.recipe.shape), noise_std=1.0), "a posterior cannot be exported"),
         (Run(score=ScoreModel(Odd(), 0.4, 0.3), recipe=recipe), r"^torch cannot export the network [^\n]+$"),
         (beyond, "by nan"),

@@ -103,7 +103,7 @@ WITH_GAPS = table(200).masked_fill(table(200, seed=1) > table(200, seed=2) + 40,
     [
         (torch.zeros(20), {}, r"\(20,\)"),
         (IMAGES.train, {"labels": [0, 1]}, r"\(2,\).* 300 images"),
-        (torch.randn(5, 2), {}, "5 examples"),
+        (torch.randn(5, 2), {}, "rows found: 5;"),
         (IMAGES.train[:5], {}, "validation"),
         (torch.full((20, 2), math.nan), {}, "20 rows"),
         (torch.randn(20, 2) * 1j, {}, "complex"),
@@ -124,8 +124,8 @@ WITH_GAPS = table(200).masked_fill(table(200, seed=1) > table(200, seed=2) + 40,
         (FRAME, {"start": ncsn.Run.of(ncsn.Ring(), (3,), sigma_max=1.0, sigma_min=0.1)}, "start"),
         (IMAGES, {"settings": tiny(guidance=2.0), "network": Own()}, "guidance"),
         (IMAGES, {"settings": tiny(proposal="geometric", log_sigma_std=1.0)}, "log_sigma_std"),
-        (WITH_GAPS, {"network": ncsn.MLP(3, 8, 1)}, "cannot learn from"),
-        (table(100), {"settings": TrainSettings(start="mnist")}, "from given, which does not apply to rows"),
+        (WITH_GAPS, {"network": ncsn.MLP(3, 8, 1)}, "complete rows"),
+        (table(100), {"settings": TrainSettings(start="mnist")}, "from: .*rows"),
         *((table(100), {name: "a"}, f"{name} is 'a'") for name in ("start", "noise", "record", "network", "objective")),
         (table(100), {"settings": {}}, "settings is {}"),
     ],
@@ -464,5 +464,5 @@ def test_a_training_begins_with_the_weights_of_a_run_but_for_layers_of_other_col
             own = run.model.network.state_dict()
             assert {name for name in own if not torch.equal(own[name], theirs[name])} == anew
             assert (run.settings["channels"], run.settings["start"]) == ((8, 12), str(trained / "run"))
-    with pytest.raises(ValueError, match=r"run has another network, judging by [^\n]*; leave out[^\n]*$"):
+    with pytest.raises(ValueError, match=r"run has a different network [^\n]*; leave out[^\n]*$"):
         ncsn.fit(IMAGES, settings=replace(base, channels=(8, 16)), start=start)

@@ -178,12 +178,12 @@ def test_columns_may_be_absent_or_unknown_and_a_dict_is_as_good_as_a_frame(run: 
     [
         ({"region": ["Ulm", "XX"]}, r"region 'XX' \(row 2\) is not among Bonn, Kiel, Ulm"),
         ({"grade": [1, 9]}, r"grade 9 \(row 2\) is not among "),
-        ({"age": [20.5]}, r"age 20.5 \(row 1\) is no whole number between"),
+        ({"age": [20.5]}, r"age 20.5 \(row 1\) is not a whole number between"),
         ({"share": [1e9]}, r"share 1000000000.0 \(row 1\) is not between"),
-        ({"age": [1, "old"]}, r"age 'old' \(row 2\) is no number"),
-        ({"born": ["1990-01-01", "May"]}, r"born 'May' \(row 2\) is no date"),
+        ({"age": [1, "old"]}, r"age 'old' \(row 2\) is not a number"),
+        ({"born": ["1990-01-01", "May"]}, r"born 'May' \(row 2\) is not a date"),
         ({"seen": ["2024-03-01"]}, "Europe/Berlin"),
-        ({"ages": [1]}, "ages; those of the run are age, income"),
+        ({"ages": [1]}, "ages, but the run has age, income"),
         ({"age": 40}, "dict of columns"),
         (KNOWN["age"], "to_frame"),
         (KNOWN[:0], "0 rows"),
@@ -201,11 +201,11 @@ def test_rows_that_a_run_cannot_take_are_refused_in_the_users_words(rows: Any, w
 @pytest.mark.parametrize(
     ("call", "why"),
     [
-        (lambda run: run.sample(3, given={"town": "Ulm"}), "given has town; the run has age"),
-        (lambda run: run.sample(3, given={"id": "k1"}), "given has id"),
-        (lambda run: run.sample(3, given={"sex": None}), "no value of sex"),
+        (lambda run: run.sample(3, given={"town": "Ulm"}), "given names town, but the run has age"),
+        (lambda run: run.sample(3, given={"id": "k1"}), "given names id"),
+        (lambda run: run.sample(3, given={"sex": None}), "missing value for sex"),
         (lambda run: run.sample(3, given={}), "given is"),
-        (lambda run: run.sample(3, given={name: WHOLE[name].iloc[0] for name in KNOWN}), "all columns"),
+        (lambda run: run.sample(3, given={name: WHOLE[name].iloc[0] for name in KNOWN}), "every column"),
         (lambda run: run.sample(3, given={"region": "XX"}), "'XX'"),
         (lambda run: run.sample(3, given={"sex": "F"}, levels=3), "levels"),
         (lambda run: run.sample(3, where="agee > 3"), "agee"),
@@ -245,7 +245,7 @@ def test_a_condition_that_hardly_a_sample_satisfies_is_given_up(monkeypatch: pyt
     ids=["timedelta", "complex", "period", "interval", "lists", "mixed"],
 )
 def test_other_dtypes_are_refused_by_name(column: Any, why: str) -> None:
-    with pytest.raises(ValueError, match=rf"^[^\n]*{why}[^\n]*allowed are numbers, booleans, text, dates[^\n]*$"):
+    with pytest.raises(ValueError, match=rf"^[^\n]*{why}[^\n]*numbers, booleans, text, dates[^\n]*$"):
         ncsn.fit(pandas.DataFrame({"age": AGE, "x": column}), steps=1)
 
 
@@ -255,8 +255,8 @@ def test_other_dtypes_are_refused_by_name(column: Any, why: str) -> None:
         (KNOWN["age"], "to_frame"),
         (pandas.DataFrame(), "0 rows and 0 columns"),
         (KNOWN[:0], "0 rows"),
-        (pandas.DataFrame({"a": [math.nan] * 50, "b": None}), "all of whose cells are missing"),
-        (KNOWN[["age", "age"]], "name of its own"),
+        (pandas.DataFrame({"a": [math.nan] * 50, "b": None}), "no column .*50 rows"),
+        (KNOWN[["age", "age"]], "'age'"),
         (KNOWN.set_axis(pandas.MultiIndex.from_product([["a"], KNOWN.columns]), axis=1), "MultiIndex"),
     ],
     ids=["series", "nothing", "no rows", "no values", "two of a name", "multiindex"],
@@ -310,7 +310,7 @@ def test_the_command_keeps_dtypes_and_draws_given_values(
     for words, why in (
         ("--given sex", "NAME=VALUE"),
         ("--given sex=Q", "not among"),
-        ("--given sex=F,sex=M", "one value"),
+        ("--given sex=F,sex=M", "only once"),
         ("--given sex=F\nage=4", "NAME=VALUE"),
         ("--given sex=F --steps 3", "steps"),
     ):
@@ -420,7 +420,7 @@ def test_where_values_are_missing_is_learned_only_on_request(tmp_path: Path) -> 
     assert plain.sample(50).notna().all().all()
     for data, why in (
         (torch.zeros(20, 1, 8, 8), "images"),
-        (frame[["a", "d"]], "no column misses"),
+        (frame[["a", "d"]], "keep_missing"),
         (dataset_of(frame), "Reading"),
     ):
         with pytest.raises(ValueError, match=why):

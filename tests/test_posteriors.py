@@ -413,9 +413,9 @@ def solve(measure: posteriors.Measurement, y: Any = (1.0, 1.0), noise: Any = 0.1
 
 
 NO_NOISE: list[tuple[dict[str, Any], str]] = [
-    ({}, "give one of"),
-    ({"noise_std": 1.0, "noise_cov": torch.eye(2)}, "give one of"),
-    ({"noise_cov": torch.eye(3)}, r"\(2, 2\) is needed"),
+    ({}, "exactly one of"),
+    ({"noise_std": 1.0, "noise_cov": torch.eye(2)}, "exactly one of"),
+    ({"noise_cov": torch.eye(3)}, r"expected \(2, 2\)"),
     ({"likelihood": "poisson"}, "likelihood is 'poisson'"),
     *(({"noise_cov": wrong}, "symmetric") for wrong in ([[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.5], [0.0, 1.0]])),
 ]
@@ -463,7 +463,7 @@ BROKEN: list[posteriors.Measurement] = [torch.round, lambda x: x.detach() * x, l
             for y in ([1.0, -1.0], [0.5, 1.0])
         ),
         *((partial(posteriors.Poisson, peak), "peak is") for peak in (0.0, math.nan)),
-        (partial(WEIGHED.log_evidence, particles=1), "takes particles"),
+        (partial(WEIGHED.log_evidence, particles=1), "needs particles"),
         (partial(WEIGHED.sample, 3, particles=2.5), "particles is 2.5"),  # type: ignore[arg-type]
         *((partial(MODES.posterior, first, 4.0, noise_std=1.0, solver_steps=n), "solver_steps is") for n in (0, -1)),
         *((partial(posteriors.blurred, std), "std is") for std in (0.0, -1.0, 1e5)),

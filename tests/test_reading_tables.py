@@ -35,19 +35,19 @@ def learned_from(rows: np.ndarray, *names: str) -> Dataset:
 
 BROKEN = {
     "ragged": ("a,b\n1,2\n3\n", "row 3 has 1 cells"),
-    "names": ("a,b\n" + "".join(f"n{i},m{i}\n" for i in range(30)), "no column of numbers varies"),
-    "blank": ("a,b\n" + ",\n" * 20, "no column of numbers varies"),
-    "constant": ("a,b\n" + "1,2\n" * 20, "no column of numbers varies"),
-    "few": ("a,b\n1,2\n2,3\n1,3\n2,4\n", "found 4 examples"),
+    "names": ("a,b\n" + "".join(f"n{i},m{i}\n" for i in range(30)), "no column .*30 rows"),
+    "blank": ("a,b\n" + ",\n" * 20, "no column .*20 rows"),
+    "constant": ("a,b\n" + "1,2\n" * 20, "no column .*20 rows"),
+    "few": ("a,b\n1,2\n2,3\n1,3\n2,4\n", "rows found: 4;"),
     "infinite": ("a,b\n1,inf\n2,3\n", "infinite numbers in b"),
     "huge": ("a,b\n1,1e200\n2,3\n", "1e150 in b"),
-    "twice": ("a,a\n1,2\n3,4\n", "name of its own"),
+    "twice": ("a,a\n1,2\n3,4\n", "'a'"),
     "empty": ("", "cannot be read"),
 }
 # Of numbers, which name no columns.
 FIRST_LINES = ["1.5,2", "5.0655e+01,1", "+1.5,2", "1E5,3", "1.,2", " 2.5,3", "nan,1", "inf,0"]
 FIRST_LINES += [",3", '"1,000",7', "$5,1"]
-BROKEN |= {line: (f"{line}\n3,4\n5,6\n", "first line must name the columns") for line in FIRST_LINES}
+BROKEN |= {line: (f"{line}\n3,4\n5,6\n", "first line must hold column names") for line in FIRST_LINES}
 
 
 @pytest.mark.parametrize(("text", "why"), BROKEN.values(), ids=BROKEN.keys())
@@ -243,9 +243,9 @@ def test_rows_are_matched_to_a_runs_columns(capsys: Any) -> None:
     rank, town = listed("rank", "high", "low", "other"), listed("town", "Bath", "Rome")
     found = match(rows, age, rank, town)
     np.testing.assert_array_equal(found, [rows["age"], [1, math.nan, 2], [math.nan, -1, 1]])
-    assert "does not know say nothing about the others: member" in capsys.readouterr().err
+    assert "doesn't know them: member" in capsys.readouterr().err
     numeric = Real(name="town", shift=0, scale=1)
-    with pytest.raises(ValueError, match="town 'Oslo' \\(row 2\\) is no number"):
+    with pytest.raises(ValueError, match="town 'Oslo' \\(row 2\\)"):
         match(rows, age, numeric)
     np.testing.assert_array_equal(match(rows.drop(columns="town"), age, numeric), [rows["age"], [math.nan] * 3])
     for value in (True, False):
@@ -308,7 +308,7 @@ def test_held_out_numbers_that_training_cannot_make_are_counted(capsys: Any) -> 
     rng = np.random.default_rng(0)
     rows = np.stack([rng.choice([0.0, 10, 20, 30], 1000), rng.uniform(0, 1, 1000), rng.standard_normal(1000)], 1)
     learned_from(rows.copy())
-    assert "unlike" not in capsys.readouterr().err
+    assert "held-out number" not in capsys.readouterr().err
     held_out = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:200].numpy()
     rows[held_out[0], 0], rows[held_out[1], 1], rows[held_out[150], 2] = 15, 1.4, 1e6
     learned_from(rows)
@@ -356,7 +356,7 @@ def test_rows_for_testing_are_complete_and_a_quarter_of_these_at_most(complete: 
     rows[complete:, 1][::2], rows[complete:, 0][1::2] = np.nan, np.nan
     data = learned_from(rows)
     assert (len(data.train), len(data.validation), len(data.test)) == (900 - held, 100, held)
-    assert ("say little" in capsys.readouterr().err) == (held < 25)
+    assert (f"only {held} complete row" in capsys.readouterr().err) == (held < 25)
     assert not data.test.isnan().any()
     learned, shown = (int((~part.isnan().any(1)).sum()) for part in (data.train, data.validation))
     assert learned + shown == complete - held, "all others are learned from, or show how it goes"

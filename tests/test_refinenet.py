@@ -86,9 +86,9 @@ def test_other_weights_are_refused_by_name() -> None:
         NCSNv2.from_official(first)
     with pytest.raises(ValueError, match=r"begin_conv.weight"):
         NCSNv2.from_official({"weight": torch.zeros(3)})
-    with pytest.raises(ValueError, match=r"end_conv.weight has shape \(3, 4, 3, 3\); \(1, 4, 3, 3\) is needed"):
+    with pytest.raises(ValueError, match=r"end_conv.weight has shape \(3, 4, 3, 3\); expected \(1, 4, 3, 3\)"):
         NCSNv2.from_official({**second, "end_conv.weight": torch.zeros(3, 4, 3, 3)})
-    with pytest.raises(ValueError, match=r"has shape \(5, .*\); \(4, .*\) is needed"):
+    with pytest.raises(ValueError, match=r"has shape \(5, .*\); expected \(4, .*\)"):
         NCSN.from_official(first, SIGMAS[:4])
 
 
@@ -110,12 +110,12 @@ def test_another_sigma_is_the_nearest_level_in_its_logarithm() -> None:
 
 
 IMPOSSIBLE = [
-    (lambda: NCSN(), "sigmas is .*, features is 0; one of them is needed"),
-    (lambda: NCSN(sigmas=SIGMAS, features=8), "features is 8; one of them is needed"),
-    (lambda: NCSN(features=-1), "features is -1; one of them is needed, positive"),
+    (lambda: NCSN(), "sigmas is .*, features is 0; expected one"),
+    (lambda: NCSN(sigmas=SIGMAS, features=8), "features is 8; expected one"),
+    (lambda: NCSN(features=-1), "features is -1; expected one"),
     (lambda: NCSN(sigmas=(1.0, 0.0)), "positive and finite"),
     (lambda: NCSN(sigmas=(math.nan,)), "positive and finite"),
-    (lambda: NCSN(width=1, features=8), "width is 1; at least 1 and 2"),
+    (lambda: NCSN(width=1, features=8), "width is 1; expected at least 1 and 2"),
     (lambda: NCSNv2(0), "image_channels is 0"),
 ]
 

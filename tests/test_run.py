@@ -108,22 +108,22 @@ def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
         *((lambda n=n, b=b: standard().sample(n, batch_size=b), message)
           for n, b, message in ((0, 9, "n is 0"), (2, 0, "size is 0"), (4.0, 9, "n is 4.0"), (2, 2.5, "size is 2.5"))),
         (lambda: standard().sample(2, label=1), "trained without classes"),
-        (lambda: standard().log_prob(torch.zeros(4, 3)), "3 columns; the run has 2"),
+        (lambda: standard().log_prob(torch.zeros(4, 3)), "3 columns, but the run has 2"),
         (lambda: standard().log_prob(SHIFT[None], sigma_min=0.0), "20.0, 0.0"),
-        (lambda: standard().save("nowhere"), "the score is a GaussianScore; a ScoreModel is needed"),
+        (lambda: standard().save("nowhere"), "the score is a GaussianScore; expected a ScoreModel"),
         (lambda: Run.of(GaussianScore(0.0, 1.0), (2,), sigma_max=1.0, sigma_min=-1.0), "sigma_min > 0"),
         (lambda: standard().data(), "does not say which data"),
         (lambda: standard().to("quantum"), "device is quantum"),
         (lambda: posterior(torch.zeros(4, 2)).sample(5), "4 measurements for 5 samples"),
-        (lambda: posterior(torch.zeros(2)).log_prob(torch.zeros(4, 2)), "a posterior cannot be asked for densities"),
+        (lambda: posterior(torch.zeros(2)).log_prob(torch.zeros(4, 2)), "posterior cannot be evaluated"),
         (lambda: guided().steps(5, label="none", guide="unconditional"), "guide is unconditional"),
         (lambda: labelled().steps(5, guide="smaller"), "guide is smaller"),
         (lambda: labelled().steps(2, label=torch.tensor([0, 10])), "class is"),
         (lambda: labelled().steps(5, label="none", guidance=3.0), "guide is smaller"),
-        (lambda: guided().steps(5, guide="smaller", sampler="annealed"), "guidance is 1, and annealed"),
+        (lambda: guided().steps(5, guide="smaller", sampler="annealed"), "guidance is 1, so annealed"),
         *((lambda label=label: labelled().sample(1, label=label), "class is .*9")
           for label in ("eleven", "10", "-1", "9" * 400, "", -1, 10)),
-        *((lambda label=label: labelled().steps(4, label=label), "4 whole numbers")
+        *((lambda label=label: labelled().steps(4, label=label), "4 integers")
           for label in ([1, 2], torch.tensor([1.5] * 4), np.zeros((4, 1), int))),
     ],
 )  # fmt: skip
@@ -437,7 +437,7 @@ def test_a_config_with_nonsense_anywhere_is_refused_or_means_it(pictures: Path) 
         ("version", 7, "version is 7"),
         ("recipe.arguments.depth", 3, "depth is 3"),
         ("recipe.arguments.channels", [2**20] * 2, "memory"),
-        ("recipe.network", "Sequential", "Sequential is no network"),
+        ("recipe.network", "Sequential", "Sequential is not in ncsn.networks"),
         ("recipe.preconditioning", "none", "preconditioning is 'none'"),
         ("recipe.transform.dtype", "object", "depth is 'object'"),
         ("recipe.transform.type", "columns", "columns"),

@@ -338,7 +338,7 @@ def test_order_of_convergence(sampler: Callable[..., Iterator[ways.Step]], order
 def test_scores_of_another_shape_are_not_broadcast(name: str, shape: tuple[int, int]) -> None:
     sampler, options, *_ = CASES[name]
     levels = torch.tensor(0.7 if name == "langevin" else STAGES)
-    with unchecked(), pytest.raises(ValueError, match="the score has shape"):
+    with unchecked(), pytest.raises(ValueError, match="the score returned shape"):
         [*sampler(lambda *_: torch.ones(shape), START, levels, **options)]
 
 

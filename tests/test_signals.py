@@ -311,7 +311,7 @@ def test_the_spread_of_filled_signals_is_one_number_for_each_channel(
     x[:, :, 2] = np.nan
     np.save(tmp_path / "x.npy", x)
     command(f"impute it {tmp_path}/x.npy -n 50 --out {tmp_path}/y.npy")
-    one, other = (float(number) for number in re.findall(r"is (\S+), (\S+) on", capsys.readouterr().out)[0])
+    one, other = (float(number) for number in re.findall(r"draws: (\S+), (\S+) in", capsys.readouterr().out)[0])
     assert [one, other / 1000] == pytest.approx([1, 1], rel=0.4)
 
 

@@ -101,7 +101,7 @@ def test_gaps_of_text_numbers_and_dates_are_filled_in(
     gaps.loc[3, ["lognormal", "town"]] = 1e90, None  # a row that is like nothing in training
     gaps.to_csv("gaps.csv", index=False)
     command(f"impute {trained}/run gaps.csv --out filled.csv -n 4 --draws draws.csv")
-    assert "2 of 8 rows are left as they are" in capsys.readouterr().err
+    assert "not imputed (2 of 8)" in capsys.readouterr().err
     filled, draws = pandas.read_csv("filled.csv", dtype=str), pandas.read_csv("draws.csv", dtype=str)
     for name, row in (("town share", 0), ("joined sd", 2), ("count sd", 4)):
         assert filled[name].notna().tolist() == [i == row for i in range(8)], name

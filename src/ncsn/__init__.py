@@ -1,7 +1,7 @@
 """Noise conditional score networks: learn ∇ₓ log p(x) of data at every noise level, and sample from it.
 
-Everything is a function of ``score(x, sigma)``, and a ``Run`` is what a training leaves.  The public names stand in
-``__init__.pyi``; they are imported on first use, so that the command line answers before torch is loaded.
+Everything is a function of ``score(x, sigma)``, and a ``Run`` is the result of training.  The public names are listed
+in ``__init__.pyi`` and imported on first use, so that the command line responds before torch is loaded.
 """
 
 import lazy_loader

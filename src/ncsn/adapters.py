@@ -94,7 +94,7 @@ def from_variance_preserving(
     k-diffusion.  Raises ValueError for invalid ``alphas`` or another ``prediction_type``.
     """
     if prediction_type not in get_args(Prediction):
-        raise ValueError(f"prediction_type is {prediction_type!r}; allowed are {', '.join(get_args(Prediction))}")
+        raise ValueError(f"prediction_type is {prediction_type!r}; it must be one of {', '.join(get_args(Prediction))}")
     table = float64(as_numbers("alphas", alphas).detach())
     if table.ndim != 1 or len(table) < 2 or not (table[0] < 1 and table[-1] > 0 and bool((table.diff() < 0).all())):
         raise ValueError(f"alphas is {table.tolist()}; it must have at least two numbers decreasing in (0, 1)")
@@ -140,7 +140,7 @@ def from_azula(denoiser: Callable[..., Any]) -> Score:
     """
     schedule = getattr(denoiser, "schedule", None)
     if not callable(schedule):
-        raise ValueError(f"denoiser is a {type(denoiser).__name__} without a schedule; one of azula's is needed")
+        raise ValueError(f"denoiser is a {type(denoiser).__name__} without a schedule; expected one of azula's")
 
     def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
         level = place_level(sigma, x.dtype, x.device)
@@ -184,7 +184,7 @@ def from_diffusers(folder: str | Path) -> Score:
     network, scheduler = parts.get("unet"), parts.get("scheduler")
     kind, settings = type(scheduler).__name__, getattr(scheduler, "config", {})
     refusal = ValueError(
-        f"{folder} holds a {type(network).__name__} with a {kind}; from_diffusers says what is allowed"
+        f"{folder} holds a {type(network).__name__} with a {kind}; see from_diffusers for what is supported"
     )
     channels = 2 if settings.get("variance_type") in ("learned", "learned_range") else 1
     if (

@@ -30,10 +30,10 @@ def batches(
 ) -> Iterator[Batch]:
     """Endless random batches of a dataset.
 
-    They are drawn with replacement, so the generator's state is all it takes to resume.
+    Examples are drawn with replacement, so the generator's state is all that is needed to resume.
 
     ``data``: the examples, (n, *d); bytes are dequantised.  They may be on the CPU where the generator is on a GPU.
-    ``size``: of a batch.
+    ``size``: examples per batch.
     ``labels``: the class of each example, (n,), if there are classes.
     ``flip``: mirror each example horizontally with probability ½.
     ``generator``: draws the examples; the batches are on its device.
@@ -44,7 +44,7 @@ def batches(
     """
     data, size, device = as_numbers("data", data), whole("size", size, 1), place_of(generator)
     if not data.numel():
-        raise ValueError(f"data has shape {tuple(data.shape)}; at least one example is needed")
+        raise ValueError(f"data has shape {tuple(data.shape)}; expected at least one example")
     while True:
         index = torch.randint(len(data), (size,), generator=generator, device=device)
         chosen = data[index.to(data.device)].to(index.device)

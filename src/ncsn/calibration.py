@@ -1,11 +1,11 @@
-"""Whether posteriors hold what they promise: ranks of truths among draws, next to what an exact sampler would get.
+"""Calibration of posteriors: ranks of truths among draws, compared with those of an exact sampler.
 
-If a truth and the draws of its posterior come from the same distribution, the truth is as likely to have one rank among
-them as any other (simulation-based calibration, Talts et al. 2018, arXiv:1804.06788).  Ranks need one number of each
-example.  Four of them are looked at:
+If a truth and the draws from its posterior have the same distribution, all ranks of the truth among the draws are
+equally likely (simulation-based calibration, Talts et al. 2018, arXiv:1804.06788).  A rank needs one number per
+example.  Four are used:
 
-- number: an unknown number, at random among those that vary by a twentieth of their column's deviation or more;
-- mean: the mean of the unknown numbers;
+- number: a hidden number, at random among those whose draws vary by at least a twentieth of their column's deviation;
+- mean: the mean of the hidden numbers;
 - spread: how far they are from the mean of the truth and its draws, in units of their standard deviations;
 - distance: their distance to a random point (TARP, Lemos et al. 2023, arXiv:2302.03026).
 
@@ -27,14 +27,14 @@ from ncsn.metrics import rank_histogram
 from ncsn.validation import Json, as_floats, whole
 
 MIN_TRIALS = 30  # with fewer, the bands of a histogram of four bins reach down to zero
-ALPHA = 0.01  # how often an exact sampler is called something else than calibrated, at most
-VISIBLE = 0.05  # of a column's standard deviation: black pixels vary by less
+ALPHA = 0.01  # largest probability that an exact sampler is not called calibrated
+VISIBLE = 0.05  # share of a column's standard deviation; black pixels vary by less
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 Ranks = Mapping[str, Float64[Tensor, "n"]]
 
 
 class Trials(NamedTuple):
-    """Truths (b, *d), draws (k, b, *d) of each from its posterior, and which of its numbers were unknown (b, *d)."""
+    """Truths (b, *d), draws (k, b, *d) from the posterior of each, and which numbers were hidden (b, *d)."""
 
     truth: Shaped[Tensor, "b *d"]
     draws: Shaped[Tensor, "k b *d"]
@@ -42,9 +42,9 @@ class Trials(NamedTuple):
 
 
 def rank(trials: Trials, generator: torch.Generator) -> Ranks:
-    """The rank of each truth among its draws, as a share of them, (b,): U(0, 1) if both have one distribution.
+    """The rank of each truth among its draws, as a share, (b,): U(0, 1) if they have the same distribution.
 
-    Where it is equal to draws, and within the cell of a rank, it lies at random.
+    Ties are broken at random, and so is the position within the cell of a rank.
     """
     both = torch.cat([trials.truth[None], trials.draws]).double()
     (total, b), rest = both.shape[:2], [axis for axis in range(both.ndim) if axis != 2]
@@ -71,14 +71,14 @@ def rank(trials: Trials, generator: torch.Generator) -> Ranks:
 
 
 def judge(parts: Iterable[Trials], n: int, *, alpha: float = ALPHA, seed: int = 0) -> Ranks:
-    """The ranks of up to ``n`` trials, which come in parts; of fewer once it is clear that they are not uniform.
+    """The ranks of up to ``n`` trials, which come in batches; fewer if the ranks are clearly not uniform.
 
-    It looks after a quarter and a half of the trials and at the end.  Each look spends a part of ``alpha`` (Bonferroni:
-    two quarters, and a half at the end), so looking early makes no sampler fail more often.
-    Raises ValueError for fewer trials than ``MIN_TRIALS``.
+    It looks after a quarter and a half of the trials and at the end.  Each look spends part of ``alpha`` (Bonferroni: a
+    quarter twice, and half at the end), so that looking early doesn't make exact samplers fail more often.
+    Raises ValueError for fewer than ``MIN_TRIALS`` trials.
     """
     if n < MIN_TRIALS:
-        raise ValueError(f"there are {n} trials; the bands need at least {MIN_TRIALS}")
+        raise ValueError(f"n is {n}; calibration needs at least {MIN_TRIALS} trials")
     generator, looks, found = torch.Generator().manual_seed(seed), [n // 4, n // 2], list[Ranks]()
     ranks: Ranks = {}
     for part in parts:
@@ -93,10 +93,10 @@ def judge(parts: Iterable[Trials], n: int, *, alpha: float = ALPHA, seed: int = 
 
 
 def strangest(ranks: Ranks) -> tuple[float, str]:
-    """The p value of all ranks together, and the name of those that are least uniform.
+    """The p-value of all ranks together, and the name of the least uniform ones.
 
-    Of each there are three tests, whose p values are exact: the ranks, and how far they are from the middle, against
-    the uniform distribution (Kolmogorov and Smirnov), and the share of truths in 90 % intervals.
+    Each has three tests with exact p-values: Kolmogorov–Smirnov tests of the ranks, and of their distances from the
+    middle, against the uniform distribution; and a binomial test of the share of truths in 90 % intervals.
     """
     from scipy import stats
 
@@ -111,10 +111,10 @@ def strangest(ranks: Ranks) -> tuple[float, str]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Ranks of truths among draws of their posteriors.  ``print`` it to read them.
+    """Ranks of truths among draws from their posteriors; ``print`` it for a report.
 
     ``ranks``: for each source of truths ("run", "held-out") and each of the four numbers, the ranks as shares, (n,).
-    ``draws``: of each truth's posterior.
+    ``draws``: the number of draws for each truth.
     """
 
     ranks: Mapping[str, Ranks]
@@ -122,13 +122,13 @@ class Calibration:
 
     @property
     def calibrated(self) -> dict[str, bool]:
-        """Whether the ranks of each source may be uniform: of exact samplers 99 % are called so."""
-        # The half of each source's share that is left for its last look.
+        """For each source, whether its ranks could be uniform; 99 % of exact samplers pass."""
+        # Half of each source's share of ALPHA is left for its last look.
         return {source: strangest(u)[0] >= ALPHA / len(self.ranks) / 2 for source, u in self.ranks.items()}
 
     @property
     def verdict(self) -> str:
-        """One sentence: calibrated within so much, overconfident, too wide, or shifted."""
+        """One sentence: calibrated, and how precisely that is known; overconfident; too wide; or shifted."""
         names = {"run": "truths from the run", "held-out": "held-out examples", "given": "the given truths"}
         found = [self.describe(each, self.calibrated[source]) for source, each in self.ranks.items()]
         return "; ".join(f"{names[source]}: {text}" for source, text in zip(self.ranks, found, strict=True))
@@ -148,7 +148,7 @@ class Calibration:
             return f"shifted ({above:.0%} of the truths lie above the median{where}, {n} trials)"
         far = u if name == "spread" else off
         facts = f"{above:.0%} of the truths lie farther out than most draws" if far is u else ""
-        facts = facts or f"90 % intervals{where} hold {inside / n:.0%}"
+        facts = facts or f"90 % intervals{where} contain {inside / n:.0%}"
         return f"{'overconfident' if far.mean() > 0.5 else 'too wide'} ({facts}, {n} trials)"
 
     def __str__(self) -> str:
@@ -167,14 +167,14 @@ class Calibration:
             gap, most = stats.kstest(ranks["distance"].numpy(), "uniform").statistic, stats.kstwo.ppf(0.95, n)
             lines.append(f"{'  TARP, distance from the diagonal':36}{gap:>12.3f}{f'up to {most:.3f}':>22}")
             outside = sum(int(((h < low) | (h > high)).sum()) for h, low, high in map(rank_histogram, ranks.values()))
-            lines.append(f"{'  bins outside of their bands':36}{outside:>12}{0:>22}")
+            lines.append(f"{'  bins outside their bands':36}{outside:>12}{0:>22}")
         passed = self.calibrated
         if passed.get("run") and not passed.get("held-out", True):
-            lines.append("the sampler does what it should, and the model isn't done: train longer, or on more examples")
+            lines.append("the sampler is calibrated, but the model isn't: train longer, or on more examples")
         return "\n".join([*lines, self.verdict])
 
     def report(self) -> Json:
-        """The same as JSON takes it."""
+        """The same as a dictionary for JSON."""
         ranks = {source: {name: u.tolist() for name, u in each.items()} for source, each in self.ranks.items()}
         return {"verdict": self.verdict, "calibrated": self.calibrated, "draws": self.draws, "ranks": ranks}
 
@@ -185,10 +185,10 @@ class Calibration:
 
 
 def calibration(truth: Float[Tensor, "n *d"], draws: Float[Tensor, "k n *d"], *, seed: int = 0) -> Calibration:
-    """Test the calibration of any posterior sampler, from truths and its draws given a measurement of each.
+    """Test the calibration of any posterior sampler, from truths and draws given a measurement of each.
 
-    ``truth``: drawn from the prior, (n, *d).
-    ``draws``: k draws of each posterior, (k, n, *d).
+    ``truth``: draws from the prior, (n, *d).
+    ``draws``: k draws from each posterior, (k, n, *d).
     Raises ValueError for fewer than 30 truths, no draws, other shapes, and numbers that aren't finite.
 
     >>> x, noise = torch.randn(2, 200, 1, generator=torch.Generator().manual_seed(0))
@@ -200,6 +200,6 @@ def calibration(truth: Float[Tensor, "n *d"], draws: Float[Tensor, "k n *d"], *,
     truth, draws, seed = as_floats("truth", truth), as_floats("draws", draws), whole("seed", seed, 0)
     if truth.ndim < 2 or draws.shape[1:] != truth.shape:
         shapes = f"truth has shape {tuple(truth.shape)}, draws {tuple(draws.shape)}"
-        raise ValueError(f"{shapes}; (n, *d) and (k, n, *d) with k >= 1 are needed")
+        raise ValueError(f"{shapes}; expected (n, *d) and (k, n, *d) with k >= 1")
     trials = Trials(truth, draws, torch.ones_like(truth, dtype=torch.bool))
     return Calibration({"given": judge([trials], len(truth), seed=seed)}, len(draws))

@@ -39,7 +39,7 @@ def check_points(x: Tensor, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless ``x`` has floating-point numbers (b, *shape); others would be broadcast."""
     check_floats("x", x)
     if tuple(x.shape[1:]) != shape or not x.ndim:
-        raise ValueError(f"x has shape {tuple(x.shape)}; {('b', *shape)} is needed".replace("'", ""))
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected {('b', *shape)}".replace("'", ""))
 
 
 class GaussianMixture:
@@ -62,7 +62,7 @@ class GaussianMixture:
         means = as_floats("means", means, 2)
         weights = torch.ones(len(means), device=means.device) if weights is None else as_floats("weights", weights, 1)
         if len(weights) != len(means) or not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < math.inf:
-            raise ValueError(f"weights is {weights.tolist()}; {len(means)} non-negative ones are needed, not all zero")
+            raise ValueError(f"weights is {weights.tolist()}; expected {len(means)} non-negative numbers, not all zero")
         self.means, self.std = means.clone(), real("std", std, 0)
         self.weights = weights / weights.sum()
         self.copies = Copies(self.means, self.weights)
@@ -130,7 +130,7 @@ class Ring:
     def __init__(self, radius: float = 5.0, std: float = 0.1, nodes: int = 64) -> None:
         self.radius, self.std = real("radius", radius), real("std", std, above=0)
         if not self.radius >= 6 * self.std:
-            raise ValueError(f"radius is {radius} and std is {std}; allowed is radius >= 6 std > 0")
+            raise ValueError(f"radius is {radius} and std is {std}; expected radius >= 6 std > 0")
         points, weights = np.polynomial.legendre.leggauss(whole("nodes", nodes, 1))
         self.quadrature = Copies(torch.from_numpy((points + 1) / 2), torch.from_numpy(weights / 2))
 
@@ -317,7 +317,7 @@ class Empirical:
     ) -> None:
         data = as_floats("data", data)
         if not data.ndim:
-            raise ValueError(f"data is {data.item():g}; examples (n, *d) are needed")
+            raise ValueError(f"data is {data.item():g}; expected examples (n, *d)")
         self.labels, flat = labels, data[:, None].flatten(1)
         if labels is not None:  # sorted by class
             labels = as_numbers("labels", labels).to(data.device)

@@ -61,7 +61,7 @@ def evaluate(
     """
     if not isinstance(source, Run):
         if not isinstance(data, Dataset):
-            raise ValueError("samples need a dataset to be compared with; give data, or a run")
+            raise ValueError("data is missing: samples need a dataset to be compared with")
         samples = as_numbers("source", source)
         return Ruler(data, features, len(samples)).judge(samples)
     if data is None or isinstance(data, str | Path):

@@ -83,7 +83,7 @@ def log_prob(
     The results are on the CPU, in double precision; the score is evaluated on x's device, in its type.  A compiled
     network must be evaluated within ``torch.compiler.set_stance("force_eager")``.
 
-    ``score``: of the data with noise.
+    ``score``: the score of the noised data.
     ``x``: points, (b, *d).
     ``sigma_min``: the noise level whose density is returned, > 0.
     ``sigma_max``: a level at which p_σ is close to N(mean, σ² I).  For data of variance v in D dimensions, the error of
@@ -103,7 +103,7 @@ def log_prob(
     """
     check_floats("x", x)
     if not real("sigma_max", sigma_max) > real("sigma_min", sigma_min, above=0):
-        raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max > sigma_min > 0")
+        raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; expected sigma_max > sigma_min > 0")
     probes, tolerance = None if probes is None else whole("probes", probes, 1), real("tolerance", tolerance, above=0)
     shape, dimension, nfe = x.shape, x.shape[1:].numel(), 0
     directions = unit_directions(x) if probes is None else signs_like(x, probes, generator)

@@ -1,4 +1,4 @@
-"""Numbers that say how good a score or a set of samples is."""
+"""Metrics of scores and of sets of samples."""
 
 from collections.abc import Sequence
 
@@ -175,7 +175,7 @@ def density_coverage(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"]
 
 
 def rank_histogram(ranks: Float64[Tensor, "n"]) -> tuple[Float[Tensor, "bins"], float, float]:
-    """Counts of ranks between 0 and 1 in bins, the least and the most that each may be if the ranks are uniform.
+    """Counts of ranks between 0 and 1 in bins, and the smallest and the largest count if the ranks are uniform.
 
     All bins of four histograms lie between them in 99 % of all cases (Bonferroni).
     """

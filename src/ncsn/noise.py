@@ -27,14 +27,14 @@ class Proposal(Protocol):
 def check_range(sigma_max: float, sigma_min: float, levels: int = 1) -> None:
     """Raises ValueError unless sigma_max ≥ sigma_min > 0, both finite, and levels ≥ 1."""
     if not real("sigma_max", sigma_max) >= real("sigma_min", sigma_min, above=0):
-        raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; allowed is sigma_max >= sigma_min > 0")
+        raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; expected sigma_max >= sigma_min > 0")
     whole("levels", levels, 1)
 
 
 def place_of(generator: torch.Generator | None) -> torch.device:
     """The device of a generator; None is torch's global generator, on the CPU.  Raises ValueError for anything else."""
     if not isinstance(generator, torch.Generator | None):
-        raise ValueError(f"generator is {generator!r}; a torch.Generator is needed, as of torch.manual_seed(0)")
+        raise ValueError(f"generator is {generator!r}; expected a torch.Generator, such as torch.manual_seed(0)")
     return torch.device("cpu") if generator is None else generator.device
 
 
@@ -42,7 +42,7 @@ def check_generator(generator: torch.Generator | None, device: torch.device) -> 
     """Raises ValueError unless the generator draws on ``device``."""
     if generator is not None and place_of(generator).type != device.type:
         there = f"torch.Generator('{device.type}')"
-        raise ValueError(f"the generator draws on {generator.device}, the examples are on {device}; give {there}")
+        raise ValueError(f"the generator draws on {generator.device}, the examples are on {device}; pass {there}")
 
 
 def noise_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> Float[Tensor, "b *d"]:
@@ -108,7 +108,7 @@ class Geometric(Ladder):
 
     ``sigma_max``: the largest noise level, in the units of the data.
     ``sigma_min``: the smallest one, > 0 and at most ``sigma_max``.
-    ``levels``: how many, at least 1; a single level is ``sigma_min``.
+    ``levels``: the number of levels, at least 1; a single level is ``sigma_min``.
     Raises ValueError outside of these ranges.
 
     >>> ncsn.Geometric(sigma_max=10, sigma_min=0.1, levels=3).sigmas()
@@ -131,7 +131,7 @@ class Karras(Ladder):
 
     ``sigma_max``: the largest noise level, in the units of the data.
     ``sigma_min``: the smallest one, > 0 and at most ``sigma_max``.
-    ``levels``: how many, at least 1; a single level is ``sigma_min``.
+    ``levels``: the number of levels, at least 1; a single level is ``sigma_min``.
     Raises ValueError outside of these ranges.
 
     >>> ncsn.Karras(sigma_max=10, sigma_min=0.1, levels=4).sigmas()
@@ -237,7 +237,7 @@ def level_ratio(dimension: int) -> float:
 
 
 def langevin_eps(ratio: float, sigma_min: float, steps: int) -> float:
-    """The ε of annealed Langevin dynamics with ``steps`` steps a level, by NCSNv2's technique 4: α = ε at σ_min.
+    """The ε of annealed Langevin dynamics with ``steps`` steps per level, by NCSNv2's technique 4: α = ε at σ_min.
 
     After a level's steps the samples should have that level's noise.  Song & Ermon 2020, equation 5, takes Gaussian
     noise from γσ to σ and brings its variance over σ², which is (1 − ε/σ_L²)^{2T}·(γ² − q) + q with
@@ -286,7 +286,7 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
     data = as_floats("data", data)
     sigma_max = largest_distance(data) if data.ndim else 0.0
     if not 0 < sigma_max < math.inf:
-        raise ValueError(f"data has shape {tuple(data.shape)}; at least two different examples are needed")
+        raise ValueError(f"data has shape {tuple(data.shape)}; expected at least two different examples")
     if sigma_min is None:
         sigma_min = float((data.amax(0) - data.amin(0)).max()) / 100
     check_range(sigma_max, sigma_min)

@@ -78,7 +78,7 @@ def _images(name: str, x: object, axes: str = "n, c, h, w") -> Tensor:
     """A user's images as a tensor.  Raises ValueError for other ``axes``, and for none."""
     images = as_numbers(name, x).detach()
     if images.ndim != len(axes.split()) or not images.numel():
-        raise ValueError(f"{name} has shape {tuple(images.shape)}; ({axes}) is needed")
+        raise ValueError(f"{name} has shape {tuple(images.shape)}; expected ({axes})")
     return images
 
 
@@ -123,7 +123,7 @@ def image_pairs(
     pair, columns = (_images("above", above).cpu(), _images("below", below).cpu()), whole("columns", columns, 1)
     if pair[0].shape != pair[1].shape or len(pair[0]) % columns:
         shapes = f"above has shape {tuple(pair[0].shape)}, below {tuple(pair[1].shape)}"
-        raise ValueError(f"{shapes}; as many images of one size are needed, a multiple of {columns}")
+        raise ValueError(f"{shapes}; expected the same number of images of one size, a multiple of {columns}")
     rows = [images.reshape(-1, columns, *images.shape[1:]) for images in pair]
     return image_grid(torch.stack(rows, 1).flatten(0, 2), path, columns=columns)
 
@@ -158,7 +158,7 @@ def _thin(steps: Iterable[Noisy], most: int) -> list[Noisy]:
     """At most so many evenly spaced states, including the first and the last.  Raises ValueError if there is none."""
     steps = [*steps]
     if not steps:
-        raise ValueError("steps has no states; those of a sampler are needed")
+        raise ValueError("steps has no states; expected those of a sampler")
     chosen = torch.linspace(0, len(steps) - 1, min(whole("columns", most, 1), len(steps))).round().int().tolist()
     return [steps[i] for i in chosen]
 
@@ -412,8 +412,8 @@ def posterior_page(
 def calibration(ranks: Mapping[str, Mapping[str, Float[Tensor, "n"]]], path: Place = None) -> "Figure":
     """Histograms of ranks, the coverage of central intervals, and TARP, each with the band of an exact sampler (grey).
 
-    ``ranks``: of each source of truths, those of several numbers, as shares, (n,); see ``ncsn.calibration``.
-    ``path``: where the figure is written as well, in the format of the suffix.
+    ``ranks``: for each source of truths, the ranks of several numbers as shares, (n,); see ``ncsn.calibration``.
+    ``path``: a file to write the figure to, in the format of its suffix.
     """
     from scipy import stats
 

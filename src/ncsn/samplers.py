@@ -63,7 +63,7 @@ def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> 
     descending = steps != 0 if restarts else steps < 0
     if not bool((sigmas > 0).all() & descending.all()):
         raise ValueError(
-            f"sigmas is {sigmas.tolist()}; positive noise levels in descending order are needed (euler's may rise)"
+            f"sigmas is {sigmas.tolist()}; expected positive noise levels in descending order (euler's may rise)"
         )
     return sigmas
 
@@ -110,11 +110,11 @@ def langevin(
 
     NFE: ``steps``, and one more for ``denoise``.
 
-    ``score``: of the noised data.
+    ``score``: the score of the noised data.
     ``x``: where to start, (b, *d).
     ``sigma``: the noise level > 0 on which all steps stay.
     ``step_size``: α > 0.
-    ``steps``: how many, at least 1.
+    ``steps``: the number of steps, at least 1.
     ``denoise``: append the posterior mean x + σ²·s(x, σ) as a last state.
     ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a step size or a number of steps out of range.
@@ -144,12 +144,12 @@ def annealed_langevin(
     denoise: bool = True,
     generator: torch.Generator | None = None,
 ) -> Iterator[Step]:
-    """Annealed Langevin dynamics: ``steps`` steps on each level of a ladder; yields one state a level.
+    """Annealed Langevin dynamics: ``steps`` steps on each level of a ladder; yields one state per level.
 
     Song & Ermon 2019, algorithm 1, with the step size α_i = ε·σ_i²/σ_L².  NFE: levels × steps, and one more for
     ``denoise``.
 
-    ``score``: of the noised data.
+    ``score``: the score of the noised data.
     ``x``: where to start, (b, *d); ideally a draw from N(0, σ_1²), or from any distribution as wide.
     ``sigmas``: the noise levels, descending, > 0.
     ``eps``: the step size α on the smallest level, 0 < ε < 4σ_L².  Beyond it the dynamics diverges on a Gaussian, whose
@@ -170,7 +170,7 @@ def annealed_langevin(
     sigmas = check_ladder(sigmas)
     eps, steps, limit = real("eps", eps, above=0), whole("steps", steps, 1), 4 * float(sigmas[-1]) ** 2
     if eps >= limit:
-        raise ValueError(f"eps is {eps}; allowed are 0 < eps < 4 sigma_L^2 = {limit:.3g}")
+        raise ValueError(f"eps is {eps}; expected 0 < eps < 4 sigma_L^2 = {limit:.3g}")
 
     def level(x: Tensor, _higher: Tensor, sigma: Tensor) -> Tensor:
         # With α ∝ σ², drift and noise have the same ratio on every level: section 4.3.
@@ -198,7 +198,7 @@ def consistent_annealed(
     added have variance σ'² together.  Jolicoeur-Martineau et al. 2020 (arXiv:2009.05475), algorithm 2.
     NFE: levels − 1, and one more for ``denoise``.
 
-    ``score``: of the noised data.
+    ``score``: the score of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
     ``sigmas``: the noise levels, descending, > 0.
     ``eta``: 1 − γ ≤ η ≤ 1 at every level; the paper's ε/σ_L².  η = 1 − γ adds no noise (Euler on the probability flow),
@@ -213,7 +213,7 @@ def consistent_annealed(
         eta = 1 - float(sigmas[-1] / sigmas[0]) ** (2 / max(1, len(sigmas) - 1))
     eta, smallest = real("eta", eta), float((1 - sigmas[1:] / sigmas[:-1]).max()) if len(sigmas) > 1 else 0.0
     if not smallest - 1e-6 <= eta <= 1:
-        raise ValueError(f"eta is {eta}; allowed is 1 - sigma'/sigma <= eta <= 1, from {smallest:.3g} on this ladder")
+        raise ValueError(f"eta is {eta}; expected 1 - sigma'/sigma <= eta <= 1, from {smallest:.3g} on this ladder")
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
         z = noise_like(x, generator)
@@ -239,7 +239,7 @@ def predictor_corrector(
     equation 46.  Corrector: x + ε·s(x, σ') + √(2ε)·z with ε = 2(r‖z‖/‖s‖)², norms averaged over the batch; in this
     package's convention α = 2ε.  NFE: (levels − 1)·(1 + corrections), and one more for ``denoise``.
 
-    ``score``: of the noised data.
+    ``score``: the score of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
     ``sigmas``: the noise levels, descending, > 0.
     ``snr``: r > 0, the signal-to-noise ratio of a corrector's step.
@@ -271,7 +271,7 @@ def predictor_corrector(
 
 
 def add_noise(x: Tensor, sigma: Tensor, higher: Tensor, generator: torch.Generator | None) -> Tensor:
-    """``x``, which has noise of level ``sigma``, with fresh noise up to the ``higher`` one."""
+    """``x``, which has noise of level ``sigma``, with fresh noise added up to the ``higher`` level."""
     return x + (higher**2 - sigma**2).sqrt() * noise_like(x, generator)
 
 
@@ -287,9 +287,9 @@ def euler(
 
     Song et al. 2020, equation 13.  NFE: levels − 1, less one for each rise, and one more for ``denoise``.
 
-    ``score``: of the noised data.
+    ``score``: the score of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
-    ``sigmas``: the noise levels, > 0, descending but for restarts.  Where they rise, fresh noise is added, which
+    ``sigmas``: the noise levels, > 0, descending except for restarts.  Where they rise, fresh noise is added, which
     costs no evaluation, and descending again corrects errors of the first descent (Xu et al. 2023, arXiv:2306.14878,
     algorithm 1).
     ``denoise``: append the posterior mean, without noise, as a last state.
@@ -320,11 +320,11 @@ def heun(
 
     Karras et al. 2022 (arXiv:2206.00364), algorithm 1.  NFE: 2·(levels − 1), and one more for ``denoise``.
 
-    ``score``: of the noised data.
+    ``score``: the score of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
     ``sigmas``: the noise levels, descending, > 0.
     ``denoise``: append the posterior mean, without noise, as a last state.
-    Raises ValueError for another ladder.
+    Raises ValueError for an invalid ladder.
 
     >>> score = ncsn.GaussianMixture(torch.zeros(1, 2))
     >>> sigmas = ncsn.Karras(sigma_max=20, sigma_min=0.02, levels=18).sigmas()
@@ -338,7 +338,7 @@ def heun(
 
 @torch.no_grad()
 def encode(score: Score, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "levels"]) -> Float[Tensor, "b *d"]:
-    """The noise that the probability flow turns into ``x``: the flow the other way, by Heun's method.
+    """The noise that the probability flow turns into ``x``: the flow in reverse, by Heun's method.
 
     Song et al. 2020, section 4.3 and appendix D.3.  NFE: 2·(levels − 1).
 
@@ -362,11 +362,11 @@ def edm(
 ) -> Iterator[Step]:
     """EDM's stochastic sampler: before each step of Heun's method it raises the noise by a share of its size.
 
-    Not before the last evaluation, which denoises from the smallest level; the paper's loop raises it there as well.
+    Unlike in the paper, the noise is not raised before the last evaluation, which denoises from the smallest level.
 
     Karras et al. 2022, algorithm 2, with S_noise = 1.  NFE: 2·(levels − 1), and one more for ``denoise``.
 
-    ``score``: of the noised data.
+    ``score``: the score of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
     ``sigmas``: the noise levels, descending, > 0.
     ``churn``: S_churn ≥ 0, the sum of the shares.
@@ -408,12 +408,12 @@ def dpm_solver(
     where D₋ and h₋ belong to the previous step (the first step omits that term).  NFE: levels − 1, and one more for
     ``denoise``.
 
-    ``score``: of the noised data.
+    ``score``: the score of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
     ``sigmas``: the noise levels, descending, > 0.
     ``stochasticity``: η ≥ 0.  0 is the probability flow, Lu et al. 2022 (arXiv:2211.01095), algorithm 2; 1 is their
     SDE-DPM-Solver++(2M), section 5, the reverse diffusion.
-    ``last_extrapolation``: the most that h/(2h₋) may be in the last step, ≥ 0.  With few levels that step is the
+    ``last_extrapolation``: the largest h/(2h₋) in the last step, ≥ 0.  With few levels that step is the
     longest, but D changes least in it.  More extrapolation overshoots at edges, and no later step corrects that.
     ``denoise``: append the posterior mean, without noise, as a last state.
     ``generator``: draws the noise; by default torch's own.
@@ -478,8 +478,8 @@ class SamplerSpec:
     ``follow``: the sampler, ``follow(score, x, sigmas, generator=...)``, and ``eps=..., steps=...`` for Langevin
     dynamics; it yields a state for each step between two noise levels, and the denoised one.
     ``ladder``: the spacing of its noise levels.
-    ``levels``: how many by default, about where more stop helping.
-    ``steps``: the default number of Langevin steps, likewise.
+    ``levels``: the default number of levels, beyond which more hardly help.
+    ``steps``: the default number of Langevin steps, chosen likewise.
     ``nfe_per_step``: how often it evaluates the score in one step.
     ``langevin``: whether it is Langevin dynamics, which has a step size and needs only one noise level.
     ``guided_from``: how far from 1 a run's guidance must be to be kept with this sampler.
@@ -551,22 +551,22 @@ SAMPLERS: dict[str, SamplerSpec] = {
 def find_spec(name: str) -> SamplerSpec:
     """The row of a sampler.  Raises ValueError if there is none."""
     if name not in SAMPLERS:
-        raise ValueError(f"sampler is {name}; allowed are {', '.join(SAMPLERS)}")
+        raise ValueError(f"sampler is {name}; it must be one of {', '.join(SAMPLERS)}")
     return SAMPLERS[name]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How samples are drawn from a score: by which sampler, on which noise levels, with which guidance.
+    """How to draw samples from a score: the sampler, the noise levels and the guidance.
 
     ``sigma_max``: the first noise level.
     ``sigma_min``: the last noise level, > 0 and at most ``sigma_max``.
     ``sampler``: a name in ``SAMPLERS``.
-    ``levels``: how many noise levels, 1 to ``MOST_LEVELS``; or the levels themselves, descending.  Where they rise,
-    noise is added, if the sampler has such restarts.
-    ``steps``: Langevin steps, on each level if annealed; 1 to ``MOST_STEPS``.
-    ``eps``: their size α > 0 on the smallest level.  Annealed Langevin dynamics diverges from 4σ_min² on.
-    ``guidance``: how far to move away from a guide, ≥ 0; 1 is not at all.
+    ``levels``: the number of noise levels, 1 to ``MOST_LEVELS``; or the levels themselves, descending.  If the sampler
+    supports restarts, levels may rise, and noise is added there.
+    ``steps``: Langevin steps, per level if annealed; 1 to ``MOST_STEPS``.
+    ``eps``: the Langevin step size α > 0 at the smallest level.  Annealed Langevin dynamics diverges from 4σ_min² on.
+    ``guidance``: the guidance scale, ≥ 0; 1 disables guidance.
     ``guided_between``: the noise levels between which guidance acts, by default those that suit pixels in [0, 1].
     ``guide``: smaller, a network that was trained with the run's own (autoguidance), or unconditional, the run's own
     network without the class (classifier-free guidance).
@@ -584,16 +584,16 @@ class Sampling:
     guide: GuideName = "smaller"
 
     def __post_init__(self) -> None:
-        """Reject before a long training what could not be sampled after it."""
+        """Reject, before a long training, settings that could not be sampled after it."""
         check_ranges(self)
         method = find_spec(self.sampler)
         check_range(self.sigma_max, self.sigma_min, self.count)
         limit = 4 * self.sigma_min**2 if self.sampler == "annealed" else math.inf
         if self.eps >= limit or self.count > MOST_LEVELS:
             most = f"eps < {limit:.3g} and at most {MOST_LEVELS:,} levels"
-            raise ValueError(f"eps is {self.eps}, levels is {self.count}; allowed are {most}")
+            raise ValueError(f"eps is {self.eps}, levels is {self.count}; expected {most}")
         if self.guided_between[0] > self.guided_between[1]:
-            raise ValueError(f"guided_between is {self.guided_between}; the smaller noise level comes first")
+            raise ValueError(f"guided_between is {self.guided_between}; the smaller noise level must come first")
         if self.levels == 1 and not method.langevin and self.sigma_max > self.sigma_min:
             raise ValueError(f"levels is 1; {self.sampler} needs at least 2")
         levels = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels
@@ -605,11 +605,11 @@ class Sampling:
 
     @classmethod
     def of(cls, sampler: str, sigma_max: float, sigma_min: float, *, eps: float | None = None) -> "Sampling":
-        """The default way to sample with a sampler, on the levels and with the steps that suit it.
+        """The default way to sample with a sampler, with levels and steps that suit it.
 
         ``sampler``: a name in ``SAMPLERS``.
-        ``sigma_max``, ``sigma_min``: between which noise levels.
-        ``eps``: of Langevin steps; by default half of σ_min².
+        ``sigma_max``, ``sigma_min``: the largest and the smallest noise level.
+        ``eps``: the Langevin step size; by default σ_min²/2.
         Raises ValueError as the class does.
         """
         method = find_spec(sampler)
@@ -653,7 +653,7 @@ class Sampling:
 
     @property
     def affordable(self) -> "Sampling":
-        """A copy whose levels, at least two, are so few that the sampler's limit on evaluations is kept."""
+        """A copy with few enough levels, but at least two, for the sampler's limit on evaluations."""
         sampling = self
         while self.spec.most is not None and sampling.evaluations > self.spec.most and sampling.count > 2:
             sampling = replace(sampling, levels=sampling.count - 1)
@@ -690,7 +690,7 @@ class Sampling:
 
     @property
     def guided_nfe(self) -> float:
-        """The same with guidance."""
+        """``evaluations`` with guidance."""
         low, high = self.guided_between
         inside: int = sum(low <= sigma <= high for sigma in self.descents)
         return self.nfe + self.nfe * inside * (GUIDED[self.guide] - 1) / len(self.descents)
@@ -704,7 +704,7 @@ class Sampling:
     def start(self, mean: Float[Tensor, "#n *d"], n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:
         """``n`` draws from N(μ, σ² I), where sampling starts.
 
-        ``mean``: μ of the data, or one for each draw.  σ is σ_max, or the first of levels that are written out.
+        ``mean``: μ of the data, or one for each draw.  σ is σ_max, or the first of explicit levels.
 
         Around 0, MNIST's samples would start 0.6 standard deviations off, because the norm of its mean image is 6 and
         σ_max is 10.  The probability flow preserves such a shift: digits would have too little ink, and there would be

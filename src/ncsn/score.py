@@ -88,11 +88,11 @@ def expand(sigma: Sigma, x: Float[Tensor, "b *d"], *, zero: bool = False) -> Flo
     check_floats("x", x)
     sigma = sigma if isinstance(sigma, Tensor) else real("sigma", sigma)
     if not isinstance(sigma, Tensor) and not LEAST < sigma < LARGEST and (sigma or not zero):
-        raise ValueError(f"sigma is {sigma}; a noise level above 0, within {LEAST} and {LARGEST}, is needed")
+        raise ValueError(f"sigma is {sigma}; it must be a noise level between {LEAST} and {LARGEST}")
     levels = place_level(sigma, x.dtype, x.device)
     if levels.ndim > 1 or (levels.ndim == 1 and levels.shape[0] != x.shape[0]):
         raise ValueError(
-            f"sigma has shape {tuple(levels.shape)}; allowed are () and ({x.shape[0]},), one noise level per example"
+            f"sigma has shape {tuple(levels.shape)}; expected () or ({x.shape[0]},), one noise level per example"
         )
     return levels.expand(x.shape[0]).view(-1, *[1] * (x.ndim - 1))
 
@@ -111,7 +111,7 @@ def score_at(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tens
     s = score(x, sigma)
     check_floats("the score", s)
     if s.shape != x.shape:
-        raise ValueError(f"the score has shape {tuple(s.shape)} for x of shape {tuple(x.shape)}; the same is needed")
+        raise ValueError(f"the score returned shape {tuple(s.shape)}; expected that of x, {tuple(x.shape)}")
     return s
 
 
@@ -120,7 +120,7 @@ def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tenso
 
     Robbins 1956 (Tweedie's formula); as a last step of sampling: Jolicoeur-Martineau et al. 2020 (arXiv:2009.05475).
 
-    ``score``: of the noised data.
+    ``score``: the score of the noised data.
     ``x``: noisy examples, (b, *d).
     ``sigma``: the noise level, one number or one for each example.
 
@@ -206,7 +206,7 @@ def add_guidance(score: Score, guide: Score, weight: float, *, between: tuple[fl
     ``score``: the stronger model.
     ``guide``: the weaker model.
     ``weight``: w; 0 gives the guide, 1 gives ``score``.
-    ``between``: the range of noise levels in which guidance acts; outside of it the result is ``score``.
+    ``between``: the range of noise levels in which guidance acts; outside it the result is ``score``.
 
     >>> score = ncsn.GaussianMixture(torch.zeros(1, 2), std=1.0)
     >>> guide = ncsn.GaussianMixture(torch.zeros(1, 2), std=2.0)  # too wide

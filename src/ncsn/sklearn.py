@@ -1,7 +1,7 @@
-"""Estimators for scikit-learn: ``ScoreImputer`` fills in missing values, and ``ScoreDensity`` gives log densities.
+"""Estimators for scikit-learn: ``ScoreImputer`` imputes missing values, and ``ScoreDensity`` computes log densities.
 
-They need the extra ``tables``.  Arrays of numbers come back as arrays.  DataFrames, whose columns may also be text,
-categories or dates, come back as DataFrames.
+They need the extra ``tables``.  They take and return arrays of numbers, or DataFrames, which may also have text,
+categories and dates.
 """
 
 import logging
@@ -28,7 +28,7 @@ Self = TypeVar("Self", bound="TableEstimator")
 
 
 class TableEstimator(BaseEstimator):
-    """What both estimators have in common: they learn a table by ``ncsn.fit``."""
+    """The base of both estimators, which are trained by ``ncsn.fit``."""
 
     steps: int
     minutes: float | None
@@ -41,7 +41,7 @@ class TableEstimator(BaseEstimator):
 
         ``X``: (n, d), an array of numbers or a DataFrame, with at least ten rows; NaN is a missing value.
         ``y``: ignored.
-        Raises ValueError as ``ncsn.fit``.  Warns of columns that training leaves out, unless they have a single value.
+        Raises ValueError as ``ncsn.fit`` does.  Warns about columns that training leaves out, unless they are constant.
         """
         frame = self._frame(X, reset=True)
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -50,13 +50,13 @@ class TableEstimator(BaseEstimator):
         left_out = frame[frame.columns.difference(self._columns.names, sort=False)]
         self.most_frequent_ = {name: left_out[name].mode().iloc[0] for name in left_out.dropna(axis=1, how="all")}
         if odd := [name for name in left_out if left_out[name].nunique() != 1]:
-            why = "nearly empty, nearly constant, or text of mostly different values"
-            warnings.warn(f"left out, because they are {why}: {', '.join(odd)}", stacklevel=2)
+            why = "nearly empty, nearly constant, or text with mostly different values"
+            warnings.warn(f"columns left out because they are {why}: {', '.join(odd)}", stacklevel=2)
         self._empty = X.iloc[:0] if isinstance(X, pandas.DataFrame) else None
         return self
 
     def _frame(self, X: Any, *, reset: bool = False) -> pandas.DataFrame:
-        """The rows as a DataFrame whose columns are called as in training."""
+        """The rows as a DataFrame with the column names of training."""
         if not reset:
             check_is_fitted(self)
         if isinstance(X, pandas.DataFrame):
@@ -78,7 +78,7 @@ class TableEstimator(BaseEstimator):
         return [*getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)])]
 
     def _like(self, X: Any, frame: pandas.DataFrame) -> Any:
-        """A frame without gaps in what training has left out, as ``X`` is: an array or a DataFrame."""
+        """``frame`` in the form of ``X``, an array or a DataFrame, with columns that training left out filled in."""
         frame = frame.fillna(self.most_frequent_)
         return frame.set_axis(X.columns, axis=1) if isinstance(X, pandas.DataFrame) else frame.to_numpy()
 
@@ -89,24 +89,24 @@ class TableEstimator(BaseEstimator):
 
 
 class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
-    """Fill in missing values from their distribution given the other values of the row.
+    """Impute missing values from their distribution given the other values in the row.
 
-    A missing number becomes the mean of ``n_draws`` draws, and text, or one of two values, what most draws are.
-    Columns that training leaves out because they have one value, are nearly empty or have text of mostly different
-    values are filled with their most frequent value; empty ones stay empty.
+    A missing number becomes the mean of ``n_draws`` draws.  Text, and columns of two values, get the most frequent
+    draw.  Columns that training leaves out (constant, nearly empty, or text with mostly different values) are filled
+    with their most frequent value; empty columns stay empty.
 
-    ``steps``: of training.
-    ``minutes``: how long to train instead.
-    ``n_draws``: of each row with missing values.  More make better means, and take longer in proportion.
-    ``sample_posterior``: fill in a single draw instead, which keeps the spread of the values.
-    ``unseen``: what becomes of values that training has not seen, as for ``Run.impute``.  "missing" fills in unseen
-    categories like gaps, "error" refuses them.
-    ``settings``: other settings of the training.
-    ``random_state``: of training and of draws.  A fitted estimator returns the same for the same rows.
-    ``verbose``: whether to print what training does.
+    ``steps``: training steps.
+    ``minutes``: a time budget for training, instead of ``steps``.
+    ``n_draws``: draws for each row with missing values.  More draws give better means, and take longer in proportion.
+    ``sample_posterior``: fill in a single draw instead, which preserves the spread of the values.
+    ``unseen``: what to do with values that training has not seen.  "missing" imputes unseen categories, "error" rejects
+    them; see ``Run.impute``.
+    ``settings``: other training settings.
+    ``random_state``: the seed of training and draws.  A fitted estimator returns the same values for the same rows.
+    ``verbose``: whether to print the messages of training.
 
-    Attributes: ``run_``, the run, whose ``impute`` also has intervals; ``n_features_in_``, ``feature_names_in_``;
-    ``seed_``; ``most_frequent_``, the values of the columns that training leaves out.
+    Attributes: ``run_``, the run, whose ``impute`` also returns intervals; ``n_features_in_``, ``feature_names_in_``;
+    ``seed_``; ``most_frequent_``, the values of columns that training left out.
 
     >>> import numpy as np
     >>> from ncsn.sklearn import ScoreImputer
@@ -138,16 +138,16 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
         self.verbose = verbose
 
     def transform(self, X: Any) -> Any:
-        """The rows without missing values, as an array or a DataFrame as ``X`` is; observed values stay as they are."""
+        """The completed rows, as an array or a DataFrame like ``X``; observed values are unchanged."""
         if self.sample_posterior:
             return self.draws(X, 1)[0]
         imputed: Any = self.run_.impute(self._frame(X), self.n_draws, seed=self.seed_, unseen=self.unseen)
         return self._like(X, imputed.frame())
 
     def draws(self, X: Any, m: int) -> list[Any]:
-        """``m`` completed copies of the rows, each with draws of its own, as multiple imputation needs them.
+        """``m`` completed copies of the rows with independent draws, for multiple imputation.
 
-        Analyse each, and pool the results by Rubin's rules.
+        Analyse each copy, and pool the results by Rubin's rules.
         """
         imputed: Any = self.run_.impute(self._frame(X), m, seed=self.seed_, unseen=self.unseen)
         return [self._like(X, frame) for frame in imputed.frames()]
@@ -159,20 +159,19 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
 
 
 class ScoreDensity(DensityMixin, TableEstimator):
-    """Log densities of rows, as ``KernelDensity`` has them, and new rows.
+    """Log densities of rows, with the methods of ``KernelDensity``, and new rows.
 
-    Whole numbers, text and other discrete values have a probability, which is the density in a cell of volume 1.
-    Columns that training leaves out because they have one value, are nearly empty or have text of mostly different
-    values have no part in it.
+    For whole numbers, text and other discrete values, the density is a probability.  Columns that training leaves out
+    (constant, nearly empty, or text with mostly different values) don't contribute.
 
-    ``steps``: of training.
-    ``minutes``: how long to train instead.
-    ``tolerance``: of each step of the solver, see ``Run.log_prob``; larger is faster.
-    ``settings``: other settings of the training.
-    ``random_state``: of training.
-    ``verbose``: whether to print what training does.
+    ``steps``: training steps.
+    ``minutes``: a time budget for training, instead of ``steps``.
+    ``tolerance``: the tolerance of each solver step, see ``Run.log_prob``; larger is faster.
+    ``settings``: other training settings.
+    ``random_state``: the seed of training.
+    ``verbose``: whether to print the messages of training.
 
-    Attributes: as of ``ScoreImputer``.
+    Attributes: those of ``ScoreImputer``.
 
     >>> import numpy as np
     >>> from ncsn.sklearn import ScoreDensity
@@ -199,24 +198,24 @@ class ScoreDensity(DensityMixin, TableEstimator):
         self.verbose = verbose
 
     def score_samples(self, X: Any) -> Float64[np.ndarray, "n"]:
-        """The log density of each row in nats; −∞ for rows with values that the run cannot take, to judge by training.
+        """The log density of each row in nats; −∞ for rows with values that are impossible, judging by training.
 
         Raises ValueError for rows with missing values.
         """
         x = numbers_of(self._frame(X), self._columns, "skip")
         if x.isnan().any():
-            raise ValueError("X contains NaN; only whole rows have a density")
+            raise ValueError("X contains NaN; only complete rows have a density")
         density, possible = x.new_full((len(x),), -np.inf), self._columns.possible(x).all(1)
         if possible.any():
             density[possible] = self.run_.log_prob(x[possible], tolerance=self.tolerance)
         return density.numpy()
 
     def score(self, X: Any, y: object = None) -> float:
-        """The mean log density of rows, in nats, as ``GaussianMixture`` has it."""
+        """The mean log density of rows in nats, as ``GaussianMixture.score`` returns it."""
         return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
-        """New rows as in training, in an array or a DataFrame; columns left out have their most frequent value."""
+        """New rows in the form of the training data; columns that training left out have their most frequent value."""
         check_is_fitted(self)
         with quieter(logging.ERROR) if not self.verbose else nullcontext():
             frame = self.run_.sample(n_samples, seed=int(check_random_state(random_state).randint(2**31 - 1)))

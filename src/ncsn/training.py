@@ -52,7 +52,7 @@ class Budget:
     def __post_init__(self) -> None:
         """Check the values."""
         if (self.steps is None) == (self.seconds is None):
-            raise ValueError(f"steps is {self.steps}, seconds is {self.seconds}; exactly one is needed")
+            raise ValueError(f"steps is {self.steps}, seconds is {self.seconds}; expected exactly one of them")
         if self.steps is not None:
             whole("steps", self.steps, 1)
         else:
@@ -394,7 +394,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take one step; parameters without a gradient stay as they are."""
+        """Take one step; parameters without a gradient are unchanged."""
         for group in self.param_groups:
             shapes: dict[tuple[int, ...], list[Tensor]] = {}
             for p in group["params"]:

@@ -59,7 +59,7 @@ def whole(name: str, value: Any, least: int) -> int:
     with suppress(TypeError):
         if least <= index(value) <= MAX_WHOLE:
             return index(value)
-    raise ValueError(f"{name} is {reprlib.repr(value)}; a whole number from {least} to below 2^63 is needed")
+    raise ValueError(f"{name} is {reprlib.repr(value)}; it must be a whole number from {least} to below 2^63")
 
 
 def real(name: str, value: Any, least: float | None = None, *, above: float | None = None) -> float:
@@ -70,13 +70,13 @@ def real(name: str, value: Any, least: float | None = None, *, above: float | No
             return number
     bound = "" if least is None else f" of at least {least:g}"
     bound = bound if above is None else f" above {above:g}"
-    raise ValueError(f"{name} is {reprlib.repr(value)}; a finite number{bound} is needed")
+    raise ValueError(f"{name} is {reprlib.repr(value)}; it must be a finite number{bound}")
 
 
 def check_type(name: str, value: object, *kinds: Any) -> None:
     """Raises ValueError unless ``value`` is an instance of one of ``kinds``."""
     if not isinstance(value, kinds):
-        raise ValueError(f"{name} is {reprlib.repr(value)}; a {' or '.join(kind.__name__ for kind in kinds)} is needed")
+        raise ValueError(f"{name} is {reprlib.repr(value)}; expected {' or '.join(kind.__name__ for kind in kinds)}")
 
 
 def as_numbers(name: str, value: Any) -> "Tensor":
@@ -91,12 +91,12 @@ def as_numbers(name: str, value: Any) -> "Tensor":
     try:
         numbers = given if isinstance(given, torch.Tensor) else torch.as_tensor(given, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} is a {type(value).__name__}; numbers are needed") from error
+        raise ValueError(f"{name} is a {type(value).__name__}; expected numbers") from error
     if numbers.is_meta or numbers.layout is not torch.strided:
-        raise ValueError(f"{name} is a tensor of {numbers.layout} on {numbers.device}; a dense one with data is needed")
+        raise ValueError(f"{name} is a tensor of {numbers.layout} on {numbers.device}; expected a dense one with data")
     if numbers.is_complex() or np.ma.is_masked(value):
-        held = "complex numbers; real" if numbers.is_complex() else "masked numbers; known"
-        raise ValueError(f"{name} holds {held} ones are needed")
+        held = "complex numbers; expected real" if numbers.is_complex() else "masked numbers; expected known"
+        raise ValueError(f"{name} holds {held} ones")
     return numbers
 
 
@@ -109,7 +109,7 @@ def as_floats(name: str, value: Any, axes: int | None = None) -> "Tensor":
     numbers = numbers if numbers.is_floating_point() else numbers.float()
     if numbers.ndim != (numbers.ndim if axes is None else axes) or not numbers.numel():
         needed = "numbers" if axes is None else f"numbers with {axes} {'axis' if axes == 1 else 'axes'}"
-        raise ValueError(f"{name} has shape {tuple(numbers.shape)}; {needed} are needed")
+        raise ValueError(f"{name} has shape {tuple(numbers.shape)}; expected {needed}")
     if not bool(numbers.isfinite().all()):
         raise ValueError(f"{name} has numbers that are not finite; leave these out")
     return numbers
@@ -121,7 +121,7 @@ def check_floats(name: str, x: object) -> None:
 
     if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
         found = f"{type(x).__name__}{f' of {x.dtype}' if hasattr(x, 'dtype') else ''}"
-        raise ValueError(f"{name} is a {found}; a tensor of floating-point numbers is needed")
+        raise ValueError(f"{name} is a {found}; expected a tensor of floating-point numbers")
 
 
 def check_ranges(settings: object) -> None:
@@ -192,6 +192,11 @@ def one_line(error: object) -> str:
     line = " ".join(str(error).split()) or type(error).__name__
     line = "".join(c if c.isprintable() else "?" for c in line)
     return line if len(line) <= MAX_QUOTED else f"{line[:MAX_QUOTED]}…"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things, such as "1 row" or "2,000 rows"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""``ncsn calibrate``: whether a run's posteriors hold what they promise."""
+"""``ncsn calibrate``: test whether a run's posteriors are calibrated."""
 
 import shlex
 from contextlib import suppress
@@ -29,8 +29,8 @@ class Calibrate(RunOptions):
     Args:
         hide: For a table, the columns to draw given the others, or a share of the cells, chosen at random (by default
             0.5); for signals, a share of the length.
-        rows: A table with empty cells, or an .npy of signals with NaN, whose gaps are hidden.
-        operator: For images, the command that draws them, with its options, such as "superres --factor 2".
+        rows: A table with empty cells, or an .npy of signals with NaN, whose patterns of missing values are hidden.
+        operator: For images, the inverse problem: a command with its options, such as "superres --factor 2".
         truths: Samples of the run test how posteriors are drawn; held-out examples also test the model.
         data: Where the run's training data is now, if it has moved.
         n: Trials per source of truths, at least 30; by default 300, or 100 for images.
@@ -72,27 +72,27 @@ class Calibrate(RunOptions):
         print(f"{result}\n{out}: {', '.join(FILES)}")
 
     def measured(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        """What is measured of images, and how their posterior is drawn."""
+        """The measurement of images, and how to draw their posterior."""
         name, *options = shlex.split(self.operator) or [""]
         if name not in OPERATORS:
-            raise ValueError(f"operator is {self.operator!r}; one of {', '.join(OPERATORS)} is needed")
+            raise ValueError(f"operator is {self.operator!r}; it must be one of {', '.join(OPERATORS)}")
         problem = console.parse(OPERATORS[name], [str(self.run), *options], f"ncsn {name}")
         how = {key: getattr(problem, key) for key in ("solver_steps", "levels", "particles")}
         problem.refuse(
-            "input", "data", "measured", "n", "evidence", "out", "overwrite", "device", of=f"ncsn {name} alone"
+            "input", "data", "measured", "n", "evidence", "out", "overwrite", "device", of=f"ncsn {name} itself"
         )
         if isinstance(problem, Inpaint):
             if problem.method == "replacement":
-                raise ValueError("operator takes replacement, which draws no posterior of a noisy measurement")
+                raise ValueError("operator uses replacement, which doesn't sample the posterior of a noisy measurement")
             how["hidden"] = ~problem.known(shape)
         return how | {"measure": problem.problem(shape)[0], "noise_std": problem.noise}
 
     def hidden(self, run: Any) -> object:
-        """What is hidden of rows and signals."""
+        """What to hide of rows and signals."""
         if self.rows is not None:
             from ncsn.kinds.tables.read import read_rows
 
-            self.refuse("hide", of="calibrations without rows")
+            self.refuse("hide", of="calibrations without --rows")
             return run.recipe.kind.numbers(run, read_rows(self.rows)).isnan().numpy()
         with suppress(ValueError, TypeError):
             return float(*self.hide) if self.hide else None

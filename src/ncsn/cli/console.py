@@ -71,7 +71,7 @@ class RunOptions(Options):
         """Raises ValueError if any of these options was changed; only ``of`` use them."""
         given = [option.name for option in fields(self) if getattr(self, option.name) != option.default]
         if ignored := [f"--{name.replace('_', '-')}" for name in given if name in names]:
-            raise ValueError(f"{', '.join(ignored)} would be ignored; only {of} use it")
+            raise ValueError(f"{', '.join(ignored)} would be ignored: only for {of}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class SamplingOptions:
 def check_output(out: Path, *suffixes: str, overwrite: bool) -> None:
     """Raises ValueError, before any work starts, if a command can't or mustn't write this file."""
     if out.suffix not in suffixes:
-        raise ValueError(f"{out} ends in {out.suffix!r}; allowed: {', '.join(suffixes)}")
+        raise ValueError(f"{out} ends in {out.suffix!r}; expected {', '.join(suffixes)}")
     from ncsn import storage
 
     storage.check_out(out, overwrite=overwrite)
@@ -175,9 +175,9 @@ def is_main() -> bool:
 
 
 def require(run: "Run", noun: str, named: Path, why: str) -> None:
-    """Raises ValueError, which says ``why``, unless the run makes the kind of data that a command needs."""
+    """Raises ValueError, which says ``why``, unless the run generates the kind of data that a command needs."""
     if run.recipe.kind.noun != noun:
-        raise ValueError(f"{named} makes {run.recipe.kind.noun}; {why}")
+        raise ValueError(f"{named} generates {run.recipe.kind.noun}; {why}")
 
 
 def ending(error: BaseException) -> tuple[int, str]:
@@ -190,8 +190,8 @@ def ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, FloatingPointError | PeerError):
         return 1, str(error)
     if is_out_of_memory(error):
-        needs = "a smaller --batch-size, a larger --accumulate, smaller images or a smaller network need less"
-        return 1, f"out of memory or threads; {needs}"
+        needs = "a smaller --batch-size, a larger --accumulate, smaller images or a smaller network"
+        return 1, f"out of memory or threads; try {needs}"
     if isinstance(error, ImportError):
         missing = f"{error.name} is not installed: pip install 'ncsn[tables]'"
         of_tables = str(error.name).partition(".")[0] in ("pandas", "pyarrow", "sklearn")

@@ -14,7 +14,7 @@ from ncsn.cli import console
 from ncsn.cli.console import RunOptions, SamplingOptions
 from ncsn.cli.sample import write_array
 from ncsn.learn.settings import Given
-from ncsn.validation import NoiseLevel, Seed, read_json
+from ncsn.validation import NoiseLevel, Seed, counted, read_json
 
 if TYPE_CHECKING:
     from ncsn.run import Run
@@ -144,7 +144,7 @@ class Likelihood(RunOptions):
         if self.rows is not None:
             self.write_densities(run, self.rows)
             return
-        console.require(run, "images", self.run, f"for rows, ncsn likelihood {self.run} rows.csv")
+        console.require(run, "images", self.run, f"for rows, use ncsn likelihood {self.run} rows.csv")
         test, generator = run.data(self.data).test, torch.Generator().manual_seed(self.seed)
         pixels = test[torch.randperm(len(test), generator=generator)[: self.n]]
         x = dequantize(pixels, generator=generator) if pixels.dtype == torch.uint8 else pixels
@@ -166,7 +166,7 @@ class Likelihood(RunOptions):
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
         error, nfe = bits.std() / n**0.5, max(part.nfe for part in parts)
         print(
-            f"{bits.mean():.3f} bits/dim ± {error:.3f} (over {n} test images; ± {errors.mean():.3f} an image over "
+            f"{bits.mean():.3f} bits/dim ± {error:.3f} (over {n} test images; ± {errors.mean():.3f} per image over "
             f"{probes} probes), for {what} with noise {sigma_min:g}; up to {nfe} evaluations, "
             f"{time.perf_counter() - began:.0f} s"
         )
@@ -184,7 +184,7 @@ class Likelihood(RunOptions):
         x = run.recipe.kind.numbers(run, read_rows(place))
         whole, density = ~x.isnan().any(1), x[:, 0] * torch.nan
         if not bool(whole.any()):
-            raise ValueError(f"{place} has no row without missing values; only such rows have a density")
+            raise ValueError(f"{place} has no row without missing values; only complete rows have a density")
         run.transform.check(x)  # before incomplete rows are dropped, so that the row in an error message is the file's
         # A looser tolerance overestimates the density by up to a tenth of a nat.
         tolerance = self.tolerance or 1e-4
@@ -192,7 +192,7 @@ class Likelihood(RunOptions):
             x[whole], sigma_min=self.sigma_min, probes=self.probes, tolerance=tolerance, seed=self.seed
         )
         write_frame(pandas.DataFrame({"log_density": density.numpy()}), self.out)
-        print(f"{self.out}: log densities of {int(whole.sum())} rows, {density[whole].mean():.3f} nats on average")
+        print(f"{self.out}: log densities of {counted(int(whole.sum()), 'row')}, mean {density[whole].mean():.3f} nats")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from ncsn.cli.console import RunOptions, SamplingOptions, check_output
 from ncsn.kinds.reading import TABLES
 from ncsn.learn.settings import Given
 from ncsn.machine.interrupts import Stopped
-from ncsn.validation import Count, Seed
+from ncsn.validation import Count, Seed, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,12 +67,12 @@ class Sample(SamplingOptions, RunOptions):
         main, run = console.is_main(), ncsn.load(self.run, device=self.device)
         kind = run.recipe.kind
         if self.out.suffix not in kind.writers:
-            raise ValueError(f"{self.out}: {kind.noun} are written into {', '.join(kind.writers)}")
+            raise ValueError(f"{self.out}: {kind.noun} can be written to {', '.join(kind.writers)}")
         if main:
             check_output(self.out, *kind.writers, overwrite=self.overwrite)
         if self.given is not None:
             if self.out.suffix not in TABLES:
-                raise ValueError(f"{self.out}: with --given, rows are written into {', '.join(TABLES)}")
+                raise ValueError(f"{self.out}: with --given, rows can be written to {', '.join(TABLES)}")
             if main:
                 self.write_given(run, self.given)
             return
@@ -93,13 +93,13 @@ class Sample(SamplingOptions, RunOptions):
             parts = next(csv.reader([given]), parts)
         pairs = [part.partition("=") for part in parts]
         if not pairs or not all(equals for _, equals, _ in pairs):
-            raise ValueError(f"given is {given!r}; NAME=VALUE is needed, such as sex=F, and commas between several")
+            raise ValueError(f"given is {given!r}; expected NAME=VALUE, such as sex=F, separated by commas")
         values = {name.strip(): value for name, _, value in pairs}
         if len(values) < len(pairs):
-            raise ValueError(f"given is {given!r}; each name may have one value")
+            raise ValueError(f"given is {given!r}; each name may occur only once")
         rows = run.sample(self.n, given=values, seed=self.seed, **self.options())
         run.recipe.kind.write_table(run.transform, rows, self.out)
-        print(f"{self.out}: {self.n} rows with {given}")
+        print(f"{self.out}: {counted(self.n, 'row')} with {given}")
 
 
 def write_array(
@@ -150,12 +150,12 @@ def write_array(
         for path in paths:
             path.unlink()
     except Stopped as error:
-        raise Stopped(error.number, "; the same command continues") from error
+        raise Stopped(error.number, "; run the same command again to continue") from error
     finally:
         with suppress(OSError):  # blocks to continue from are still in it
             folder.rmdir()
     now = sum(shapes[number][0] for number in missing)
-    there = f", after {n - now} from before" if now < n else ""
+    there = f"; {n - now:,} were already there" if now < n else ""
     print(f"{out}: {cost(now, drawn.steps, drawn.seconds)}{there}")
     return drawn
 

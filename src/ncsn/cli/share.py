@@ -57,7 +57,7 @@ class Export:
 
         check_output(self.out, ".onnx", overwrite=self.overwrite)
         for path in ncsn.export(ncsn.load(self.run, device="cpu"), self.out, overwrite=self.overwrite):
-            print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, compared with PyTorch")
+            print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, checked against PyTorch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +83,11 @@ class Play(Options):
                 run, own = ncsn.load(self.run, device="cpu"), Path(temporary) / "page"
                 require(run, "images", self.run, "the page needs a run of images")
                 if (channels := run.recipe.shape[0]) not in (1, 3):
-                    raise ValueError(f"{self.run} makes images of {channels} channels; the page needs grey or RGB")
+                    raise ValueError(f"{self.run} generates images with {channels} channels; expected grey or RGB")
                 folder = Path(shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.onnx")))
                 ncsn.export(run, folder / "model.onnx")
             with server(folder, self.port) as serving:
-                print(f"http://127.0.0.1:{serving.server_port}/  (Ctrl-C ends it)", flush=True)
+                print(f"http://127.0.0.1:{serving.server_port}/  (Ctrl-C stops it)", flush=True)
                 with suppress(Stopped):
                     serving.serve_forever()
 
@@ -101,7 +101,7 @@ def page(package: Path = PACKAGE) -> Path:
         if (folder / "index.html").is_file():
             return folder
     needed = "pip install --editable '.[export]' && make site"
-    raise ValueError(f"the page is not built; in a checkout of the sources, run {needed} (needs Node 20.19 or later)")
+    raise ValueError(f"the page is not built; in a checkout of the source, run {needed} (needs Node 20.19 or later)")
 
 
 def server(folder: Path, port: int) -> "ThreadingHTTPServer":
@@ -167,13 +167,13 @@ class Push:
         run = ncsn.load(self.run, device="cpu")
         links = [name for name in ("guide", *SHARED[:-1]) if (self.run / name).is_symlink()]
         if links:
-            raise ValueError(f"{self.run / links[0]} is a link; copy the file there if you want to share it")
+            raise ValueError(f"{self.run / links[0]} is a link; replace it with a copy of the file to share it")
         with tempfile.TemporaryDirectory(prefix="ncsn-push-") as folder, library_for(self.to) as library:
             names = write_shared(run, Path(folder), self.to)
             api = library.HfApi(token=True)  # if there is none, the library explains how to get one
             api.create_repo(self.to, private=not self.public, exist_ok=True)
             if api.model_info(self.to).private == self.public:
-                raise ValueError("it is public and should be private, or vice versa; change that on its page")
+                raise ValueError("it exists with the other visibility, public or private; change that on its page")
             # Files of the previous run that this one lacks are deleted; files that don't belong to runs stay.
             patterns = {"allow_patterns": SHARED, "delete_patterns": SHARED}
             commit = api.upload_folder(repo_id=self.to, folder_path=folder, commit_message="A run of ncsn", **patterns)

@@ -78,11 +78,11 @@ class Problem(RunOptions):
 
         check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
-        console.require(run, "images", self.run, "a run of images is needed")
+        console.require(run, "images", self.run, "this command needs a run of images")
         numbers = math.prod(run.recipe.shape)
         if self.evidence and (numbers > MAX_FOR_PARTICLES or self.particles == 1):
             raise ValueError(
-                f"--evidence takes particles, of at most {MAX_FOR_PARTICLES} pixels; the run has {numbers}"
+                f"--evidence needs several particles and at most {MAX_FOR_PARTICLES} pixels; the run has {numbers}"
             )
         measure, shown = self.problem(run.recipe.shape)
         file_shape = tuple(measure(torch.zeros(run.recipe.shape)[None]).shape[1:])
@@ -242,7 +242,7 @@ class Impute(RunOptions):
         for path in (self.out, self.draws or self.out):
             check_output(path, *TABLES, ".npy", overwrite=self.overwrite)
         if self.draws is not None and self.draws.resolve() == self.out.resolve():
-            raise ValueError(f"out and draws are both {self.out}; give two files")
+            raise ValueError(f"out and draws are both {self.out}; give two different files")
         run = ncsn.load(self.run, device=self.device)
         for line in run.recipe.kind.impute_file(run, self.rows, self.n, self.seed, self.out, self.draws):
             print(line)

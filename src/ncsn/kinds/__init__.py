@@ -1,6 +1,6 @@
 """Kinds of data: images, signals and tables become tensors, and samples become files and pictures again.
 
-The public names stand in ``__init__.pyi``; they are imported on first use, as ``--help`` needs the options only.
+The public names are listed in ``__init__.pyi`` and imported on first use, because ``--help`` only needs the options.
 """
 
 import lazy_loader

@@ -146,10 +146,10 @@ def absolute(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """A dataset that can be found again.
+    """Where the data of a run came from, so that it can be loaded again.
 
     ``dataset``: mnist, or the absolute path.
-    ``reading``: how files became numbers.
+    ``reading``: the options it was read with.
     ``digest``: the sha256 of the numbers of all three splits.
     ``split``: the number of examples for training, validation and testing.
     """
@@ -161,19 +161,18 @@ class Origin:
 
     @classmethod
     def of(cls, dataset: str, reading: Reading, data: Dataset) -> "Origin":
-        """Where data came from.
+        """The origin of a dataset.
 
-        ``dataset``: the argument of ``load_dataset``.
-        ``reading``: likewise.
-        ``data``: what it returned.
+        ``dataset``, ``reading``: the arguments of ``load_dataset``.
+        ``data``: the dataset that it returned.
         """
         split = (data.n, len(data.validation), len(data.test))
         return cls(dataset=absolute(dataset), reading=reading, digest=data.digest, split=split)
 
     def load(self, dataset: str | None = None) -> Dataset:
-        """The same data again; ``dataset``: another place where it is now.
+        """Load the data again; ``dataset``: its new place, if it has moved.
 
-        Raises ValueError if it cannot be read, or is not the same.
+        Raises ValueError if it can't be read, or has changed.
         """
         place = self.dataset if dataset is None else absolute(dataset)
         if place != "mnist" and not Path(place).exists():
@@ -202,7 +201,7 @@ class Drawing:
 
 
 Unseen: TypeAlias = Literal["error", "missing", "skip"]
-"""What becomes of rows with values that the run cannot take, see ``Run.impute``."""
+"""What to do with impossible values, see ``Run.impute``."""
 
 
 @dataclass(frozen=True)
@@ -210,10 +209,10 @@ class Imputed:
     """Draws of missing values given the observed ones.
 
     ``observed``: the examples, (b, *d), NaN where a value is missing.
-    ``draws``: completed examples, (n, b, *d), in which observed values are as they were.
-    ``point``: the best single guess of each value, (b, *d): the mean of the draws, or the value most of them have.
-    ``variation``: how sure it is, (b, *d): the draws' standard deviation, or the share of draws that have the value.
-    ``again``: does the same to held-out examples, for ``interval``: see ``Run.draw_held_out``.
+    ``draws``: completed examples, (n, b, *d), with observed values unchanged.
+    ``point``: the best guess of each value, (b, *d): the mean of the draws, or the most frequent draw.
+    ``variation``: its uncertainty, (b, *d): the standard deviation of the draws, or the share of draws that agree.
+    ``again``: imputes held-out examples in the same way, for ``interval``; see ``Run.draw_held_out``.
     """
 
     observed: Float64[Tensor, "b *d"]
@@ -230,31 +229,31 @@ class Imputed:
         return self.observed.isnan()
 
     def spread(self) -> Any:
-        """How sure each guess is, as ``variation`` says."""
+        """The uncertainty of each guess, see ``variation``."""
         return self.variation
 
     @property
     def ordered(self) -> Bool[Tensor, "*d"]:
-        """Which values of an example have intervals: numbers, and not categories."""
+        """Which values of an example have intervals: numbers and dates, but not categories."""
         return torch.ones(self.observed.shape[1:], dtype=torch.bool, device="cpu")
 
     def interval(self, level: float = 0.9, *, conformal: object = False) -> tuple[Any, Any]:
-        """The lower and upper ends of central intervals that hold this share of values, if the draws are right.
+        """Lower and upper ends of central intervals that contain this share of values, if the draws are right.
 
-        With ``conformal`` they hold it also if the draws are too narrow or too wide.  They then end as many deviations
-        below and above the draws' median as hold this share of the values that are hidden of held-out examples, in the
-        places where these examples miss theirs (split-conformal, Lei et al. 2018, arXiv:1604.04173, section 5.2).
+        With ``conformal`` they do even if the draws are too narrow or too wide.  They then extend as many deviations
+        below and above the median of the draws as it takes to contain this share of values that are hidden in held-out
+        examples, in the same patterns (split conformal prediction, Lei et al. 2018, arXiv:1604.04173, section 5.2).
 
-        The guarantee is marginal: of all values that are hidden at random, whatever they and the others are, at least
-        this share lies within, on average over held-out examples and examples alike, and up to the dependence of the
-        values of one example.  Coverage can vary between columns and between patterns of gaps (Zaffran et al. 2023,
-        arXiv:2306.02732; see also arXiv:2507.11297), and there is no guarantee where values are missing because of
-        what they are.
+        The guarantee is marginal: on average over held-out and imputed examples, the intervals contain at least this
+        share of values that are missing at random, up to the dependence of values in one example.  Coverage can vary
+        between columns and between patterns of missing values (Zaffran et al. 2023, arXiv:2306.02732; see also
+        arXiv:2507.11297), and nothing is guaranteed if values are missing because of what they are.
 
-        ``level``: between 0 and 1; 90 % needs at least 19 draws if not ``conformal``.
-        ``conformal``: True for the held-out examples of the run's data; or others that training has not seen, as
-        ``Run.impute`` takes them.  90 % needs at least 9 that have a value where these examples miss theirs.
-        Raises ValueError for too few draws, too few held-out examples, and if the run knows none.
+        ``level``: between 0 and 1; without ``conformal``, 90 % needs at least 19 draws.
+        ``conformal``: True for the held-out examples of the run's data, or other examples that weren't used for
+        training, in the form that ``Run.impute`` takes.  For 90 %, at least 9 of them must have a value in each place
+        that is missing here.
+        Raises ValueError for too few draws, too few held-out examples, and if the run has none.
 
         >>> run = ncsn.fit(torch.randn(200, 3, generator=torch.Generator().manual_seed(0)), steps=5, quiet=True)
         >>> low, high = run.impute([[0.0, 1.0, torch.nan]]).interval(0.9, conformal=torch.randn(100, 3))
@@ -262,7 +261,7 @@ class Imputed:
         True
         """
         if not 0 < level < 1:
-            raise ValueError(f"level is {level}; a share between 0 and 1 is needed")
+            raise ValueError(f"level is {level}; it must be between 0 and 1")
         if conformal is not False:
             assert self.again is not None
             least = math.ceil(1 / (1 - level) - 1e-9) - 1
@@ -273,14 +272,14 @@ class Imputed:
         tail, n = (1 - level) / 2, len(self.draws)
         if tail * (n + 1) < 1 - 1e-9:
             enough = math.ceil(1 / tail - 1e-9) - 1
-            raise ValueError(f"level is {level} with {n} draws; impute(rows, {enough}) draws enough")
+            raise ValueError(f"level is {level}, which {n} draws are too few for; use impute(rows, {enough})")
         # Between order statistics k and n + 1 − k of exact draws lies a share (n + 1 − 2k)/(n + 1) of all values.
         low, high = np.quantile(self.draws.numpy(), [tail, 1 - tail], axis=0, method="weibull")
         return torch.from_numpy(low), torch.from_numpy(high)
 
 
 def deviations(draws: Float64[Tensor, "n b *d"]) -> tuple[Float64[Tensor, "b *d"], ...]:
-    """The root mean square deviation of draws below their median, the median, and the deviation above it."""
+    """The median of draws between the root mean square deviations below and above it."""
     middle = draws.median(0).values
     below, above = ((sign * (draws - middle)).clamp(min=0).square().mean(0).sqrt() for sign in (-1, 1))
     return below, middle, above
@@ -289,20 +288,20 @@ def deviations(draws: Float64[Tensor, "n b *d"]) -> tuple[Float64[Tensor, "b *d"
 def conformal_factor(
     truth: Float64[Tensor, "r b *d"], draws: Float64[Tensor, "n r b *d"], hidden: Bool[Tensor, "r b *d"], level: float
 ) -> float:
-    """Within how many deviations a share of the ``hidden`` values lies.  Raises ValueError if they are too few."""
+    """The number of deviations that contains a share of the ``hidden`` values.  Raises ValueError for too few."""
     below, middle, above = (each[hidden] for each in deviations(draws))
     off = truth[hidden] - middle
     distances = torch.where(off == 0, 0.0, off.abs() / torch.where(off > 0, above, below)).sort().values
-    # A value that is hidden r times is evidence for one.
+    # A value that is hidden r times counts only once as evidence.
     distinct = max(1, int(hidden.any(0).sum()))
     place = math.ceil(len(distances) * (1 + 1 / distinct) * level - 1e-9)
     if not 0 < place <= len(distances) or not math.isfinite(distances[place - 1]):
-        raise ValueError(f"{len(distances)} hidden values of held-out examples say too little about level {level}")
+        raise ValueError(f"level is {level}, which {len(distances)} values of held-out examples are too few for")
     return float(distances[place - 1])
 
 
 Writer = Callable[[Tensor, Sequence[Step], Path], object]
-"""Draws samples, (n, *d), and the states of some from noise to data, as a picture."""
+"""Draws a picture of samples, (n, *d), and of the states of some of them from noise to data."""
 
 
 R = TypeVar("R")  # the run of a trained model, defined above this module
@@ -310,14 +309,14 @@ R = TypeVar("R")  # the run of a trained model, defined above this module
 
 @dataclass(frozen=True, kw_only=True)
 class Reports:
-    """When a training evaluates its averaged weights on held-out examples, and what follows from it.
+    """When training evaluates its averaged weights on held-out examples, and what it does with the result.
 
     ``count``: the number of reports.
     ``power``: report k comes after a share (k/count)^power of the budget.
-    ``spacing``: steps between two reports, at least; those that come due sooner are left out.
+    ``spacing``: the smallest number of steps between two reports; those due earlier are skipped.
     ``from_start``: whether there is a report before the first step, too.
-    ``tolerance``: by which share the held-out loss may exceed its minimum before the best average is restored.
-    ``patience``: by which share it may exceed its minimum before training ends.
+    ``tolerance``: the share by which the held-out loss may exceed its minimum before the best average is restored.
+    ``patience``: the share by which it may exceed its minimum before training stops.
     """
 
     count: int = 10
@@ -334,7 +333,7 @@ class Reports:
 
 @runtime_checkable
 class Report(Protocol):
-    """The result of a ruler; ``str`` of it is for people."""
+    """The result of a ruler; ``print`` it to read it."""
 
     def report(self) -> Json:
         """The result as a dictionary for JSON."""
@@ -361,9 +360,9 @@ class Kind(ABC, Generic[R]):
 
     ``noun``: the word for examples.  ``axis``: the word for their first axis; ``named``: names of some of its lengths.
     ``networks``: the networks that can learn it, the default first.
-    ``minutes``: the default budget of a training.
+    ``minutes``: the default training budget.
     ``headroom``: the default σ_max in leading standard deviations of the data.
-    ``log_sigma_mean``: the range of the rule for the mean of ln σ.
+    ``log_sigma_mean``: limits for the rule that chooses the mean of ln σ.
     ``log_sigma_std``: the standard deviation of ln σ.
     ``held_out``: sizes of the batches of held-out examples in a report.
     ``reports``: when a training reports.
@@ -372,7 +371,7 @@ class Kind(ABC, Generic[R]):
     ``guided``: whether sampling uses guidance.
     ``posterior_targets``: whether training may use posterior targets at high noise.
     ``refused``: options that do not apply to this kind.
-    ``shown``: how many samples a training draws at the end, as a multiple of its setting.
+    ``shown``: how many samples training draws at the end, as a multiple of its setting.
     ``kept``: for how many of them the states from noise to data are shown, too.
     """
 
@@ -461,28 +460,28 @@ class Kind(ABC, Generic[R]):
         return x
 
     def align(self, values: Float[Tensor, "b"], x: object) -> Any:
-        """A number for each of a user's examples, as suits what the user gave."""
+        """One number per example, in a form that suits the user's examples."""
         return values
 
     def condition(self, run: R, given: Mapping[Any, object]) -> R:
-        """The run of what is not given.  Raises ValueError if this kind has none."""
-        raise ValueError(f"the run makes {self.noun}; only tables have columns to be given")
+        """The run of the values that aren't given.  Raises ValueError if this kind does not support it."""
+        raise ValueError(f"the run generates {self.noun}; only tables can be conditioned on given values")
 
     def choose(self, run: R, n: int, given: object, where: str | None, options: Mapping[str, Any]) -> Any:
-        """``n`` samples with given values, or that satisfy a condition.  Raises ValueError if this kind has none."""
-        raise ValueError(f"the run makes {self.noun}; only rows of a table are sampled with given values, or where")
+        """``n`` samples with given values, or that satisfy a condition; ValueError if this kind does not support it."""
+        raise ValueError(f"the run generates {self.noun}; given and where are for tables only")
 
     def impute(self, run: R, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
         """Draw missing values.  Raises ValueError if this kind does not support it."""
-        raise ValueError(f"the run makes {self.noun}; run.posterior fills in")
+        raise ValueError(f"the run generates {self.noun}; use run.posterior to fill in missing parts")
 
     def hide(self, run: R, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
-        """Which values of ``n`` examples to hide, see ``Run.calibrate``.  Raises ValueError if this kind has none."""
-        raise ValueError(f"the run makes {self.noun}; give what is measured of them, measure and noise_std")
+        """Which values of n examples to hide, see ``Run.calibrate``; ValueError if this kind does not support it."""
+        raise ValueError(f"the run generates {self.noun}; pass a measurement instead (measure and noise_std)")
 
     def impute_file(self, run: R, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
-        """Fill in the missing values of a file; return lines that say what was done."""
-        raise ValueError(f"the run makes {self.noun}; ncsn inpaint fills these in")
+        """Fill in the missing values of a file; returns a summary in lines."""
+        raise ValueError(f"the run generates {self.noun}; use ncsn inpaint instead")
 
     @abstractmethod
     def ruler(self, run: R, data: Dataset, features: object, n: int, target: str | None = None) -> Ruler:
@@ -495,7 +494,7 @@ class Kind(ABC, Generic[R]):
         """Raises ValueError for a target: only rows have one."""
         if target is not None:
             raise ValueError(
-                f"target is {target!r}, and the run makes {self.noun}; only tables have columns to predict"
+                f"target is {target!r}, but the run generates {self.noun}; only tables have columns to predict"
             )
 
     def units_to_judge(self, transform: Transform) -> Transform:
@@ -518,7 +517,7 @@ class Kind(ABC, Generic[R]):
         return samples.numpy()
 
     def write_table(self, transform: Transform, rows: Any, out: Path) -> None:
-        """Write samples into a table: numbers, or what ``examples`` has made of them."""
+        """Write samples, as numbers or as ``examples`` returns them, to a table."""
         raise ValueError(f"{out}: {self.noun} can't be written as a table")
 
 
@@ -531,15 +530,15 @@ LOADER = "ncsn.kinds.load:load_dataset"
 def choose_patterns(patterns: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
     """One of a user's ``patterns`` for each of n examples, at random; ``shape``: (n, *d).
 
-    Raises ValueError if they have another shape, or if one of them hides nothing.
+    Raises ValueError if they have another shape, or if none of them hides anything.
     """
     array = np.asarray(patterns)
     array = array[None] if array.ndim == len(shape) - 1 else array
     if array.dtype != bool or array.shape[1:] != shape[1:]:
-        raise ValueError(f"hidden is {array.dtype} of shape {array.shape}; booleans {shape[1:]} are needed")
+        raise ValueError(f"hidden has shape {array.shape} and dtype {array.dtype}; expected booleans {shape[1:]}")
     found = torch.from_numpy(array[array.reshape(len(array), -1).any(1)])
     if not len(found):
-        raise ValueError("hidden leaves nothing to draw: every value is observed")
+        raise ValueError("hidden is False everywhere, so there is nothing to draw")
     return found[torch.randint(len(found), shape[:1], generator=generator)]
 
 

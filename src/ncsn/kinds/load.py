@@ -43,7 +43,7 @@ def load_dataset(name: str | Path, *, reading: Reading = AS_THEY_ARE) -> Dataset
     name = str(name)
     place, suffix = Path(name), Path(name).suffix.lower()
     if reading.signals and suffix not in (".npy", ".npz"):
-        raise ValueError(f"signals is given, but {name} is not an .npy or .npz, from which signals are read")
+        raise ValueError(f"signals is given, but {name} is not an .npy or .npz; signals are read from these")
     if name == "mnist":
         if reading.pixels() not in (None, (28, 28)):
             raise ValueError(f"size is {reading.size}, but mnist is always 28x28")
@@ -70,7 +70,7 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
     only = next(iter(found.values())) if len(found) == 1 else None
     if only is not None and (only.ndim == 1 or (only.shape[:1] == (1,) and (reading.signals or only.ndim == 2))):
         cut = "numpy.lib.stride_tricks.sliding_window_view(series, 128)[::128]"
-        raise ValueError(f"{name} is one long series of shape {only.shape}; cut it into windows, as by {cut}")
+        raise ValueError(f"{name} is one long series of shape {only.shape}; cut it into windows, such as with {cut}")
     if reading.signals:
         return read_signals(name, found)
     if only is not None and only.ndim == 2:
@@ -83,10 +83,10 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
 
 
 def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_THEY_ARE) -> Dataset:
-    """The dataset that a file of these examples would be, or that a path leads to.
+    """Examples in memory, or at a path, as a dataset.
 
-    ``reading``: that the array holds signals, or that it is learned where a table misses values.
-    Raises ValueError for what holds no examples, and for labels of others than images.
+    ``reading``: whether an array holds signals, and whether to learn where a table has missing values.
+    Raises ValueError for data without examples, and for labels of anything but images.
     """
     if isinstance(data, str | Path):
         data = load_dataset(data, reading=reading)
@@ -94,7 +94,7 @@ def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_
         if labels is not None:
             raise ValueError("labels are given, but the dataset has its own; leave them out")
         if reading.keep_missing:
-            raise ValueError("keep_missing is given, and the dataset is read; give it to load_dataset, in a Reading")
+            raise ValueError("keep_missing comes too late for a dataset; pass load_dataset a Reading with it")
         if reading.signals and data.kind is not SIGNALS:
             raise ValueError(f"signals is given, but the dataset has {data.kind.noun}; leave it out")
         return data
@@ -107,7 +107,7 @@ def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_
         return rows_of("data", table_of_frame(frame, "data"), keep_missing=reading.keep_missing)
     x = array_of(data)  # type: ignore[arg-type]
     if x.dtype.kind not in "buif":
-        allowed = "a tensor, an array, a DataFrame, a dataset or a path is needed"
+        allowed = "expected a tensor, an array, a DataFrame, a dataset or a path"
         raise ValueError(f"data is a {type(data).__name__} of {x.dtype}; {allowed}")
     if labels is None:
         return from_arrays("data", {"images": x}, reading)
@@ -115,7 +115,7 @@ def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_
         raise ValueError("labels are for images; in a table, pass classes as a column")
     classes = array_of(labels)
     if classes.shape != x.shape[:1]:
-        raise ValueError(f"labels has shape {classes.shape}; one label for each of {len(x)} images is needed")
+        raise ValueError(f"labels has shape {classes.shape}; expected one label for each of {len(x)} images")
     return from_arrays("data", {"images": x, "labels": classes}, reading)
 
 

@@ -23,9 +23,9 @@ from ncsn.machine.messages import bar, quieter
 from ncsn.posteriors.measurements import Observation, masked
 from ncsn.run import Run
 from ncsn.samplers import Step
-from ncsn.validation import as_numbers
+from ncsn.validation import as_numbers, counted
 
-MIN_POWER = 1e-6  # relative to the mean power; what is weaker is rounding error
+MIN_POWER = 1e-6  # relative to the mean power; anything weaker is rounding error
 DRAWS_AT_ONCE = 2**10  # signals, so that activations fit in a processor's cache
 
 
@@ -73,7 +73,7 @@ class Scale(Transform):
 def signals_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n c *d"]:
     """Signals (n, c, l) or (n, l), or volumes (n, c, d, h, w), with a channel axis.  Raises ValueError for others."""
     if array.ndim not in (2, 3, 5) or not array.size or array.dtype.kind not in "iuf":
-        raise ValueError(f"{name} has shape {array.shape} of {array.dtype}; signals are numbers (n, channels, length)")
+        raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype}; expected (n, channels, length)")
     check_finite(name, array)
     return array[:, None] if array.ndim == 2 else array
 
@@ -183,13 +183,13 @@ class Signals(Kind[Run]):
         signals = as_numbers("x", values).detach().cpu().double()
         signals = signals[:, None] if signals.shape[1:] == shape[1:] and shape[0] == 1 else signals
         if signals.shape[1:] != shape:
-            raise ValueError(f"x has shape {tuple(signals.shape)}; (b, {', '.join(map(str, shape))}) is needed")
+            raise ValueError(f"x has shape {tuple(signals.shape)}; expected (b, {', '.join(map(str, shape))})")
         return signals
 
     def impute(self, run: Run, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
         """Draw missing values by moment matching; signals with the same gaps are processed together."""
         if unseen != "error":
-            raise ValueError(f"unseen is {unseen!r}, which means nothing for {self.noun}; leave it out")
+            raise ValueError(f"unseen is {unseen!r}, but it doesn't apply to {self.noun}; leave it out")
         x = self.numbers(run, rows)
         transform = run.transform
         transform.check(x)
@@ -236,8 +236,8 @@ class Signals(Kind[Run]):
         channels = zip(imputed.variation.unbind(1), imputed.missing.unbind(1), strict=True)
         spreads = [f"{float(std[gap].mean()):.3g}" for std, gap in channels if bool(gap.any())]
         each = " in the channels with gaps" if len(spreads) > 1 else ""
-        varied = f"; the draws' standard deviation is {', '.join(spreads)} on average{each}" if spreads else ""
-        return [f"{out}: {int(imputed.missing.sum())} missing values filled in{varied}"]
+        varied = f"; mean standard deviation of the draws: {', '.join(spreads)}{each}" if spreads else ""
+        return [f"{out}: {counted(int(imputed.missing.sum()), 'missing value')} filled in{varied}"]
 
     def ruler(self, run: Run, data: Dataset, features: object, n: int, target: str | None = None) -> SignalRuler:
         """Compare samples with held-out signals."""

@@ -51,8 +51,8 @@ def classes_in(name: str, array: Shaped[np.ndarray, "..."] | None, n: int) -> np
     if array is None:
         return None
     if array.dtype.kind not in "buiU" or array.shape not in ((n,), (n, 1)):
-        allowed = f"one class for each of {n} examples is needed, as integers or text"
-        raise ValueError(f"the classes in {name} have shape {array.shape} of {array.dtype}; {allowed}")
+        allowed = f"expected one integer or text for each of {n} examples"
+        raise ValueError(f"the classes in {name} have shape {array.shape} and dtype {array.dtype}; {allowed}")
     return array.reshape(-1)
 
 
@@ -82,7 +82,7 @@ def split_arrays(
     if not whole or len(dtypes) > 1 or ("train" in stacks) == (None in stacks):
         listed = ", ".join(f"{key} {array.shape} of {array.dtype}" for key, array in list(found.items())[:10])
         allowed = "one array, images and labels, or x_train, y_train, x_test, y_test, of one dtype"
-        raise ValueError(f"{name} holds {listed or 'nothing'}; allowed are {allowed}")
+        raise ValueError(f"{name} holds {listed or 'nothing'}; expected {allowed}")
     splits = {}
     for part, (source, index) in split_of({part or "train": len(stack) for part, stack in stacks.items()}).items():
         key = source if source in stacks else None

@@ -85,7 +85,7 @@ def read_transform(content: object) -> Transform:
         return content
     name = content.get("type") if isinstance(content, Mapping) else None
     if name not in [*TRANSFORMS]:  # it may be anything, even unhashable
-        raise ValueError(f"transform is {name!r}; allowed are {', '.join(TRANSFORMS)}")
+        raise ValueError(f"transform is {name!r}; it must be one of {', '.join(TRANSFORMS)}")
     kind: type[Transform] = find(TRANSFORMS[name])
     return validated(kind, content, "transform")
 

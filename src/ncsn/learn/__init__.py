@@ -1,1 +1,1 @@
-"""The experiments: settings, the recipe that follows from them and from the data, and what a run leaves behind."""
+"""Training runs: settings, the recipe that follows from them and from the data, and the record of a training."""

@@ -33,7 +33,7 @@ from ncsn.training import Budget, Progress, State, muon_and_adam
 from ncsn.validation import DeviceName, Json, check_type, whole
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
-FEW_STEPS = 300  # of a training by the clock, which a line then says
+FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
 UNSETTLED = 100  # steps whose losses stay on a GPU before they are read
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
 
@@ -58,11 +58,11 @@ def fit(
     record: Record | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Learn the score of data, as ``ncsn train`` does; return a run that samples, evaluates and saves itself.
+    """Learn the score of data, as ``ncsn train`` does; returns a run, which can be sampled, evaluated and saved.
 
     A tenth of the examples selects the best average of the weights; another tenth is held out for evaluation.  Points
     are standardised column by column (``Columns``), and samples, log densities and posteriors are in the units of the
-    data.  For images the run is class-conditional, and has a guide and a guidance scale that held-out images choose.
+    data.  For images the run is class-conditional, and its guide and guidance scale are chosen on held-out images.
 
     ``data``: points (n, d) or a DataFrame, with NaN for missing values (constant columns are left out); or
     images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a list; or a
@@ -83,9 +83,9 @@ def fit(
     ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
     ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
     d, h, w): real numbers, whose location and scale the run remembers for each channel.
-    ``keep_missing``: learn where a table has missing values, too; new rows then have gaps as often and in the same
+    ``keep_missing``: learn where a table has missing values, too, so that new rows have them as often and in the same
     places.
-    ``settings``: those of ``ncsn train``.  Other arguments take precedence.
+    ``settings``: the settings of ``ncsn train``.  Other arguments take precedence.
     ``start``: a run of images or signals whose network and weights training starts from, unless the settings say
     otherwise.  Layers that depend on a different number of colours or classes are initialised at random.
     ``record``: where to store the training, see ``Record``; by default nothing is written.
@@ -149,7 +149,7 @@ class OwnParts:
 class Plan:
     """What a training will do.
 
-    ``settings``: including all that follow from the data and the machine.
+    ``settings``: including those that follow from the data and the machine.
     ``recipe``, ``guide_recipe``: the models to train, and how to sample them.
     ``noise``: the distribution of noise levels.
     ``own``: the user's own parts.
@@ -165,7 +165,7 @@ class Plan:
     precision: str
 
     def describe(self) -> Json:
-        """The settings for config.json, with the names of the user's own parts, and without what these replace."""
+        """The settings for config.json, with the names of the user's own parts instead of the settings they replace."""
         settings, own = self.settings, self.own
         facts = storable_settings(asdict(settings))
         if own.network is not None:
@@ -180,15 +180,15 @@ class Plan:
 
 
 def plan(data: Dataset, settings: TrainSettings, own: OwnParts | None = None) -> Plan:
-    """Plan a training on this data, and print what the data is.
+    """Plan a training on this data, and print a description of the data.
 
-    Raises ValueError for options that do not apply to the data, and for models that could not be built or sampled.
+    Raises ValueError for options that don't apply to the data, and for models that can't be built or sampled.
     """
     own = own or OwnParts()
     if own.start is not None:
         settings = rules.adopt_network(settings, own.start.settings)
         if "start" in data.kind.refused:
-            raise ValueError(f"start is given, which does not apply to {data.kind.noun}; leave it out")
+            raise ValueError(f"start does not apply to {data.kind.noun}; leave it out")
     if not isinstance(settings, ResolvedSettings):
         rules.network_for(settings, data)  # rejects options that do not apply, before anything is printed
     data.announce()  # before anything that takes seconds
@@ -324,7 +324,7 @@ def take_weights(model: ScoreModel, start: Run) -> None:
     fitting = {name: theirs[name] for name in own.keys() & theirs.keys() if own[name].shape == theirs[name].shape}
     if other := [name for name in own if name not in fitting and not name.startswith(OF_COLOURS_AND_CLASSES)]:
         where = start.folder or "the run to start from"
-        raise ValueError(f"{where} has another network, judging by {other[0]}; leave out --network and its sizes")
+        raise ValueError(f"{where} has a different network ({other[0]} differs); leave out --network and its sizes")
     model.network.load_state_dict(own | fitting)
 
 
@@ -335,7 +335,7 @@ def share_of(settings: ResolvedSettings, group: Group) -> int:
     """
     shares = group.size * settings.accumulate
     if shares > settings.batch_size:
-        raise ValueError(f"batch_size is {settings.batch_size}; it must be at least {shares}, one for each share")
+        raise ValueError(f"batch_size is {settings.batch_size}; it must be at least {shares}, one example per share")
     return -(-settings.batch_size // shares)
 
 
@@ -349,7 +349,7 @@ def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:
 
 
 def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int], float] | None:
-    """Compile the network where that pays; return the function that chooses the guidance, if it is to be chosen."""
+    """Compile the network if that pays off; return the function that chooses the guidance, if it is to be chosen."""
     settings, size = lesson.plan.settings, lesson.share
     long = rules.takes_long(settings)
     if long and settings.compile:
@@ -381,7 +381,7 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
     if record.group.is_main:
         log.info(verdict(ledger.rows, lesson.data.n))
         if settings.minutes is not None and state.step < FEW_STEPS:
-            log.info(f"{settings.minutes:g} minutes were enough for {state.step} steps only: train for longer")
+            log.info(f"{settings.minutes:g} minutes were enough for only {state.step} steps: train for longer")
 
 
 class Judge:
@@ -423,8 +423,8 @@ def learn(
 ) -> None:
     """Train, and report the training and held-out losses as often as ``reports`` says.
 
-    If the held-out loss has risen beyond the tolerance, which is overfitting, ``state.average`` becomes the best
-    earlier average in the end.
+    If the held-out loss has risen beyond the tolerance, which is overfitting, the best earlier average is restored at
+    the end.
     ``ledger``: a part of the state, so that a resumed run continues with its rows, sum and best average.
     """
     record.rows, done, pending = ledger.rows, -1, list[Tensor]()
@@ -446,7 +446,7 @@ def learn(
         look(0, 0.0)
     for p in record.watch(progress, state, settle=settle):
         last = ledger.rows[-1].step if ledger.rows else 0
-        if done < 0:  # a run that is resumed has some of its reports behind it
+        if done < 0:  # a resumed run already has some of its reports
             done = reports.due(p.fraction * last / p.step)
         pending.append(p.losses)
         if p.losses.device.type == "cpu" or len(pending) == UNSETTLED:

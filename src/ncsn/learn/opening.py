@@ -32,7 +32,7 @@ def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
     if group.is_main:
         check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
         if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
-            raise ValueError(f"{folder} lies in the data, so its pictures would become data; choose another --out")
+            raise ValueError(f"{folder} is inside the data, so its pictures would become data; choose another --out")
     settings: TrainSettings = given
     if given.job.resume and has_run(folder):
         data, settings, origin = reopen(given, folder)
@@ -45,7 +45,7 @@ def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
         planned = plan(data, settings)
     here = json.dumps([storable_settings(asdict(planned.settings)), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
-        raise ValueError(f"process {group.rank} has different data or settings from process 0; they must be the same")
+        raise ValueError(f"process {group.rank} has other data or settings than process 0; they must be the same")
     record = Record(folder=folder, job=given.job, origin=origin, group=group, began=began)
     return data, planned, record
 

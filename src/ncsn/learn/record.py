@@ -95,7 +95,7 @@ def until_spoiled(
             looked, losses = len(rows), [row.validation_loss for row in rows]
             spoiled = losses[-1] > (1 + patience) * min(losses)
             if group.broadcast(b"ends" if spoiled else b"goes on") == b"ends":
-                log.info(f"training ends: the held-out loss is {patience:.0%} above its minimum")
+                log.info(f"training stops early: the held-out loss is {patience:.0%} above its minimum")
                 return
         p = next(progress, None)
         if p is None:
@@ -109,7 +109,7 @@ def verdict(rows: Sequence[Row], examples: int) -> str:
     listed = ", ".join(f"{name} {loss:.4f}" for name, loss in best.parts.items())
     line = f"held-out loss {best.validation_loss:.4f}{f' ({listed})' if listed else ''}, at step {best.step:,}"
     if examples < 1000:
-        line = f"{examples} examples are few: samples may be copies of them; {line}"
+        line = f"with only {examples} examples, samples may be copies of them; {line}"
     if best.step == 0:
         return f"{line}: the network has not improved on the mixture of Gaussians that it starts from"
     if last > best.validation_loss * (1 + LEARNING):
@@ -205,7 +205,7 @@ class Record:
         checkpoint = self.path(part, CHECKPOINT) if self.folder else None
         saved, stop = time.monotonic(), 0
         shown = bar(total=1.0, bar_format=bar_format, delay=0, leave=True)
-        with handle_signals(lambda number, _: self.signals.append(number)), shown:  # so that no step is interrupted
+        with handle_signals(lambda number, _: self.signals.append(number)), shown:  # no step is interrupted
             try:
                 for p in progress:
                     if p.losses.device.type == "cpu" or p.step % 10 == 0:  # reading the loss synchronises a GPU
@@ -229,7 +229,7 @@ class Record:
         if stop:
             # No process may leave before the checkpoint exists, because torchrun would then end the others.
             self.group.broadcast()
-            where = f"; {checkpoint} is saved, and --resume goes on from it" if checkpoint else ""
+            where = f"; {checkpoint} is saved, continue with --resume" if checkpoint else ""
             raise Stopped(stop, f" at step {state.step}{where}")
 
     def results(self, run: Run, drawn: Drawn) -> None:

@@ -171,10 +171,10 @@ def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
         listed = ", ".join(
             "from" if name == "start" else name for name in vain
         )  # the option's name is a keyword of Python
-        raise ValueError(f"{listed} given, which does not apply to {kind.noun}; leave it out")
+        raise ValueError(f"{listed}: doesn't apply to {kind.noun}; leave it out")
     name = kind.networks[0] if settings.network == "auto" else settings.network
     if name not in kind.networks:
-        raise ValueError(f"network is {name}; {kind.noun} are learned by {' or '.join(kind.networks)}")
+        raise ValueError(f"network is {name}; for {kind.noun} it must be {' or '.join(kind.networks)}")
     if name == "mlp" and len(settings.channels or (1,)) != 1:
         raise ValueError(f"channels is {settings.channels}; mlp takes one number")
     return name
@@ -215,11 +215,11 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     if settings.start is not None:
         theirs = read_config(find(settings.start))
         if theirs.recipe.kind is not kind:
-            raise ValueError(f"{settings.start} makes {theirs.recipe.kind.noun}; a run of {kind.noun} is needed")
+            raise ValueError(f"{settings.start} generates {theirs.recipe.kind.noun}; expected a run of {kind.noun}")
         settings = adopt_network(settings, theirs.settings)
     settings = replace(settings, network=network_for(settings, dataset))
     if settings.proposal != "lognormal" and settings.log_sigma_std is not None:
-        raise ValueError(f"log_sigma_std given, which does not apply to proposal {settings.proposal}; leave it out")
+        raise ValueError(f"log_sigma_std doesn't apply to proposal {settings.proposal}; leave it out")
     if dataset.shards is not None and settings.posterior_above is not None:
         given = f"posterior_above is {settings.posterior_above}"
         raise ValueError(f"{given}; it needs all training images at every step, but these are in shards; leave it out")
@@ -356,7 +356,7 @@ def arguments_of(network: str, shape: tuple[int, ...], widths: tuple[int, ...], 
 
 
 def takes_long(settings: ResolvedSettings) -> bool:
-    """Whether the training is long enough for compiling, and for a classifier to choose guidance by, to pay."""
+    """Whether the training is long enough for compiling, and for a classifier that chooses the guidance, to pay off."""
     return (settings.minutes or 0) >= 5 or (settings.steps or 0) >= 2000
 
 

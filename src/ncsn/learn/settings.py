@@ -1,6 +1,6 @@
 """The settings of a training: they become its command line, and its run's config.json keeps them.
 
-Torch is not needed here, so that ``--help`` answers at once.
+Torch isn't imported here, so that ``--help`` responds immediately.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from ncsn.kinds.reading import Reading
 T = TypeVar("T")
 Unsaid = tyro.conf.arg(help_behavior_hint="")
 Given = Annotated[T | None, Unsaid]
-"""An option whose help text states its default."""
+"""An option with a default that its help text states."""
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 FREE = ("minutes", "steps", "compile", "accumulate")  # may change when a run is resumed
 
@@ -43,9 +43,9 @@ class Job:
     def __post_init__(self) -> None:
         """Raise ValueError for an unknown precision, and for options that contradict each other."""
         if self.precision not in (names := get_args(PrecisionName)):
-            raise ValueError(f"precision is {self.precision}; allowed are {', '.join(names)}")
+            raise ValueError(f"precision is {self.precision}; it must be one of {', '.join(names)}")
         if self.overwrite and self.resume:
-            raise ValueError("both --overwrite and --resume are given; at most one is allowed")
+            raise ValueError("--overwrite and --resume can't be combined")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +133,10 @@ class TrainSettings(Reading):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.minutes is not None and self.steps is not None:
-            raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; at most one is allowed")
+            raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; give only one of them")
         if self.network in ("refinenet", "refinenet-v2") and (self.blocks != 2 or len(self.channels or (64,)) != 1):
             given = f"channels is {self.channels}, blocks is {self.blocks}"
-            raise ValueError(f"{given}; {self.network} takes one number of channels, and its blocks are fixed")
+            raise ValueError(f"{given}; {self.network} takes a single number of channels, and its blocks are fixed")
 
 
 @dataclass(frozen=True, kw_only=True)

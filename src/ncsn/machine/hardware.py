@@ -61,7 +61,7 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
             network.compile(disable=True)
         lines: list[object] = [line for line in str(error).splitlines() if "error:" in line]  # the C++ compiler's own
         failure = one_line((lines or [error])[0])
-        log.warning(f"torch.compile failed, so that everything is about 1.5 times slower: {failure}")
+        log.warning(f"torch.compile failed, so everything takes about 1.5 times as long: {failure}")
 
 
 def stance(name: str) -> AbstractContextManager[None]:
@@ -90,7 +90,7 @@ def choose_device(name: str) -> torch.device:
     """
     name = str(name)  # a user's may be a torch.device
     if name.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-        raise ValueError(f"device is {name}; allowed are auto, cpu, cuda and mps")
+        raise ValueError(f"device is {name}; it must be auto, cpu, cuda or mps")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":

@@ -221,7 +221,7 @@ class RefineNet(nn.Module):
     ) -> None:
         super().__init__()
         if image_channels < 1 or width < 2:
-            raise ValueError(f"image_channels is {image_channels} and width is {width}; at least 1 and 2 are needed")
+            raise ValueError(f"image_channels is {image_channels} and width is {width}; expected at least 1 and 2")
         w = width
         self.level, self.rescale = level, rescale
         self.stem = convolution(image_channels, w)
@@ -308,7 +308,7 @@ class NCSN(RefineNet):
     ) -> None:
         levels = tuple(float(sigma) for sigma in sigmas)
         if bool(levels) == bool(features) or features < 0 or not all(0 < sigma < math.inf for sigma in levels):
-            raise ValueError(f"sigmas is {levels}, features is {features}; one of them is needed, positive and finite")
+            raise ValueError(f"sigmas is {levels}, features is {features}; expected one of them, positive and finite")
 
         def norm(channels: int) -> InstanceNormPlus:
             return InstanceNormPlus(Table(len(levels), channels) if levels else Projection(features, channels))
@@ -339,13 +339,13 @@ class NCSN(RefineNet):
 
 
 class NCSNv2(RefineNet):
-    """NCSNv2's network: not told the noise level, and without normalisation in its refine blocks; → the shape of x.
+    """NCSNv2's network: not conditioned on σ, and without normalisation in its refine blocks; → the shape of x.
 
     Song & Ermon 2020 (arXiv:2006.09011), for images of 32 × 32 pixels; ``NCSNv2`` of the official code.  The score is
     its value divided by σ (``Scaled``).
 
     ``image_channels``: 1 for grey, 3 for colour.  ``width``: of the first stage, at least 2; 128 in the paper.
-    ``rescale``: show the network 2x − 1, as the paper does with pixels in [0, 1].
+    ``rescale``: feed the network 2x − 1, as the paper does with pixels in [0, 1].
     Raises ValueError if they are out of range.
     """
 
@@ -421,7 +421,7 @@ def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
     """Image channels and width, from the first convolution."""
-    stem = state.get("begin_conv.weight", torch.empty(2, 1))  # ``fill`` names what is missing
+    stem = state.get("begin_conv.weight", torch.empty(2, 1))  # ``fill`` names the missing tensor
     return stem.shape[1], stem.shape[0]
 
 
@@ -435,5 +435,5 @@ def fill(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         raise ValueError(f"weights of another network: {missing[:3]} are missing, {unexpected[:3]} are unexpected")
     for name, weight in weights.items():
         if state[name].shape != weight.shape:
-            raise ValueError(f"{name} has shape {tuple(state[name].shape)}; {tuple(weight.shape)} is needed")
+            raise ValueError(f"{name} has shape {tuple(state[name].shape)}; expected {tuple(weight.shape)}")
         weight.copy_(state[name])

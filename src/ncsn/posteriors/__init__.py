@@ -1,7 +1,7 @@
 """Posteriors: a prior's score, an observation, and a way to move: moment matching, particles, replacement.
 
-The public names stand in ``__init__.pyi``; they are imported on first use, as the command line answers before torch is
-loaded.
+The public names are listed in ``__init__.pyi`` and imported on first use, so that the command line responds before
+torch is loaded.
 """
 
 import lazy_loader

@@ -86,23 +86,23 @@ def posterior(
     steps: int = 3,
     linear: bool = True,
 ) -> Score:
-    """The score of p_σ(x | y) by moment matching: p(x₀ | x) is taken for the Gaussian of its exact mean and covariance.
+    """The score of p_σ(x | y) by moment matching: p(x₀ | x) is replaced by a Gaussian with its mean and covariance.
 
     With D(x) = E[x₀ | x] and Cov[x₀ | x] = σ² ∂D/∂x (Tweedie's formulas), y given x is N(A D, σ_y² I + A Cov Aᵀ), and
     ∇ₓ log p_σ(y | x) is ∂D/∂xᵀ Aᵀ (σ_y² I + A Cov Aᵀ)⁻¹ (y − A D).  MMPS: Rozet et al. 2024 (arXiv:2405.13712),
     section 4.2.  For a Gaussian prior it is exact, with as many ``steps`` as y has numbers.  Where the prior's modes
-    compete it is not, for it takes them together for one wide Gaussian: of N((−5, −5), I) and N((5, 5), I), and
-    y = 1 ± 0.1 for the first coordinate, it gives the left one a weight of 0.2 instead of 0.00005.  Particles
-    correct that.
+    compete it isn't, because it treats them as one wide Gaussian: for the modes N((−5, −5), I) and N((5, 5), I), and
+    y = 1 ± 0.1 for the first coordinate, the left mode gets a weight of 0.2 instead of 0.00005.  Particles correct
+    that.
 
-    ``score``: of the prior.
+    ``score``: the prior's score.
     ``measure``: A, a linear function of a batch of examples, (b, *d) → (b, *m); it may add a constant.
     ``y``: one measurement for each example, (b, *m).
     ``noise_std``: σ_y > 0 in the units of y.
-    ``steps``: of conjugate gradients for the inverse, at least 1; each takes one backward pass.
+    ``steps``: conjugate-gradient steps for the inverse, at least 1; each takes one backward pass.
     ``linear``: whether A is linear; if not, it is linearised at D(x), which is approximate for any prior.
-    Raises ValueError unless noise_std > 0 and steps ≥ 1; the score does where A is not linear, and where y does not
-    have the shape of A x.
+    Raises ValueError unless noise_std > 0 and steps ≥ 1.  The score raises ValueError if A isn't linear, or if y
+    doesn't have the shape of A x.
 
     >>> prior = ncsn.GaussianMixture(torch.zeros(1, 2))
     >>> first = lambda x: x[:, :1]
@@ -121,7 +121,7 @@ def posterior(
     @torch.inference_mode(False)
     @torch.enable_grad()
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        # Copies: what was made in inference mode takes no part in automatic differentiation.
+        # Copies, because tensors made in inference mode can't be differentiated.
         x = x.detach().clone().requires_grad_()
         sigma = sigma.clone() if isinstance(sigma, Tensor) else sigma
         variance = expand(sigma, x) ** 2
@@ -129,7 +129,7 @@ def posterior(
             denoised = tweedie(score, x, sigma)
         expected = measure(denoised)
         if y.shape != expected.shape:
-            raise ValueError(f"y has shape {tuple(y.shape)}; measured, x has shape {tuple(expected.shape)}")
+            raise ValueError(f"y has shape {tuple(y.shape)}; expected {tuple(expected.shape)}, that of measure(x)")
         push_forward = everywhere(x.shape[1:], x.dtype, x.device) if linear else derivative(measure, denoised)
 
         def pull_back(u: Tensor) -> Tensor:
@@ -157,12 +157,13 @@ def replacement(
     is that of N(y, σ²), and elsewhere the prior's.  Noised to the level's σ, not pasted clean: the network has only
     seen examples whose pixels all have the same noise.
 
-    For ``annealed_langevin`` only, whose steps on each level let the unknown pixels come to terms with fresh noise of
-    the known ones again and again.  Samplers that pass a level once do not sample the posterior: of two coordinates
-    with correlation 0.9 and the first known to be 1.5, the second is 0.94 ± 0.56 by dpmpp-sde, not 1.35 ± 0.44.
-    On 100 levels it is 1.28 ± 0.49 with two steps on each, 1.32 ± 0.45 with five and 1.34 ± 0.44 with twenty.
+    For ``annealed_langevin`` only, whose steps at each level let the unknown pixels adapt to fresh noise of the known
+    ones.  Samplers that visit a level once don't sample the posterior: for two coordinates with correlation 0.9, the
+    first of which is known to be 1.5, the second is 0.94 ± 0.56 by dpmpp-sde instead of 1.35 ± 0.44.  With annealed
+    Langevin dynamics on 100 levels it is 1.28 ± 0.49 with two steps per level, 1.32 ± 0.45 with five and 1.34 ± 0.44
+    with twenty.
 
-    ``score``: of the prior.
+    ``score``: the prior's score.
     ``known``: True where a number of an example is known, (*d).
     ``y``: the known numbers, one example for each sample, (b, *d); the others are ignored.
     ``generator``: draws the fresh noise; by default torch's own.
@@ -174,7 +175,7 @@ def replacement(
         (mask,), (target,) = (copy.on(x.device) for copy in copies)
         if target.shape != x.shape or mask.shape != x.shape[1:]:
             shapes = f"known has shape {tuple(mask.shape)}, y {tuple(target.shape)}, and x {tuple(x.shape)}"
-            raise ValueError(f"{shapes}; (*d), (b, *d) and (b, *d) are needed")
+            raise ValueError(f"{shapes}; expected (*d), (b, *d) and (b, *d)")
         std, z = expand(sigma, x), noise_like(x, generator)
         s = score(torch.where(mask, target + std * z, x), sigma)
         return torch.where(mask, (target - x) / std**2, s)
@@ -183,10 +184,10 @@ def replacement(
 
 
 class Quality(NamedTuple):
-    """What is known of a posterior's samples at the end.
+    """The quality of a posterior's samples, known at the end.
 
-    ``weight``: what the populations of particles weigh; None without particles.
-    ``disagreeing``: how many samples are farther from what was measured than its noise explains.
+    ``weight``: the weights of the populations of particles; None without particles.
+    ``disagreeing``: how many samples are farther from the measurement than its noise explains.
     """
 
     weight: Weight | None = None
@@ -195,10 +196,10 @@ class Quality(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """The score ∇ₓ log p_σ(x | y) of a prior's score and an observation.  How it is made is its class.
+    """The score ∇ₓ log p_σ(x | y), from a prior's score and an observation.  Subclasses are the methods.
 
-    ``prior``: the score that it was made of.
-    ``caveat``: what a reader of the samples must know, if there are no particles.
+    ``prior``: the prior's score.
+    ``caveat``: a caveat about samples without particles, for messages.
     """
 
     prior: Score
@@ -206,11 +207,11 @@ class Posterior:
 
     @property
     def particles(self) -> int:
-        """How many particles are in a population; 1 is none."""
+        """The number of particles in a population; 1 means none."""
         return 1
 
     def score(self, prior: Score, n: int, generator: torch.Generator | None) -> Score:
-        """The same for a batch of ``n`` examples, by another evaluation of the prior."""
+        """The score for a batch of ``n`` examples, with another evaluation of the prior."""
         raise NotImplementedError
 
     def to(self, device: torch.device, prior: Score) -> "Posterior":
@@ -232,11 +233,11 @@ class Posterior:
 
 @dataclass(frozen=True, eq=False)
 class MomentMatching(Posterior):
-    """The posterior by ``ncsn.posterior``, and by particles, which move by the same Gaussians.
+    """The posterior by ``ncsn.posterior``, or by particles, which move by the same Gaussians.
 
-    ``observation``: what was measured, in the units of the score.
-    ``solver_steps``: of conjugate gradients.
-    ``populations``: of particles, which samples are drawn by; by default none.
+    ``observation``: the measurement, in the units of the score.
+    ``solver_steps``: conjugate-gradient steps.
+    ``populations``: the particles that samples are drawn with; by default none.
     """
 
     observation: Observation
@@ -246,7 +247,7 @@ class MomentMatching(Posterior):
 
     @property
     def particles(self) -> int:
-        """How many particles are in a population; 1 is none."""
+        """The number of particles in a population; 1 means none."""
         return 1 if self.populations is None else self.populations.size
 
     def score(self, prior: Score, n: int, generator: torch.Generator | None) -> Score:
@@ -258,7 +259,7 @@ class MomentMatching(Posterior):
         return replace(self, prior=prior, observation=self.observation.to(device))
 
     def with_particles(self, n: int, size: int | None, *, shape: tuple[int, ...], labels: Classes) -> "MomentMatching":
-        """The posterior with the particles that ``n`` samples are drawn by, as ``Populations.of`` says."""
+        """The posterior with the particles for ``n`` samples, see ``Populations.of``."""
         return replace(self, populations=Populations.of(self.observation, n, size, shape=shape, labels=labels))
 
     def states(
@@ -272,7 +273,7 @@ class MomentMatching(Posterior):
                 self.observation.warn_if_precise(sampling.sigma_min, tuple(x.shape[1:]))
             else:
                 log.warning(
-                    "samples are approximate: what is measured is linearised; particles are exact, for up to 64 numbers"
+                    "samples are approximate, because the measurement is linearised; particles would correct that"
                 )
             score = self.score(prior.score(n, labels), n, generator)
             states = ((step, None) for step in sampling.follow(score, x, generator=generator))
@@ -286,7 +287,7 @@ class MomentMatching(Posterior):
             log.warning(f"{disagreeing} of {n} samples disagree with the measurement by more than its noise explains")
         if weight is not None and (alone := int(weight.standard_error.isinf().sum())):
             populations = f"{alone} of {len(weight.effective)} populations of particles"
-            log.warning(f"{populations} descend from one: their samples mean little; more particles or levels may help")
+            log.warning(f"{populations} descend from a single one and are unreliable; try more particles or levels")
         return Quality(weight, disagreeing)
 
 

@@ -34,14 +34,14 @@ RANDOM_SHARE = 0.25  # of the pixels that are known when the hidden ones are ran
 def known_pixels(
     shape: tuple[int, int, int], hide: Region, *, generator: torch.Generator | None = None
 ) -> Bool[Tensor, "c h w"]:
-    """What is known of an image when a region of it is hidden.
+    """The known pixels of an image when a region of it is hidden, True where they are known.
 
     ``shape``: (c, h, w) of the image.
     ``hide``: a half, the centre, or three quarters of the pixels at random; a pixel is hidden in all its channels.
     Raises ValueError for another ``hide``.
     """
     if hide not in get_args(Region):
-        raise ValueError(f"hide is {hide!r}; allowed are {', '.join(get_args(Region))}")
+        raise ValueError(f"hide is {hide!r}; it must be one of {', '.join(get_args(Region))}")
     _, height, width = shape
     if hide == "random":
         return (torch.rand(1, height, width, generator=generator, device=place_of(generator)) < RANDOM_SHARE).expand(
@@ -61,19 +61,19 @@ def as_mask(known: object, shape: tuple[int, ...] | None = None) -> Bool[Tensor,
     """What is known of an example, as a tensor.  Raises ValueError unless it has booleans, of this ``shape``."""
     mask = as_numbers("known", known)
     if mask.dtype != torch.bool or not mask.ndim or shape not in (None, mask.shape):
-        raise ValueError(f"known has shape {tuple(mask.shape)} of {mask.dtype}; booleans {shape or ''} are needed")
+        raise ValueError(f"known has shape {tuple(mask.shape)} and dtype {mask.dtype}; expected booleans {shape or ''}")
     return mask
 
 
 @torch.inference_mode(False)
 def masked(known: Bool[Tensor, "*d"]) -> Measurement:
-    """What is known of an example: the pixels where ``known``, (b, *d) → (b, m).
+    """The known numbers of examples: (b, *d) → (b, m).
 
-    ``known``: True where a number of an example is known, (*d).
-    Raises ValueError unless it has booleans.
+    ``known``: booleans (*d), True where a number of an example is known.
+    Raises ValueError for anything else.
     """
     known = as_mask(known)
-    # Found once: where a mask is True, a GPU is waited for.
+    # Computed once, because finding where a mask is True synchronises a GPU.
     places = Copies(*known.nonzero(as_tuple=True))
 
     def measure(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b m"]:
@@ -101,13 +101,13 @@ def downsampled(factor: int) -> Measurement:
 
 @torch.inference_mode(False)
 def blurred(std: float) -> Measurement:
-    """Convolution with a Gaussian of standard deviation ``std`` pixels, cut off at three of them, zeros outside.
+    """Convolution with a Gaussian of standard deviation ``std`` pixels, cut off at 3 ``std``, with zeros outside.
 
-    ``std``: above 0, and up to 100.
-    Raises ValueError for another one.
+    ``std``: above 0 and at most 100.
+    Raises ValueError for other values.
     """
     if real("std", std, above=0) > MAX_BLUR:
-        raise ValueError(f"std is {std}; at most {MAX_BLUR} pixels are allowed")
+        raise ValueError(f"std is {std}; it must be at most {MAX_BLUR} pixels")
     radius = max(1, round(3 * std))
     offsets = torch.arange(-radius, radius + 1, device="cpu")
     weights = (-(offsets**2) / (2 * std**2)).exp()
@@ -122,10 +122,10 @@ def blurred(std: float) -> Measurement:
 
 @dataclass(frozen=True)
 class Poisson:
-    """Counts y ~ Poisson(peak · A x), each independent: photons, events.  A likelihood for ``Run.posterior``.
+    """Independent counts y ~ Poisson(peak · A x), such as photons or events: a likelihood for ``Run.posterior``.
 
-    ``peak``: the expected count where A x is 1, > 0.  The least rate is 0.001 counts, also where A x is negative.
-    Raises ValueError for another peak.
+    ``peak``: the expected count where A x is 1, > 0.  The rate is at least 0.001 counts, even if A x is negative.
+    Raises ValueError for other peaks.
 
     >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.full((1, 1), 5.0)), (1,), sigma_max=50.0, sigma_min=0.02)
     >>> run.posterior(torch.clone, [60.0], likelihood=ncsn.Poisson(10.0)).sample(500).mean().round(decimals=1)
@@ -135,11 +135,11 @@ class Poisson:
     peak: float
 
     def __post_init__(self) -> None:
-        """Refuse what is no rate."""
+        """Check the peak."""
         real("peak", self.peak, above=0)
 
     def stabilise(self, seen: Tensor) -> Tensor:
-        """What has noise of variance 1, nearly, where ``seen`` times the peak is counted (Anscombe 1948)."""
+        """A transform of ``seen`` under which counts have noise of variance 1, approximately (Anscombe 1948)."""
         return 2 * ((self.peak * seen).clamp(min=MIN_RATE) + 3 / 8).sqrt()
 
     def log_prob(self, seen: Tensor, y: Tensor) -> Float64[Tensor, "b *m"]:
@@ -178,7 +178,7 @@ def apply_affine(
 
 
 def apply(measure: Measurement, x: Tensor) -> Tensor:
-    """A x.  Raises ValueError for a measurement of another device than x, or that returns no rows of real numbers."""
+    """A x.  Raises ValueError for a measurement on another device than x, or one that doesn't return real numbers."""
     check_type("measure", measure, Callable)
     try:
         seen = measure(x)
@@ -188,10 +188,10 @@ def apply(measure: Measurement, x: Tensor) -> Tensor:
         ):
             raise
         what = f"the measurement does not run on {x.device} ({one_line(error)})"
-        raise ValueError(f"{what}; what it holds must be there, as in lambda x: x @ matrix.to(x)") from error
+        raise ValueError(f"{what}; move its tensors there, as in lambda x: x @ matrix.to(x)") from error
     if not isinstance(seen, Tensor) or not seen.is_floating_point() or seen.shape[:1] != x.shape[:1]:
         found = f"{seen.dtype} of shape {tuple(seen.shape)}" if isinstance(seen, Tensor) else type(seen).__name__
-        raise ValueError(f"the measurement returns {found}; real numbers (b, *m) for (b, *d) are needed, in torch")
+        raise ValueError(f"the measurement returns {found}; expected a tensor of real numbers (b, *m) for (b, *d)")
     return seen
 
 
@@ -204,7 +204,7 @@ def measure_rows(measure: Measurement, x: Tensor) -> Float[Tensor, "b *m"]:
 def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measurement:
     """The function x ↦ A x − A 0 of a measurement A.
 
-    Raises ValueError where two random examples say that this is not linear, or that A mixes a batch's examples.
+    Raises ValueError if two random examples show that it isn't linear, or that A mixes the examples of a batch.
     """
     offset = measure(torch.zeros_like(example))
     generator = torch.Generator().manual_seed(0)
@@ -212,15 +212,15 @@ def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measure
     together, (first, second) = measure(2 * pair[:1] - 3 * pair[1:]) - offset, measure(pair) - offset
     off = (together[0] - 2 * first + 3 * second).abs()
     if not bool((off <= 1e-3 * together.abs().max() + 1e-5 * offset.abs().max()).all()):
-        allowed = "a linear function of each example, and a constant, is allowed"
-        raise ValueError(f'the measurement is not linear; {allowed}, and any smooth one with method="dps"')
+        allowed = "it must be a linear function of each example, plus a constant"
+        raise ValueError(f'the measurement is not linear; {allowed}, or any smooth one with method="dps"')
     return partial(apply_affine, measure, 1.0, offset, 1.0)
 
 
 def check_smooth(measure: Measurement, zero: Float[Tensor, "*d"], *, linear: bool) -> None:
-    """Raises ValueError for a measurement whose gradient is not that of finite differences, or that mixes examples.
+    """Raises ValueError if a measurement's gradient differs from finite differences, or if it mixes examples.
 
-    That a linear one does the latter is seen by ``linear_part``.
+    For a linear one, ``linear_part`` checks the latter.
     """
     z = torch.randn(64, *zero.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(zero)
     x, move = z.clone().requires_grad_(), (1.0 if linear else 0.02) * z.roll(1, 0)
@@ -232,33 +232,33 @@ def check_smooth(measure: Measurement, zero: Float[Tensor, "*d"], *, linear: boo
     size, seen = change.square().sum(), seen.detach()
     alone = linear or bool(((measure(z[:1]) - seen[:1]).abs() <= 1e-3 * seen.abs().max()).all())
     if back is None or not alone or not bool((2 * (back * move).sum() - size).abs() <= 0.1 * size):
-        raise ValueError("the measurement is not differentiable; a smooth torch function of each example is needed")
+        raise ValueError("the measurement is not differentiable; it must be a smooth torch function of each example")
 
 
 def rows_of(y: Tensor, shape: tuple[int, ...]) -> Float[Tensor, "k *m"]:
-    """One measurement of a ``shape``, or several.  Raises ValueError for anything else."""
+    """One or several measurements of a ``shape``, in rows.  Raises ValueError for anything else."""
     one = y.shape in (shape, ()) and y.numel() == math.prod(shape)
     rows = y.view(1, *shape) if one else y
     if not rows.numel():
-        raise ValueError(f"y has shape {tuple(y.shape)}; one measurement or more is needed")
+        raise ValueError(f"y has shape {tuple(y.shape)}; expected at least one measurement")
     if rows.shape[1:] != shape:
-        raise ValueError(f"y has shape {tuple(y.shape)}; a measurement has {shape}, or (n, ...) of them")
+        raise ValueError(f"y has shape {tuple(y.shape)}; expected {shape}, or (n, ...) for several measurements")
     return rows
 
 
 def inverse_root(covariance: Tensor, m: int) -> Float64[Tensor, "m m"]:
-    """L⁻¹ of the covariance L Lᵀ of ``m`` numbers.  Raises ValueError for what is none."""
+    """L⁻¹ of the covariance L Lᵀ of ``m`` numbers.  Raises ValueError if it isn't a covariance."""
     if covariance.shape != (m, m):
-        raise ValueError(f"noise_cov has shape {tuple(covariance.shape)}; ({m}, {m}) is needed: y has {m} numbers")
+        raise ValueError(f"noise_cov has shape {tuple(covariance.shape)}; expected ({m}, {m}), as y has {m} numbers")
     factor, failed = torch.linalg.cholesky_ex(float64(covariance))
     if bool(failed) or not torch.allclose(covariance, covariance.T) or not bool(factor.isfinite().all()):
-        raise ValueError("noise_cov is no covariance: it must be symmetric and positive definite")
+        raise ValueError("noise_cov must be symmetric and positive definite")
     root: Tensor = torch.linalg.inv(factor)
     return root
 
 
 def move_with(part: T, device: torch.device) -> T:
-    """A tensor on another device, or a partial with the tensors that it holds there; anything else as it is."""
+    """A tensor, or a partial with the tensors it holds, on another device; anything else is unchanged."""
     if isinstance(part, Tensor):
         return move_to(part, device)  # type: ignore[return-value]
     if isinstance(part, partial):
@@ -268,12 +268,12 @@ def move_with(part: T, device: torch.device) -> T:
 
 @dataclass(frozen=True)
 class Observation:
-    """What was measured, y = A x + n with n ~ N(0, σ_y² I), in the units of the score.
+    """A measurement y = A x + n with n ~ N(0, σ_y² I), in the units of the score.
 
-    ``measure``: A, linear.  ``y``: one measurement, (1, *m), or several.  ``noise_std``: σ_y.
-    ``log_volume``: the logarithm of the volume that y's unit has in the user's units, of each measurement.
+    ``measure``: A.  ``y``: one measurement, (1, *m), or several.  ``noise_std``: σ_y.
+    ``log_volume``: for each measurement, the log volume of y's unit in the user's units.
     ``linear``: whether A is linear.
-    ``likelihood``: of counts; then A and y are as its ``stabilise`` gives them.
+    ``likelihood``: the likelihood of counts; A and y are then transformed by its ``stabilise``.
     """
 
     measure: Measurement
@@ -288,15 +288,15 @@ class Observation:
     def of(
         cls, measure: Measurement, y: Tensor, noise_std: Tensor, shift: Tensor, scale: Tensor, *, linear: bool = True
     ) -> "Observation":
-        """The same in the user's units, in which an example is shift + scale·z, where z is the score's.
+        """An observation from the user's units, in which an example is shift + scale·z, where z is the score's.
 
-        ``measure``: linear or affine; any smooth one if not ``linear``.
+        ``measure``: linear or affine, or any smooth function if not ``linear``.
         ``y``: one measurement (*m), or several (k, *m).
-        ``noise_std``: σ_y > 0, one number, or a tensor that broadcasts against y; then A and y are divided by it, and
-        the noise is 1.
-        ``shift``, ``scale``: (*d), of the type and on the device of the score's examples.
-        Raises ValueError for a ``y`` that is no measurement, noise that is not positive or of other numbers than y's,
-        A that is not linear, and A whose gradient is not its own, as where it detaches its argument.
+        ``noise_std``: σ_y > 0, one number, or a tensor that broadcasts against y; then A and y are divided by it, so
+        that the noise is 1.
+        ``shift``, ``scale``: (*d), with the dtype and on the device of the score's examples.
+        Raises ValueError if ``y`` doesn't have the shape of A x, if the noise isn't positive or doesn't broadcast, if A
+        isn't linear, and if its gradient is wrong, for example because A detaches its argument.
         """
         if not bool(((noise_std > 0) & noise_std.isfinite()).all()):
             raise ValueError(f"noise_std is {noise_std.tolist()}; it must be positive")
@@ -312,15 +312,15 @@ class Observation:
         pairs = zip(noise_std.shape[::-1], target.shape[::-1], strict=False)
         if noise_std.ndim > target.ndim or any(own not in (1, theirs) for own, theirs in pairs):
             shapes = f"shape {tuple(noise_std.shape)}, and y {tuple(y.shape)}"
-            raise ValueError(f"noise_std has {shapes}; one number, or as many as y holds, is needed")
+            raise ValueError(f"noise_std has {shapes}; expected one number, or as many as y holds")
         if not bool(target.isfinite().all()):
-            raise ValueError("y has numbers that are not finite; leave what is not known out of the measurement")
+            raise ValueError("y has numbers that are not finite; leave unknown ones out of the measurement")
         volume = float64(noise_std.log().expand_as(target)).flatten(1).sum(1) if noise_std.ndim else 0.0
         return cls(partial(apply_affine, a, 1.0, 0.0, divisor), (target - place) / divisor, std, volume, linear)
 
     @property
     def log_constant(self) -> Float64[Tensor, "k"] | float:
-        """What a Gaussian's log density at y has besides the exponent, in the user's units; 0 for counts."""
+        """The log of a Gaussian's normalising constant, in the user's units; 0 for counts."""
         if self.likelihood is not None:
             return 0.0
         return -self.y.shape[1:].numel() * math.log(math.sqrt(2 * math.pi) * self.noise_std) - self.log_volume
@@ -333,15 +333,15 @@ class Observation:
         return -(float64(y - seen) / self.noise_std).square().flatten(1).sum(1) / 2
 
     def to(self, device: torch.device) -> "Observation":
-        """The same on another device, but for what a user's function holds."""
+        """The observation on another device, except for tensors in a user's function."""
         return replace(self, measure=move_with(self.measure, device), y=move_to(self.y, device))
 
     def disagreeing(self, x: Float[Tensor, "n *d"]) -> int:
-        """How many of the samples ``x`` are farther from what was measured than noise of σ_y makes one in a million.
+        """How many of the samples ``x`` are farther from the measurement than σ_y explains in all but one in a million.
 
-        By the largest of the m residuals, and by the sum of their squares, which has mean m and variance 2m.
+        Judged by the largest of the m residuals, and by the sum of their squares, which has mean m and variance 2m.
 
-        ``x``: as many samples of each measurement, those of the first one first.
+        ``x``: samples of all measurements, the same number of each, in order.
         """
         y = self.y.repeat_interleave(len(x) // len(self.y), 0)
         off = (self.measure(x) - y).flatten(1) / self.noise_std
@@ -351,23 +351,23 @@ class Observation:
         return int((~(largest & whole)).sum())
 
     def measure_noise(self, shape: tuple[int, ...]) -> Float[Tensor, "64 *m"]:
-        """What A makes of white noise in examples of this ``shape``: how far it stretches them."""
+        """A of white noise in examples of this ``shape``, which shows how far it stretches them."""
         return self.measure(
             torch.randn(64, *shape, generator=torch.Generator().manual_seed(0), device="cpu").to(self.y)
         )
 
     def check_precision(self, sigma_max: float, shape: tuple[int, ...]) -> None:
-        """Raises ValueError for noise that single precision cannot tell from none, and a y that no example is near."""
+        """Raises ValueError for noise too small for single precision, and for a y that is far from any example."""
         if not self.linear:
             return
         widest = sigma_max * self.measure_noise(shape).abs().amax(0)
         if bool((self.noise_std < 1e-7 * widest).any()):
-            raise ValueError("noise_std is below a ten-millionth of sigma_max, too small for single precision")
+            raise ValueError("noise_std is less than a ten-millionth of sigma_max, too small for single precision")
         if bool((self.y.abs() > 1e6 * widest.max()).any()):
             raise ValueError("y is over a million times farther away than sigma_max; is it in the units of the data?")
 
     def warn_if_precise(self, sigma: float, shape: tuple[int, ...]) -> None:
-        """Warn if σ_y is near what A makes of noise of level ``sigma``, which a sampler's last step takes away."""
+        """Warn if σ_y is close to A of noise of level ``sigma``, which a sampler's last step removes."""
         if self.noise_std < 2 * sigma * float(self.measure_noise(shape).square().mean(0).max().sqrt()):
             log.warning(
                 f"noise_std is small compared with sigma_min = {sigma:g}: samples vary too little where x is measured"
@@ -375,7 +375,7 @@ class Observation:
 
 
 class Noise(TypedDict, total=False):
-    """The keyword arguments of ``Run.posterior`` that say how a measurement is off."""
+    """The keyword arguments of ``Run.posterior`` that describe the noise of a measurement."""
 
     noise_std: Numbers | None
     noise_cov: Numbers | None
@@ -386,15 +386,15 @@ class Noise(TypedDict, total=False):
 def observe(
     measure: Measurement, y: Tensor, shift: Tensor, scale: Tensor, *, linear: bool, **noise: Unpack[Noise]
 ) -> Observation:
-    """``Observation.of`` for every kind of noise, and for several observations of one example, as ``Run.posterior``.
+    """``Observation.of`` for every kind of noise, and for several observations of one example; see ``Run.posterior``.
 
-    Raises ValueError, too, if not one kind of noise is given, for a covariance of other numbers, and for no counts.
+    Also raises ValueError unless exactly one kind of noise is given, for an invalid covariance, and for invalid counts.
     """
     if unknown := noise.keys() - Noise.__annotations__:
         raise TypeError(f"posterior has no argument {min(unknown)}; of noise it has {', '.join(Noise.__annotations__)}")
     kinds = ("noise_std", "noise_cov", "likelihood")
     if sum(noise.get(name) is not None for name in kinds) != 1:
-        raise ValueError(f"give one of {', '.join(kinds)}")
+        raise ValueError(f"give exactly one of {', '.join(kinds)}")
     std, likelihood = noise.get("noise_std"), noise.get("likelihood")
     if likelihood is not None:
         check_type("likelihood", likelihood, Poisson)
@@ -408,7 +408,7 @@ def observe(
         volume = -float(root.diagonal().log().sum())
     if likelihood is not None:
         for wrong in y[~((y >= 0) & (y == y.round()))].flatten()[:1].tolist():
-            raise ValueError(f"y holds {wrong:g}; counts, whole numbers of at least 0, are needed")
+            raise ValueError(f"y holds {wrong:g}; expected counts, which are whole numbers of at least 0")
         measure, y = partial(compose, likelihood.stabilise, measure), likelihood.stabilise(y / likelihood.peak)
         linear = False
     if noise.get("repeated"):
@@ -420,7 +420,7 @@ def observe(
 
 
 def repeat_for(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:
-    """A measurement for each of ``n`` samples, from one or as many.  Raises ValueError for another number."""
+    """A measurement for each of ``n`` samples, from one or n of them.  Raises ValueError for another number."""
     if len(y) not in (1, n):
-        raise ValueError(f"y holds {len(y)} measurements for {n} samples; one, or one for each, is needed")
+        raise ValueError(f"y holds {len(y)} measurements for {n} samples; expected one, or one for each")
     return y.expand(n, *y.shape[1:])

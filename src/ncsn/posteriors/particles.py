@@ -19,11 +19,11 @@ from ncsn.posteriors.measurements import Measurement, Observation, repeat_for
 from ncsn.samplers import Step
 from ncsn.score import Copies, Score, float64, tweedie
 
-MAX_WHOLE = 16  # numbers in an example up to which particles keep the whole covariance, however few are measured
-MAX_FOR_PARTICLES = 64  # numbers in an example that has particles by default: each may take a backward pass
-SIZE, SIZE_BY_MANY_NUMBERS, SIZE_OF_SEVERAL = 1000, 250, 64  # particles of a population by default
-DOUBT = 2.0  # times what a regression leaves, or the rare particle that it has misjudged outweighs all others
-MIN_ANCESTORS = 2.0  # effective number of first particles from which on they say how far off the evidence is
+MAX_WHOLE = 16  # largest size of an example whose whole covariance particles use, however few numbers are measured
+MAX_FOR_PARTICLES = 64  # largest size of an example with particles by default: each number may take a backward pass
+SIZE, SIZE_BY_MANY_NUMBERS, SIZE_OF_SEVERAL = 1000, 250, 64  # particles in a population by default
+DOUBT = 2.0  # factor of a regression's residuals; otherwise a rare particle that it misjudges outweighs all others
+MIN_ANCESTORS = 2.0  # effective number of first particles from which on they tell how accurate the evidence is
 COVARIANCE_VALUES = 2**24  # numbers in the covariances of particles that are moved at a time
 
 Classes = Int64[Tensor, "n"] | None
@@ -61,7 +61,7 @@ def local_gaussian(
     rows = sigma**2 * torch.stack([torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in columns], 1)
     with torch.no_grad():
         both = float64(rows if whole else linear(rows.flatten(0, 1)).view(*rows.shape[:2], -1)).flatten(2)
-        both = both.nan_to_num(0.0, 0.0, 0.0)  # which have no eigenvectors; the samples will be no numbers either
+        both = both.nan_to_num(0.0, 0.0, 0.0)  # NaN has no eigenvectors; the samples will be NaN, too
         values, vectors = torch.linalg.eigh((both + both.mT) / 2)
         # Directions without variance, and those in which a learned score's is negative, are left out.
         values = torch.where(values > 1e-9 * values[:, -1:], values, torch.inf)
@@ -77,8 +77,8 @@ def linearise(
 ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b *m"], Float[Tensor, "b l m"]]:
     """F, the mean of A x₀ and F measured, by regression of A x₀ on x₀ ~ N(D, FᵀF) (statistical linearisation).
 
-    What the regression leaves of A x₀ becomes rows of their own, which don't move x₀.  Points of the Gaussian have its
-    mean and covariance, so that for a linear A nothing is left.
+    The residuals of A x₀ become additional rows, which don't move x₀.  The points have exactly the mean and covariance
+    of the Gaussian, so that a linear A leaves no residuals.
     """
     k, points = factors.shape[1], count_points(factors.shape[1])
     z = torch.randn(points, k, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
@@ -95,15 +95,15 @@ def linearise(
 
 
 def count_points(k: int) -> int:
-    """How many points of a Gaussian in ``k`` dimensions a measurement is linearised by."""
+    """How many points of a Gaussian in ``k`` dimensions are used to linearise a measurement."""
     return max(64, 4 * k)
 
 
 def evidence(
     residual: Float[Tensor, "b m"], images: Float[Tensor, "b k m"]
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b k k"], Float[Tensor, "b k 1"]]:
-    """Log N(r; 0, I + EᵀE) but for a constant; the Cholesky factor L of I + EEᵀ; and L⁻¹E r."""
-    # I + EEᵀ has a factor, and to check that is to wait.
+    """Log N(r; 0, I + EᵀE) up to a constant; the Cholesky factor L of I + EEᵀ; and L⁻¹E r."""
+    # I + EEᵀ always has a factor, and checking that would synchronise a GPU.
     factor = torch.linalg.cholesky_ex(images @ images.mT + torch.eye(images.shape[1], device=images.device)).L
     solved = torch.linalg.solve_triangular(factor, images @ residual[..., None], upper=False)
     log = (solved.square().sum((1, 2)) - residual.square().sum(1)) / 2
@@ -111,18 +111,18 @@ def evidence(
 
 
 def systematic(weights: Float[Tensor, "p n"], count: int, generator: torch.Generator) -> Int64[Tensor, "p count"]:
-    """``count`` particles of each population by their weights, with as little chance as can be (Kitagawa 1996)."""
+    """Systematic resampling: ``count`` particles of each population by their weights (Kitagawa 1996)."""
     first = torch.rand(len(weights), 1, generator=generator, device=generator.device).to(weights)
     places = (first + torch.arange(count, device=weights.device)) / count
     return torch.searchsorted(weights.cumsum(1), places).clamp(max=weights.shape[1] - 1)
 
 
 class Swarm(NamedTuple):
-    """Particles of all populations: where they are, D at the level before, the logarithms of their weights, what these
-    are expected to become, and which particle each comes from.
+    """Particles of all populations: positions, D at the previous level, log weights, expectations of the next weights,
+    and the first ancestor of each.
 
-    ``evidence``: of each population the log of its mean weight, up to the last resampling.
-    ``effective``: of each the effective number of first ancestors, 1/Σ(share of each)².
+    ``evidence``: for each population, the log of its mean weight up to the last resampling.
+    ``effective``: for each population, the effective number of first ancestors, 1/Σ(share of each)².
     """
 
     x: Float[Tensor, "b *d"]
@@ -135,11 +135,11 @@ class Swarm(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """What each of p populations weighs at the end.
+    """The weights of p populations at the end.
 
-    ``effective``: how many of its first particles count, see ``twisted_diffusion``.
+    ``effective``: the effective number of first ancestors, see ``twisted_diffusion``.
     ``log_evidence``: an estimate of log p(y), in nats and in the user's units of y.
-    ``standard_error``: of that; ∞ where nearly all particles descend from one, which may be off by any number of nats.
+    ``standard_error``: its standard error; ∞ if nearly all particles descend from one, and it may be arbitrarily off.
     """
 
     effective: Float64[Tensor, "p"]
@@ -157,22 +157,20 @@ def twisted_diffusion(
     draws: int,
     generator: torch.Generator,
 ) -> Iterator[tuple[Step, Swarm]]:
-    """Sequential Monte Carlo down the noise levels: σ and the particles at each.
+    """Sequential Monte Carlo down the noise levels; yields σ and the particles at each level.
 
-    How many of a population count is its effective number of first ancestors at the end.  Weights at a single level
-    would not show that particles are copies of each other.  The evidence at the end is an estimate of log p(y) but for
-    a constant, the product of the mean weights; its standard error follows from the same ancestors
-    (Lee & Whiteley 2018, arXiv:1509.00394).
+    The effective sample size of a population is its effective number of first ancestors at the end, because weights at
+    a single level wouldn't show that particles are copies of each other.  The product of the mean weights estimates
+    p(y) up to a constant; its standard error follows from the same ancestors (Lee & Whiteley 2018, arXiv:1509.00394).
 
     Twisted diffusion sampling (Wu et al. 2023, arXiv:2306.17775), whose twist p_σ(y | x) is moment matching's.  A step
     draws x₀ from its Gaussian given x and y, and x' from N(x + a(x₀ − x), a σ'²), a = 1 − σ'²/σ² (Ho et al. 2020).  Its
-    weight is the evidence p(y | x') there, over what that Gaussian has expected it to be.  For a Gaussian prior of up
-    to ``MAX_WHOLE`` numbers all weights are equal; for any prior, answers tend to the exact ones as particles and
-    levels become many.
+    weight is the evidence p(y | x') there, divided by what that Gaussian expects it to be.  For a Gaussian prior of up
+    to ``MAX_WHOLE`` numbers all weights are equal; for any prior, samples become exact with many particles and levels.
 
     ``observation``: a measurement for each population.
-    ``x``: populations of one size, one after the other, from p_σ at the first of the ``sigmas``.
-    ``draws``: how many samples are taken of each population at the end.
+    ``x``: populations of the same size, one after the other, from p_σ at the first of the ``sigmas``.
+    ``draws``: how many samples are taken from each population at the end.
     """
     check_generator(generator, x.device)
     populations, population = len(observation.y), len(x) // len(observation.y)
@@ -208,7 +206,7 @@ def advance(
         part[index.on(part.device)] for part in state
     )
 
-    # Where nothing is seen of x₀'s covariance, D is extrapolated instead, as by dpmpp-sde.
+    # In directions outside the known covariance of x₀, D is extrapolated instead, as by dpmpp-sde.
     change, basis = float64(denoised - earlier).flatten(1)[..., None], torch.linalg.qr(factors.mT).Q
     fall = math.log(sigma / following) if following else 0.0
     ahead = fall / (2 * height) * (change - basis @ (basis.mT @ change))[..., 0]
@@ -221,23 +219,23 @@ def advance(
     step = share * move + following * share**0.5 * z
     x = x + share * (denoised - x) + (step + share * ahead).view_as(x).to(x)
     predicted = swarm.predicted
-    if following:  # what the step alone tells of x₀, and so of y
+    if following:  # what the step reveals about x₀, and so about y
         _, factor, solved = evidence(step / (following * share**0.5), share**0.5 / following * factors)
         seen = torch.linalg.solve_triangular(factor, images, upper=False)
         predicted = evidence(residual - (seen.mT @ solved)[..., 0], seen)[0]
     swarm = swarm._replace(x=x, earlier=denoised, predicted=predicted)
     if following or last:
         return swarm
-    # Samples are weighed by their own likelihood: for the Gaussian that has drawn them, A was linear.
+    # Samples are weighted by their true likelihood, because the Gaussian that drew them has linearised A.
     gain = observation.log_likelihood(x, y) + proposed / 2 - factor.diagonal(dim1=1, dim2=2).log().sum(1) - log
     swarm, index = resample(swarm._replace(logs=swarm.logs + gain.view_as(swarm.logs)), draws, generator, always=True)
     return swarm._replace(x=swarm.x[index.on(x.device)])
 
 
 def resample(swarm: Swarm, count: int, generator: torch.Generator, *, always: bool) -> tuple[Swarm, Copies]:
-    """Which ``count`` particles of each population go on, and the swarm with what is known of them but their places.
+    """Choose ``count`` particles of each population; returns the swarm with the old positions, and the indices.
 
-    ``always``: as at the end, where all are drawn by their weights; before, only where these have become uneven.
+    ``always``: draw all particles by their weights, as at the end; otherwise only if the weights have become uneven.
     """
     logs, population = swarm.logs, swarm.logs.shape[1]
     weights, roots = logs.softmax(1), swarm.roots.to(logs.device)
@@ -252,10 +250,10 @@ def resample(swarm: Swarm, count: int, generator: torch.Generator, *, always: bo
 
 @dataclass(frozen=True)
 class Populations:
-    """Populations of particles of one ``size``, one for each measurement; ``draws`` samples are taken of each.
+    """Populations of particles of the same ``size``, one per measurement; ``draws`` samples are taken from each.
 
-    ``count``: how many populations.
-    ``together``: how many are moved at a time, which bounds the memory of their covariances.
+    ``count``: the number of populations.
+    ``together``: how many are moved at a time, which limits the memory for their covariances.
     """
 
     count: int
@@ -267,14 +265,14 @@ class Populations:
     def of(
         cls, observation: Observation, n: int, size: int | None, *, shape: tuple[int, ...], labels: Classes
     ) -> "Populations | None":
-        """The populations of ``n`` samples, one for each measurement; of several classes, one for each sample.
+        """The populations for ``n`` samples: one per measurement, or one per sample if there are several classes.
 
-        ``size``: of a population, which is never smaller than the samples that are drawn of it; by default 1,000 or,
-        where more than 16 numbers are measured, 250, and 64 for each of several measurements.  There are none, None,
-        if it is 1, and by default for examples of more than 64 numbers.
-        ``shape``: of an example.
+        ``size``: the size of a population, at least the number of samples drawn from it; by default 1,000, or 250 if
+        more than 16 numbers are measured, or 64 for each of several measurements.  Returns None if it is 1, and by
+        default for examples of more than 64 numbers.
+        ``shape``: the shape of an example.
         ``labels``: the classes of the samples.
-        Raises ValueError if there are not as many samples of each measurement.
+        Raises ValueError unless there is the same number of samples for each measurement.
         """
         numbers, measured = math.prod(shape), observation.y.shape[1:].numel()
         if size == 1 or (size is None and numbers > MAX_FOR_PARTICLES):
@@ -285,7 +283,7 @@ class Populations:
             size = SIZE_OF_SEVERAL if count > 1 else SIZE if rows <= MAX_WHOLE else SIZE_BY_MANY_NUMBERS
         repeat_for(observation.y, count)
         if n % count:
-            needed = "as many of each are needed, or repeated=True for measurements of one x"
+            needed = "n must be a multiple of that; for repeated measurements of one x, pass repeated=True"
             raise ValueError(f"y holds {count} measurements for {n} samples; {needed}")
         size = max(n // count, size)
         if not observation.linear:
@@ -295,7 +293,7 @@ class Populations:
     def states(
         self, observation: Observation, prior: Prior, labels: Classes, sigmas: Tensor, generator: torch.Generator
     ) -> Iterator[tuple[Step, Weight]]:
-        """As many particles of each population as are drawn of it in the end, and what the populations weigh.
+        """At each level, ``draws`` particles of each population, and the weights of the populations.
 
         ``labels``: the classes of the samples.
         ``sigmas``: the noise levels, descending.

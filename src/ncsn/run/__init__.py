@@ -1,4 +1,4 @@
-"""A run: what a training leaves, and all that can be done with it."""
+"""A run: the result of training, and everything you can do with it."""
 
 from ncsn.posteriors.matching import Posterior as Posterior
 from ncsn.run.folder import read_config as read_config

@@ -1,4 +1,4 @@
-"""How samples are drawn, as keyword arguments."""
+"""Keyword arguments for sampling and densities."""
 
 from collections.abc import Sequence
 from typing import TypeAlias, TypedDict
@@ -15,7 +15,7 @@ Levels: TypeAlias = int | Sequence[float] | Float[Tensor | np.ndarray, "levels"]
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The keyword arguments of ``Run.steps`` that say how to sample; the run's own values are the defaults."""
+    """The keyword arguments of ``Run.steps`` that say how to sample; they default to the run's own values."""
 
     sampler: str | None
     levels: Levels | None
@@ -30,7 +30,7 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class SeededOptions(SamplingOptions, total=False):
-    """The same with a seed."""
+    """``SamplingOptions`` with a seed."""
 
     seed: int | torch.Generator
 

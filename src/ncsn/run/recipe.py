@@ -28,15 +28,15 @@ Argument: TypeAlias = bool | Size | float | str | tuple[Size, ...] | tuple[float
 class Recipe:
     """How to build a run's model, and how to sample it.
 
-    ``network``: the name of a class in ``ncsn.networks``; any other name stands for a network of the user's own.
-    ``arguments``: of that class.
-    ``preconditioning``: how it becomes a score: edm, conditional (for the conditionals of a table), scaled or plain.
-    ``shape``: of one example.
-    ``sampling``: how the run is sampled by default.
+    ``network``: the name of a class in ``ncsn.networks``; any other name is that of a user's own network.
+    ``arguments``: the arguments of that class.
+    ``preconditioning``: how the network becomes a score: edm, conditional (for tables), scaled or plain.
+    ``shape``: the shape of one example.
+    ``sampling``: how to sample the run by default.
     ``shares``: the names of the classes, in the network's order, and their shares of the training data; empty if
     unknown.
-    ``transform``: from the user's numbers to the model's.
-    Raises ValueError for shares that do not match the classes, and for a sampler that can't be a run's own.
+    ``transform``: the transform from the user's units to the model's.
+    Raises ValueError if the shares don't match the classes, and for a sampler that can't be a run's default.
     """
 
     network: str
@@ -51,7 +51,7 @@ class Recipe:
         """Check what the types do not express."""
         if self.sampling.spec.most is not None:
             name = self.sampling.sampler
-            raise ValueError(f"sampler is {name}; it can draw samples (--sampler {name}), but can't be a run's own")
+            raise ValueError(f"sampler is {name}; it can draw samples (--sampler {name}), but can't be a run's default")
         if self.shares and (len(self.shares) != self.num_classes or not sum(self.shares.values()) > 0):
             raise ValueError(
                 f"shares is {reprlib.repr(self.shares)}; expected one for each of {self.num_classes} classes"
@@ -70,7 +70,7 @@ class Recipe:
     def labels(self, label: Label, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
         """A class for each of ``n`` samples, or None for the score of all classes together.
 
-        ``label``: a class for all, by its name or number; a number for each; "any" for classes drawn by their shares in
+        ``label``: one class for all, by name or number; a number for each; "any" to draw classes in the proportions of
         the training data; or "none".
         Raises ValueError if the run has no such class.
         """
@@ -88,11 +88,11 @@ class Recipe:
         number = numbers.get(str(label), -1) if np.ndim(label) == 0 else label
         labels = torch.as_tensor(number, device=generator.device)
         if labels.is_floating_point() or labels.shape not in ((), (1,), (n,)):
-            raise ValueError(f"label has shape {tuple(labels.shape)} of {labels.dtype}; {n} whole numbers are needed")
+            raise ValueError(f"label has shape {tuple(labels.shape)} and dtype {labels.dtype}; expected {n} integers")
         labels = labels.expand(n)
         if not bool(((labels >= 0) & (labels < self.num_classes)).all()):
-            allowed = f"any, none, 0 to {self.num_classes - 1}, {reprlib.repr([*self.shares])}"
-            raise ValueError(f"class is {label}; allowed are {allowed}")
+            allowed = f"any, none, 0 to {self.num_classes - 1}, or one of {reprlib.repr([*self.shares])}"
+            raise ValueError(f"class is {label}; it must be {allowed}")
         return labels
 
     def build(
@@ -102,19 +102,18 @@ class Recipe:
         network: nn.Module | None = None,
         autocast: torch.dtype | None = None,
     ) -> ScoreModel:
-        """The model, untrained.
+        """Build the untrained model.
 
-        ``start``: where learning starts, by name: ``data_mean`` and ``data_std``, by default 0 and 1; for the
-        conditionals of a table the ``means``, ``shares`` and ``covariance`` of a mixture, by default a standard
-        Gaussian.
-        ``network``: the user's own, if the recipe names one.
+        ``start``: the data's statistics by name: ``data_mean`` and ``data_std``, by default 0 and 1; for a table the
+        ``means``, ``shares`` and ``covariance`` of a mixture, by default a standard Gaussian.
+        ``network``: the user's own network, if the recipe names one.
         ``autocast``: the dtype that the network runs in; by default that of its weights.
-        Raises ValueError if this version has no such network, if the arguments do not fit it, or if ``data_std`` is not
+        Raises ValueError if this version has no such network, if the arguments don't fit it, or if ``data_std`` isn't
         positive.
         """
         if network is None:
             if self.network not in networks.__all__:
-                raise ValueError(f"{self.network} is no network of ncsn.networks; pass network={self.network}(...)")
+                raise ValueError(f"{self.network} is not in ncsn.networks; pass network={self.network}(...)")
             kind = getattr(networks, self.network)
             check_call(kind, self.arguments)
             network = kind(**self.arguments).float()  # whatever torch's default is
@@ -122,9 +121,9 @@ class Recipe:
 
 
 def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:
-    """``n`` classes in random order, each as often as its share says, up to rounding.
+    """``n`` classes in random order, each in proportion to its share, up to rounding.
 
-    By systematic resampling: each draw has the shares as its distribution, and the counts have almost no variance.
+    Systematic resampling: each draw has the shares as its distribution, but the counts have almost no variance.
     """
     chosen = systematic((shares / shares.sum())[None], n, generator)[0]
     return chosen[torch.randperm(n, generator=generator, device=shares.device)]

@@ -15,7 +15,7 @@ from ncsn.posteriors.matching import Posterior
 from ncsn.posteriors.particles import Classes, Weight
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step
 from ncsn.score import Counted, Score, ScoreModel, add_guidance, evaluate_in_batches, even_batch_size
-from ncsn.validation import GuideName
+from ncsn.validation import GuideName, counted
 
 
 @runtime_checkable
@@ -32,7 +32,7 @@ class Source(Protocol):
 
     @property
     def transform(self) -> Transform:
-        """From the user's numbers to the score's."""
+        """The transform from the user's units to the score's."""
 
     def means(self, labels: Classes) -> Float[Tensor, "_ *d"]:
         """The mean of each label's class, or the mean of all data; in the score's units."""
@@ -43,7 +43,7 @@ class Steps(Iterator[Step]):
 
     ``sampling``: how they are drawn.
     ``batch_size``: the largest batch that the network sees.
-    ``weight``, ``disagreeing``: of a posterior's samples, known after the last state, see ``Quality``.
+    ``weight``, ``disagreeing``: the quality of a posterior's samples, known after the last state, see ``Quality``.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Steps(Iterator[Step]):
 
     @property
     def effective(self) -> float:
-        """The mean effective sample size of a posterior's particles, known when all states have come."""
+        """The mean effective sample size of a posterior's particles, known after the last state."""
         return math.inf if self.weight is None else float(self.weight.effective.mean())
 
     @property
@@ -178,11 +178,11 @@ def guidance_of(
     if not there[sampling.guide]:
         if guide is not None or weight not in (None, 1):
             guides = [name for name, is_there in there.items() if is_there]
-            has = f"its guide is {guides[0]}" if guides else "the run has no guide, so only guidance 1 is allowed"
+            has = f"the run's guide is {guides[0]}" if guides else "the run has no guide, so guidance must be 1"
             raise ValueError(f"guidance is {weight}, guide is {sampling.guide}; {has}")
         return replace(sampling, guidance=1.0)
     if guide is not None and sampling.guidance == 1:
-        raise ValueError(f"guide is {guide}, but guidance is 1, and {sampling.sampler} then uses no guide")
+        raise ValueError(f"guide is {guide}, but guidance is 1, so {sampling.sampler} would not use it")
     return sampling
 
 
@@ -209,4 +209,4 @@ def cost(n: int, steps: Steps, seconds: float) -> str:
     """The cost of ``n`` samples in words; evaluations of the network and of the guide are per sample."""
     guide = f" and {steps.guide_nfe} of the guide" if steps.guide_nfe else ""
     speed = f"{seconds:.1f} s, {n / seconds:.0f} samples/s"
-    return f"{n} samples by {steps.sampler}, {steps.nfe} evaluations each{guide}, {speed}"
+    return f"{counted(n, 'sample')} by {steps.sampler}, {steps.nfe} evaluations each{guide}, {speed}"

@@ -1,4 +1,4 @@
-"""Trials of a run's posteriors: truths, what is observed of them, and draws given that; see ``Run.calibrate``."""
+"""Trials of a run's posteriors: truths, observations of them, and draws given these; see ``Run.calibrate``."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class Question(NamedTuple):
-    """What posteriors are asked.
+    """The question that posteriors answer in a trial.
 
-    ``hide``: which numbers of n examples are unknown, from their shape (n, *d) and a generator.
-    ``draw``: ``k`` draws (k, b, *d) of examples (b, *d), given what is observed of them.
+    ``hide``: from a shape (n, *d) and a generator, which numbers of n examples are hidden.
+    ``draw``: from examples (b, *d), what is hidden and k, k draws (k, b, *d) given what is observed.
     """
 
     hide: Callable[[tuple[int, ...], torch.Generator], Bool[Tensor, "n *d"]]
@@ -34,10 +34,10 @@ class Question(NamedTuple):
 
 
 def imputation(run: "Run", hidden: object, generator: torch.Generator) -> Question:
-    """The rest of an example, given some of its numbers.  Raises ValueError if nothing, or no such part, is hidden."""
+    """The rest of an example given some of its numbers.  Raises ValueError for an invalid ``hidden``."""
     what = 0.5 if hidden is None else hidden
     if isinstance(what, Real) and not 0 < (what := float(what)) <= 1:
-        raise ValueError(f"hidden is {what}; a share above 0 and up to 1 is allowed")
+        raise ValueError(f"hidden is {what}; a share must be above 0 and at most 1")
 
     def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
         known = ~gaps & run.transform.possible(x)
@@ -57,16 +57,14 @@ def measurement(
     noise: Noise,
     options: SamplingOptions,
 ) -> Question:
-    """Examples, given noisy measurements of them; ``posterior``: the run given such measurements, and its errors."""
+    """Examples given noisy measurements of them; ``posterior``: the run given such measurements, and its errors."""
     shape = run.recipe.shape
-    posterior(
-        measure_rows(measure, torch.zeros(1, *shape, device=run.device))
-    )  # it should not take minutes to be refused
+    posterior(measure_rows(measure, torch.zeros(1, *shape, device=run.device)))  # rejects it before minutes of work
 
     def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
         y = add_noise(measure_rows(measure, x.to(run.device)), noise, generator)
         particles, given = options.get("particles"), posterior(y[:1]).posterior_score
-        if isinstance(given, MomentMatching) and "sampler" not in options:  # as a user has them for one measurement
+        if isinstance(given, MomentMatching) and "sampler" not in options:  # as many as for a single measurement
             particles = given.with_particles(k, particles, shape=shape, labels=None).particles
         y = y.repeat_interleave(k, 0) if particles in (None, 1) else y
         own: SeededOptions = {**options, "seed": generator, "particles": particles}
@@ -76,7 +74,7 @@ def measurement(
 
 
 def add_noise(clean: Float[Tensor, "b *m"], noise: Noise, generator: torch.Generator) -> Tensor:
-    """Noisy measurements of what is measured without noise, see ``Run.posterior``."""
+    """Noisy measurements, given those without noise; see ``Run.posterior``."""
     poisson, covariance, std = noise.get("likelihood"), noise.get("noise_cov"), noise.get("noise_std")
     if poisson is not None:
         return torch.poisson((poisson.peak * clean).clamp(min=MIN_RATE), generator=generator)
@@ -92,7 +90,7 @@ def add_noise(clean: Float[Tensor, "b *m"], noise: Noise, generator: torch.Gener
 def trials(
     run: "Run", question: Question, truths: Shaped[Tensor, "n *d"], k: int, chance: torch.Generator, name: str
 ) -> Iterator[Trials]:
-    """A trial for each truth, under a progress bar; as many at a time as are sampled together."""
+    """A trial for each truth, in batches that are sampled together, under a progress bar."""
 
     def stored(x: Tensor) -> Tensor:
         return torch.as_tensor(run.recipe.kind.stored(run.transform, x.flatten(0, 1).cpu())).view(x.shape)
@@ -101,8 +99,8 @@ def trials(
     truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
     with bar(total=len(truths), name=name, unit="trial") as shown:
         for x, gaps in zip(torch.split(truths, size), torch.split(hidden, size), strict=True):
-            with quieter(logging.ERROR):  # each part would have a bar and warnings of its own
+            with quieter(logging.ERROR):  # otherwise each batch would show a bar and warnings
                 draws = question.draw(x, gaps, k)
             shown.update(len(x))
-            # As a file has them: pixels are bytes, and where these are equal a rank is random.
+            # As stored in files: pixels are bytes, and ranks among equal bytes are random.
             yield Trials(stored(x[None])[0], stored(draws), gaps)

@@ -305,7 +305,7 @@ export function frame(stage: Stage): void {
   [context.fillStyle, context.strokeStyle, context.lineWidth] = [css(theme.ink), css(theme.paper), 3];
   const write = (text: string, x: number, y: number, align: CanvasTextAlign): void => {
     context.textAlign = align;
-    context.strokeText(text, x, y); // so that it is read on arrows, too
+    context.strokeText(text, x, y); // so that it is legible on top of arrows
     context.fillText(text, x, y);
   };
   for (const value of ticks) {

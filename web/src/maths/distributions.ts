@@ -1,7 +1,7 @@
 // Mixtures of Gaussians in the plane, whose noised score is known exactly, as in ncsn/distributions.py.
 import { type Grid, type Points, type Random, type Score, VIEW, cellsFor, centre, gridPoints } from "./plane.ts";
 
-const NEGLIGIBLE = -30; // a log weight beside the largest one: e⁻³⁰ = 10⁻¹³
+const NEGLIGIBLE = -30; // a log weight relative to the largest one: e⁻³⁰ = 10⁻¹³
 const REACH = 4.5; // standard deviations at which a component has no density left that could be seen
 
 /** Σ_k w_k N(μ_k, s²I): noise of level σ makes each component N(μ_k, (s² + σ²)I), and so its score is exact. */
@@ -53,7 +53,7 @@ export class Mixture {
     return x;
   }
 
-  /** log p_σ, and its gradient (E[μ_k | x] − x)/(s² + σ²), where k is drawn from what x says of it. */
+  /** log p_σ, and its gradient (E[μ_k | x] − x)/(s² + σ²), where k is distributed as x suggests. */
   #at(x: number, y: number, sigma: number): { log: number; dx: number; dy: number } {
     const variance = this.std ** 2 + sigma ** 2;
     const weights = this.#scratch;

@@ -54,7 +54,7 @@ function ended(way: Sampler): Sampler {
 async function* annealed({ score, x, sigmas, steps, eps, noise }: Descent): AsyncGenerator<Step> {
   let step = 0;
   for (const { sigma, alpha } of schedule(sigmas, eps, steps)) {
-    const z = noise(); // before the score, which may want some too
+    const z = noise(); // before the score, which may draw noise, too
     x = langevinStep(x, await score(x, sigma), alpha, z);
     if (++step % steps === 0) yield { sigma, x };
   }
@@ -139,7 +139,7 @@ export function ladder(kind: "geometric" | "karras", top: number, bottom: number
   return Array.from({ length: levels }, (_, i) => Math.fround((first + (i / (levels - 1)) * (last - first)) ** 7));
 }
 
-/** Moves away from a worse score: s + (w − 1)·(s − guide) on noise levels between two (Ho & Salimans 2022). */
+/** Moves away from a less accurate score: s + (w − 1)·(s − guide), on noise levels in a range (Ho & Salimans 2022). */
 export function guided(score: Score, guide: Score, weight: number, [low, high]: readonly [number, number]): Score {
   return async (x, sigma) => {
     const s = await score(x, sigma);
@@ -149,7 +149,7 @@ export function guided(score: Score, guide: Score, weight: number, [low, high]: 
 }
 
 /**
- * The paper's inpainting, appendix B.3: where ``known``, the score is that of y + σz, and elsewhere the prior's beside it.
+ * The paper's inpainting, appendix B.3: ``known`` numbers are replaced by y + σz and follow the score of N(y, σ²), the others the prior's.
  * All examples have the same ``known`` and ``y``, one after the other.
  */
 export function replacement(score: Score, known: ArrayLike<unknown>, y: ArrayLike<number>, noise: () => Points): Score {

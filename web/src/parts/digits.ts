@@ -36,7 +36,7 @@ export const open = withModel("digits", (engine, query) => {
     announce(`This page doesn’t have the model’s sampler, ${sampling.sampler}. It uses ${own} instead.`);
   }
   const sheet = sheetOf("The images at this noise level", shape);
-  const way = sheetOf("The first image on its way from noise, left to right", shape);
+  const way = sheetOf("The first image, from noise on the left to the result on the right", shape);
   const meters = metersOf(engine, { model: "Model" }, {});
   const size = `${shape[1]} × ${shape[2]}, ${names.length === 0 ? "no" : names.length} classes`;
   const range = `σ from ${short(sampling.sigma_max)} to ${short(sampling.sigma_min)}`;

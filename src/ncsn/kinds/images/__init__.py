@@ -49,7 +49,7 @@ class Images(Kind[Run]):
         """Images as bytes or reals in [0, 1]."""
         images, shape = as_numbers("x", x), run.recipe.shape
         if tuple(images.shape[1:]) != shape:
-            raise ValueError(f"x has shape {tuple(images.shape)}; (b, {', '.join(map(str, shape))}) is needed")
+            raise ValueError(f"x has shape {tuple(images.shape)}; expected (b, {', '.join(map(str, shape))})")
         return images
 
     def ruler(self, run: Run, data: Dataset, features: object, n: int, target: str | None = None) -> Ruler:
@@ -78,7 +78,7 @@ class Images(Kind[Run]):
         plots.evolution_animation(path, folder / "evolution.gif")
         ours, theirs = (share_clipped(quantize(x)) for x in (samples, reals(data.train[: len(samples)])))
         if ours > theirs + MAX_CLIPPED:
-            log.info(f"{ours:.0%} of the samples' pixels are fully black or white, but {theirs:.0%} of the images'")
+            log.info(f"{ours:.0%} of pixels in samples, but {theirs:.0%} in training images, are fully black or white")
 
     def stored(self, transform: Transform, samples: Float[Tensor, "n *d"]) -> Shaped[np.ndarray, "n *d"]:
         """Samples in the depth of the training files."""

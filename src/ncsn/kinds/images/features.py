@@ -85,7 +85,7 @@ class Features:
         parts = bar(torch.split(images, self.batch), self.name)
         features = torch.cat([self.embed(part) for part in parts]).float()
         if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2 or not features.isfinite().all():
-            raise ValueError(f"{self.name}: {tuple(features.shape)} or NaN for {len(images)} images; (n, f) is needed")
+            raise ValueError(f"{self.name}: {tuple(features.shape)} or NaN for {len(images)} images; expected (n, f)")
         probabilities = features[:, :0] if self.head is None else self.head(features).softmax(1)
         return Recognition(features.cpu(), probabilities.cpu())
 
@@ -113,7 +113,7 @@ def choose(images: Dataset, name: str = "auto", device: torch.device = PROCESSOR
     if name == "efficientnet":
         return efficientnet(device)
     if name != "pixels":
-        raise ValueError(f"features are {name}; allowed are auto, pixels, classifier and efficientnet")
+        raise ValueError(f"features is {name}; it must be auto, pixels, classifier or efficientnet")
     return PIXELS
 
 
@@ -242,7 +242,7 @@ def efficientnet(device: torch.device = PROCESSOR) -> Features:
 
     def embed(images: Tensor) -> Tensor:
         if images.shape[1] not in (1, 3):
-            raise ValueError(f"images have {images.shape[1]} channels; EfficientNet needs grey or RGB")
+            raise ValueError(f"images have {images.shape[1]} channels; EfficientNet needs grey or RGB images")
         side = 128 if max(images.shape[2:]) <= 128 else 224
         x = images.to(device).expand(-1, 3, -1, -1).float() / 255
         x = F.interpolate(x, (side, side), mode="bicubic", antialias=True).clamp(0, 1)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ncsn.kinds.reading import PARTS, Split
 from ncsn.kinds.stacks import part_of
-from ncsn.validation import one_line, opened_as
+from ncsn.validation import counted, one_line, opened_as
 
 LOADED_FROM_SHARDS = 10_000  # images per split, the number that evaluations use
 SUFFIXES = [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".avif"]
@@ -72,7 +72,7 @@ def file_bytes(path: Path) -> bytes:
 
 
 def refuse_link() -> bytes:
-    """What reading a link in an archive ends in.  Raises ValueError."""
+    """Stands for reading a link in an archive.  Raises ValueError."""
     raise ValueError("it is a link")
 
 
@@ -120,15 +120,15 @@ def from_files(name: str, members: Members) -> Catalogue:
     }
     left_out = Counter(path.suffix.lower() for path in visible if path not in items)
     if outside:
-        left_out["outside of the archive"] = len(outside)
+        left_out["outside the archive"] = len(outside)
     if len(files) < len(members):
-        left_out["replaced by others of their name"] = len(members) - len(files)
+        left_out["with duplicate names"] = len(members) - len(files)
     listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common())
     if not items and ".tar" not in left_out:
         found, allowed = one_line(listed or "no files"), ", ".join(SUFFIXES)
         raise ValueError(f"{name} holds no images, but {found}; images in folders, .zip and .tar end in {allowed}")
-    said = [one_line(f"{left_out.total()} files left out: {listed}")] if left_out else []
-    return [*items.values()], said
+    notes = [one_line(f"{counted(left_out.total(), 'file')} left out: {listed}")] if left_out else []
+    return [*items.values()], notes
 
 
 def contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -195,5 +195,5 @@ def from_shards(name: str, paths: list[Path]) -> tuple[Catalogue, tuple[Path, ..
         for path in members:
             first = islice(images_in_shard(path), -(-LOADED_FROM_SHARDS // len(members)))
             items += [item._replace(part=part) for item in first]
-    said = f"the images are in shards: training uses all, rules and evaluations {len(items):,} of them"
-    return (items, [said]), tuple(shards["train"])
+    note = f"the images are in shards: training uses all of them, rules and evaluations {len(items):,}"
+    return (items, [note]), tuple(shards["train"])

@@ -63,7 +63,7 @@ def choose_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, 
     affordable = int(EVALUATIONS * seen / (USUAL * sampling.guided_nfe))
     n = min(TRIALS, len(held_out) // 3, affordable)
     if n < MIN_TRIALS:
-        log.info(f"guidance {doubt:g}: training was too short, or held-out images too few, to choose the scale")
+        log.info(f"guidance {doubt:g}: training was too short, or there are too few held-out images, to choose it")
         return doubt
     compared = trial(1.0, held_out[: REAL_PER_SAMPLE * n], features)
     with bar(trials(run, features, n, seed=seed), "choosing guidance", total=USUAL) as rows:
@@ -75,7 +75,7 @@ def choose_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, 
         return pixel_distance(samples, compared)
 
     log.info(
-        f"guidance {choice.weight:g}: samples have distance {distance(choice):.2g} from held-out images,"
+        f"guidance {choice.weight:g}: the distance of samples from held-out images is {distance(choice):.2g},"
         f" {distance(plain):.2g} without guidance ({features.name}, {n} samples per scale)"
     )
     return choice.weight

@@ -104,7 +104,7 @@ def as_bytes(pixels: Shaped[Tensor, "n c h w"], name: str = "the images") -> UIn
     # Samples may lie slightly outside the data's range; if they lie far outside, they have other units or are NaN.
     low, high = float(pixels.min()), float(pixels.max())
     if not (pixels.is_floating_point() and low >= -0.5 and high <= 1.5):
-        raise ValueError(f"{name}: {pixels.dtype} from {low:g} to {high:g}; uint8, or reals in [0, 1], are needed")
+        raise ValueError(f"{name}: {pixels.dtype} from {low:g} to {high:g}; expected uint8, or reals in [0, 1]")
     return torch.cat([quantize(part.float()) for part in torch.split(pixels, 1000)])
 
 
@@ -172,7 +172,7 @@ class Ruler:
         self.n = min(n, *sizes)
         if self.n < MIN_IMAGES:
             counts = "{:,} test, {:,} validation and {:,} training images".format(*sizes)
-            raise ValueError(f"there are {n:,} samples, {counts}; at least {MIN_IMAGES} of each are needed")
+            raise ValueError(f"found {n:,} samples, {counts}; evaluation needs at least {MIN_IMAGES} of each")
         data = at_8_bits(images)
         if features is None or isinstance(features, str):
             features = choose(data, features or "auto", device)
@@ -208,7 +208,7 @@ class Ruler:
         """
         shape = tuple(self.test.shape[1:])
         if samples.shape[1:] != shape or len(samples) < self.n:
-            raise ValueError(f"the samples have shape {tuple(samples.shape)}; at least {self.n} of {shape} are needed")
+            raise ValueError(f"the samples have shape {tuple(samples.shape)}; expected at least {self.n} of {shape}")
         x = as_bytes(samples[: self.n].cpu(), "the samples")
         numbers, histogram = self.measure(x, nearest(x, self.train)[0])
         (held_out, held_out_histogram), (training, training_histogram) = self.held_out, self.training

@@ -47,7 +47,7 @@ class Depth(Transform):
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES or not (self.low < self.high and math.isfinite(self.high - self.low)):
-            raise ValueError(f"depth is {self.dtype!r} from {self.low} to {self.high}; a finite range is needed")
+            raise ValueError(f"depth is {self.dtype!r} from {self.low} to {self.high}; expected a finite range")
 
     def forward(self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float[Tensor, "b *d"]:
         """Convert bytes to reals, dequantised at random if there is a ``generator``; reals are unchanged."""
@@ -75,7 +75,7 @@ class Depth(Transform):
 
 
 BYTES = Depth()
-"""The depth of most images."""
+"""The depth of most image files."""
 
 
 def stored_depth(transform: Transform) -> Depth:

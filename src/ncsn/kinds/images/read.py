@@ -60,7 +60,7 @@ def images_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray,
     """
     if array.ndim not in (3, 4) or not array.size or array.dtype.kind not in "buif":
         allowed = "numbers (n, h, w), (n, h, w, c) or (n, c, h, w)"
-        raise ValueError(f"{name} has shape {array.shape} of {array.dtype}; {allowed} are needed")
+        raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype}; expected {allowed}")
     check_finite(name, array)
     array = array[..., None] if array.ndim == 3 else array
     return array.transpose(0, 2, 3, 1) if array.shape[1] < array.shape[3] else array
@@ -120,11 +120,11 @@ def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str]
     total = sum(item.images for members in parts.values() for item in members)
     listed = f"{len(broken)} of {total}: {', '.join(sorted(broken))}"
     if len(broken) > reading.max_broken:
-        raise ValueError(f"more images are broken than --max-broken {reading.max_broken} allows, {listed}")
+        raise ValueError(f"more images are broken than --max-broken {reading.max_broken} allows: {listed}")
     sizes = {part: sum(len(one.pixels) for _, one in members) for part, members in whole.items()}
     if empty := [part for part in sizes if not sizes[part]]:
         number = sum(sizes.values())
-        raise ValueError("; ".join([f"{name} has {number} images, and none for {' and '.join(empty)}", *notes]))
+        raise ValueError("; ".join([f"{name} has {number} images, but none for {' and '.join(empty)}", *notes]))
     found = [one for members in whole.values() for _, one in members]
     pixels, depth, lines = join_pictures(found)
     if broken:
@@ -200,10 +200,8 @@ def stream(images: Dataset, reading: Reading, drawing: Drawing) -> Iterator[Batc
             else:
                 broken.add(item.name)
                 if len(broken) > reading.max_broken:
-                    why = (
-                        "its size or dtype differs from the first images" if isinstance(one, Picture) else one_line(one)
-                    )
-                    raise ValueError(f"{item.name} cannot be read ({why}); --max-broken is {reading.max_broken}")
+                    why = "its size or dtype differs from the others" if isinstance(one, Picture) else one_line(one)
+                    raise ValueError(f"{item.name} can't be used ({why}); --max-broken is {reading.max_broken}")
             if len(examples) == drawing.size:
                 x, y = (torch.stack(column).to(generator.device) for column in zip(*examples, strict=True))
                 yield Batch(augment(x, drawing.flip, generator), None if drawing.labels is None else y)
@@ -254,5 +252,5 @@ def read_example(
         if shape[0] == 3 and len(pixels) == 1:
             pixels = pixels.expand(3, -1, -1)
     if pixels.shape != shape:
-        raise ValueError(f"{name} has shape {tuple(pixels.shape)} (channels, height, width); {shape} is needed")
+        raise ValueError(f"{name} has shape {tuple(pixels.shape)} (channels, height, width); expected {shape}")
     return reals(pixels)

@@ -1,4 +1,4 @@
-"""Tables: rows of numbers, categories and dates, with missing cells; each conditional is learned."""
+"""Tables: rows of numbers, categories and dates, possibly with missing cells; every conditional is learned."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +37,7 @@ class Tables(Kind[Run]):
         """A mixture of Gaussians, fitted to the training rows."""
         if preconditioning != "conditional":
             if bool(data.train.isnan().any()):
-                raise ValueError("the rows miss values, which a network of your own cannot learn from; leave them out")
+                raise ValueError("the rows have missing values, but your own network needs complete rows")
             return super().start(data, preconditioning)
         return dict(fit_mixture(data.train, data.validation)._asdict())
 
@@ -67,7 +67,7 @@ class Tables(Kind[Run]):
     def held_out_batches(
         self, data: Dataset, model: ScoreModel, examples: Batch
     ) -> Callable[[torch.Generator], Iterator[Batch]]:
-        """Half of the held-out rows are for the joint density, and half for conditionals with masks that stay."""
+        """Half of the held-out rows are for the joint density, the other half for conditionals with fixed masks."""
         if not isinstance(model, ConditionalModel):
             return super().held_out_batches(data, model, examples)
         generator = torch.Generator(examples.x.device).manual_seed(1)
@@ -85,7 +85,7 @@ class Tables(Kind[Run]):
         return {"joint": ~conditional, "conditionals": conditional}
 
     def measure(self, run: Run, data: Dataset) -> dict[str, float]:
-        """How often draws hold what is hidden of test rows."""
+        """How often the range of draws contains hidden values of test rows."""
         if not isinstance(run.score, ConditionalModel) or not len(data.test):
             return {}
         count, coverage = cell_coverage(run, data.transform.inverse(data.test.double()))
@@ -101,11 +101,11 @@ class Tables(Kind[Run]):
         rows = torch.from_numpy(np.array(table_of_array(x, "rows").rows, np.float64))  # a copy: files are read-only
         if rows.shape[1] != len(columns.names):
             listed = ", ".join(columns.names)
-            raise ValueError(f"rows has {rows.shape[1]} columns; the run has {len(columns.names)}: {listed}")
+            raise ValueError(f"rows has {rows.shape[1]} columns, but the run has {len(columns.names)}: {listed}")
         return rows
 
     def examples(self, run: Run, x: Float[Tensor, "b d"]) -> Any:
-        """A DataFrame if the run has learned one."""
+        """A DataFrame if the run was trained on one."""
         if not isinstance(run.transform, Columns) or not run.transform.fields:
             return x
         return frame_of(run.transform, x.double().cpu().numpy())
@@ -137,29 +137,29 @@ class Tables(Kind[Run]):
         return impute_rows(run, x, n, generator, skip=unseen == "skip")
 
     def hide(self, run: Run, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n d"]:
-        """A share is cells at random, at least one in each row; columns may be named, too."""
+        """A share hides random cells, at least one in each row; column names are accepted, too."""
         if isinstance(what, float):
             chance = torch.rand(shape, generator=generator)
             return (chance < what) | (chance == chance.amin(1, keepdim=True))
         names = columns_of(run.transform, shape[1]).names
         if isinstance(what, Sequence) and what and all(isinstance(name, str) for name in what):
             if strangers := [name for name in what if name not in names]:
-                raise ValueError(f"hidden names {', '.join(strangers)}; the run has {', '.join(names)}")
+                raise ValueError(f"hidden names {', '.join(strangers)}; the run's columns are {', '.join(names)}")
             what = [name in what for name in names]
         return choose_patterns(what, shape, generator)
 
     def impute_file(self, run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
-        """Fill in a table's missing cells; observed ones stay as they are written."""
+        """Fill in a table's missing cells; observed cells are written unchanged."""
         for path in (out, draws or out):
             if path.suffix not in reading.TABLES:
-                raise ValueError(f"{path}: rows are written into {', '.join(reading.TABLES)}")
+                raise ValueError(f"{path}: rows can be written to {', '.join(reading.TABLES)}")
         return impute_table(run, rows, n, seed, out, draws)
 
     def ruler(self, run: Run, data: Dataset, features: object, n: int, target: str | None = None) -> TableRuler:
-        """What judges rows."""
+        """Compare samples with held-out rows."""
         names = columns_of(run.transform, data.shape[0]).names
         if target not in (None, *names):
-            raise ValueError(f"target is {target!r}; a column is needed: {one_line(', '.join(names))}")
+            raise ValueError(f"target is {target!r}; it must be one of the columns {one_line(', '.join(names))}")
         test = held_out_examples(data, n)
         return TableRuler(run, data, test, max(len(test), min(n, data.n)), target)
 
@@ -188,12 +188,12 @@ TABLES = Tables(
     headroom=10.0,  # columns may have tails
     log_sigma_mean=(-0.8, -0.8),  # where a network of standardised columns has most to learn
     log_sigma_std=1.6,
-    # Rows cost little, and few of them are soon learned by heart.  A report costs up to four steps.
+    # Rows are cheap, and a small table is soon memorised.  A report costs up to four steps.
     held_out=(4096,),
     reports=Reports(count=100, power=2, spacing=25, from_start=True, tolerance=0.0, patience=0.25),
     precision="fp32",
     posterior_targets=False,
-    # What a column is to the network follows from its own units.
+    # Columns are scaled by their own statistics.
     refused=(*OF_IMAGES, "flip", "start", "posterior_above"),
-    shown=10,  # more points can be seen than images
+    shown=10,  # a picture shows more points than images
 )

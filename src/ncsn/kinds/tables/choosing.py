@@ -1,4 +1,4 @@
-"""Samples of a table that are asked for: with given values, exactly; or where a condition holds, by rejection."""
+"""Conditional samples of a table: with given values (exact), or satisfying a condition (by rejection)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,47 +17,47 @@ from ncsn.run import Recipe, Run, generator_of
 from ncsn.score import Sigma
 from ncsn.validation import one_line
 
-RARE, PATIENCE = 1000, 100  # one sample in so many is too few, once so many blocks are drawn
+RARE, PATIENCE = 1000, 100  # give up after 100 blocks if fewer than one sample in 1,000 is accepted
 
 
 def choose_rows(run: Run, n: int, given: object, where: str | None, options: Mapping[str, Any]) -> Any:
-    """``n`` samples with ``given`` values of some columns, or of those that satisfy ``where``.  See ``Run.sample``."""
+    """``n`` samples with ``given`` values of some columns, or that satisfy ``where``; see ``Run.sample``."""
     options = dict(options)
     generator = generator_of(options.pop("seed", 0), run.device)
     if given is None:
         draw: Callable[[int], Any] = partial(run.sample, seed=generator, **options)
     else:
         if ignored := [name for name, value in options.items() if value is not None and name != "batch_size"]:
-            raise ValueError(f"{', '.join(ignored)} would be ignored: rows with given values are drawn as by impute")
+            raise ValueError(f"given can't be combined with {', '.join(ignored)}: such rows are drawn as by impute")
         draw = given_rows(run, given, generator)  # type: ignore[arg-type]
     return draw(n) if where is None else accept(draw, n, where, run.block)
 
 
 def given_cells(run: Run, given: Mapping[Any, object]) -> tuple[Float64[Tensor, "1 d"], Float[Tensor, "1 e"]]:
-    """A row in which some columns have given values, and NaN elsewhere; in the user's units, and in the model's.
+    """A row with the given values, and NaN elsewhere, in the user's units and in the model's.
 
-    Raises ValueError for values and columns that the run does not know, and if no column is left.
+    Raises ValueError for values and columns that the run doesn't know, and if no column is left to draw.
     """
     import pandas
 
     if not isinstance(given, Mapping) or not given:
-        raise ValueError(f"given is {given!r}; a value for each of some columns is needed, such as {{'sex': 'F'}}")
+        raise ValueError(f"given is {given!r}; expected values of some columns, such as {{'sex': 'F'}}")
     columns = columns_of(run.transform, run.recipe.shape[0])
     if unknown := [str(name) for name in given if name_of(name) not in columns.names]:
-        raise ValueError(f"given has {', '.join(unknown)}; the run has {one_line(', '.join(columns.names))}")
+        raise ValueError(f"given names {', '.join(unknown)}, but the run has {one_line(', '.join(columns.names))}")
     frame = pandas.DataFrame({name: [value] for name, value in given.items()})
     x = numbers_of(frame, columns)
     known = ~x.isnan()
     for i in (i for i, column in enumerate(columns.columns) if column.name in map(name_of, given) and not known[0, i]):
-        raise ValueError(f"given has no value of {columns.names[i]}; leave it out to draw it")
+        raise ValueError(f"given has a missing value for {columns.names[i]}; leave it out to draw it")
     if bool(known.all()):
-        raise ValueError("given has all columns; leave out those to draw")
+        raise ValueError("given has a value for every column; leave out those to draw")
     z = run.transform.forward(x).float()
     return x, z.masked_fill(~torch.cat([known, known[:, columns.marked]], 1), torch.nan).to(run.device)
 
 
 def conditional_run(run: Run, given: Mapping[Any, object]) -> Run:
-    """The run of the other columns given values of some.  See ``Run.given``."""
+    """The run of the other columns given values of some; see ``Run.given``."""
     (x, z), model, columns = (
         given_cells(run, given),
         conditional_model(run),
@@ -82,7 +82,7 @@ def conditional_run(run: Run, given: Mapping[Any, object]) -> Run:
 
 
 def given_rows(run: Run, given: Mapping[Any, object], generator: torch.Generator) -> Callable[[int], Any]:
-    """What draws so many rows in which some columns have given values."""
+    """A function that draws a number of rows in which some columns have given values."""
     import pandas
 
     x, z = given_cells(run, given)
@@ -94,7 +94,7 @@ def given_rows(run: Run, given: Mapping[Any, object], generator: torch.Generator
         rows = run.transform.inverse(drawn)
         made = run.recipe.kind.examples(run, torch.where(known.to(rows.device), x.to(rows), rows))
         values = {name_of(label): value for label, value in given.items()}
-        for label in getattr(made, "columns", ()):  # of dates, samples have whole seconds
+        for label in getattr(made, "columns", ()):  # decoded dates are rounded to seconds
             if name_of(label) in values and made[label].dtype.kind == "M":
                 made[label] = pandas.Series([values[name_of(label)]] * n).astype(made[label].dtype)
         return made
@@ -103,9 +103,9 @@ def given_rows(run: Run, given: Mapping[Any, object], generator: torch.Generator
 
 
 def accept(draw: Callable[[int], Any], n: int, where: str, block: int) -> Any:
-    """The first ``n`` rows that satisfy a condition, of as many blocks as that takes; prints how many do.
+    """The first ``n`` rows that satisfy a condition, from as many blocks as that takes; logs the share that does.
 
-    Raises ValueError for what is no condition on the columns, and if it holds too seldom.
+    Raises ValueError if it isn't a condition on the columns, or if too few rows satisfy it.
     """
     import pandas
 
@@ -114,17 +114,17 @@ def accept(draw: Callable[[int], Any], n: int, where: str, block: int) -> Any:
         while count < n:
             rows = draw(block)
             if not hasattr(rows, "columns"):
-                raise ValueError("where is given, and the run has learned an array, whose columns have no names")
+                raise ValueError("where needs column names, but the run was trained on an array, which has none")
             try:
                 fits = rows.eval(where)
-            except Exception as error:  # of many kinds, as pandas evaluates what Python does
+            except Exception as error:  # of any kind, because pandas evaluates Python expressions
                 raise ValueError(f"where is {where!r}, which pandas cannot evaluate: {one_line(error)}") from error
             if not isinstance(fits, pandas.Series) or not pandas.api.types.is_bool_dtype(fits):
-                raise ValueError(f"where is {where!r}; a condition is needed, such as 'age > 60'")
+                raise ValueError(f"where is {where!r}; expected a condition, such as 'age > 60'")
             kept.append(rows[fits.fillna(False)])
             drawn, count = drawn + block, count + len(kept[-1])
             shown.update(len(kept[-1]))
             if drawn >= PATIENCE * block and count * RARE < drawn:
-                raise ValueError(f"{count} of {drawn:,} samples satisfy {where!r}, too few; given= needs no rejection")
+                raise ValueError(f"only {count} of {drawn:,} samples satisfy {where!r}; given= needs no rejection")
     log.info(f"{count:,} of {drawn:,} samples satisfy {where!r} ({count / drawn:.2%})")
     return pandas.concat(kept, ignore_index=True)[:n]

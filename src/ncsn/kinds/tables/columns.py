@@ -1,7 +1,7 @@
-"""What the columns of a table are to the model: each is an object that knows both ways.
+"""The columns of a table, each an object that converts the user's numbers to the model's and back.
 
-A column takes a number x to v (its place in a cell, or its logarithm), to t = (v − shift)/scale, and to z = f(t), where
-f runs straight between knots: so that noise of one σ suits all columns, whatever their units and tails.
+A column maps a number x to v (a position in its cell, or its logarithm), to t = (v − shift)/scale, and to z = f(t),
+where f is piecewise linear, so that noise of one σ suits all columns, whatever their units and tails.
 """
 
 import math
@@ -21,26 +21,26 @@ from ncsn.kinds.transform import FAR, Transform
 from ncsn.machine.messages import bar
 from ncsn.validation import one_line
 
-FEW = 20  # values: a column of no more takes only these
-ATOM = 0.05  # share of the rows: a value that is more frequent is no coincidence
-UNBOUNDED = sys.float_info.max  # in the place of infinity, which JSON has not
-LOG_GAIN = 0.1  # nats a value by which the logarithm must be closer to a Gaussian than the column itself
-# Slopes of a tail in normal scores: a uniform's are below 1.15 of its own, a Gaussian's 1, a Laplace's 2.
+FEW = 20  # distinct values; a column with no more can have only these
+ATOM = 0.05  # share of the rows above which a repeated value is no coincidence
+UNBOUNDED = sys.float_info.max  # instead of infinity, which JSON doesn't have
+LOG_GAIN = 0.1  # nats per value by which the logarithm must be closer to a Gaussian than the column itself
+# Slopes of the tails against normal scores: below 1.15 times a uniform's is bounded; a Gaussian's is 1, a Laplace's 2.
 BOUNDED, HEAVY = 1.15, 2.0
-LISTED = 10  # values that a message names
+LISTED = 10  # values that an error message lists
 Numbers: TypeAlias = Float64[Tensor, "b"]
 Knots: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What all columns have.
+    """The base of all columns.
 
-    ``name``: the user's.  ``shift``, ``scale`` > 0: of t = (v − shift)/scale.
-    ``knots``: t and z between which f runs straight, and on beyond the last; empty where z = t.
-    ``bounds``: the least and the largest number that samples can be.
-    ``categories``: the texts that its numbers 0, 1, … stand for, if it has text.
-    ``date``: whether its numbers are days since 1970.
+    ``name``: the user's name.  ``shift``, ``scale`` > 0: those of t = (v − shift)/scale.
+    ``knots``: t and z at the corners of f, which continues straight beyond the last ones; empty if z = t.
+    ``bounds``: the smallest and the largest value of samples.
+    ``categories``: for a text column, the texts that the numbers 0, 1, … stand for.
+    ``date``: whether the numbers are days since 1970.
     """
 
     name: str
@@ -50,29 +50,29 @@ class Column:
     bounds: tuple[float, float] = (-UNBOUNDED, UNBOUNDED)
     categories: tuple[str, ...] = ()
     date: bool = False
-    summary: ClassVar[str] = ""  # of what is special about its numbers
+    summary: ClassVar[str] = ""  # describes the values in one or two words
 
     def __post_init__(self) -> None:
-        """Refuse knots of no ascending line."""
+        """Reject knots that don't ascend."""
         start, end = self.knots
         if len(start) != len(end) or any(sorted({*part}) != [*part] for part in self.knots):
-            raise ValueError(f"the knots of column {one_line(self.name)} are those of no ascending line")
+            raise ValueError(f"the knots of column {one_line(self.name)} must ascend")
 
     def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
-        """The number v of x; ``place``: where in its cell, from 0 to 1."""
+        """The v of x; ``place``: the position in its cell, from 0 to 1."""
         raise NotImplementedError
 
     def leave(self, v: Numbers) -> Numbers:
-        """The number x whose cell v is in."""
+        """The x whose cell contains v."""
         raise NotImplementedError
 
     def log_width(self, x: Numbers, v: Numbers) -> Numbers:
-        """The logarithm of |dx/dt|, in which a discrete value has a volume of 1."""
+        """The logarithm of |dx/dt|, where the cell of a discrete value has volume 1."""
         return torch.full_like(v, math.log(self.scale))
 
     @property
     def rounding(self) -> float:
-        """How far a number may lie from the next one that samples can be."""
+        """How far a number may lie from the nearest possible sample."""
         return 0.0
 
     @property
@@ -81,7 +81,7 @@ class Column:
         return False
 
     def forward(self, x: Numbers, place: Numbers | float = 0.5) -> Numbers:
-        """The model's numbers."""
+        """The model's numbers z."""
         return interpolate((self.enter(x, place) - self.shift) / self.scale, self.knots)[0]
 
     def log_abs_det_jacobian(self, x: Numbers, place: Numbers | float = 0.5) -> Numbers:
@@ -91,32 +91,32 @@ class Column:
         return slopes.log() - self.log_width(x, v)
 
     def say(self, x: float) -> str:
-        """A number as the user knows it."""
+        """A number as text, as the user knows it."""
         if self.categories and x in range(len(self.categories)):
             return repr(self.categories[int(x)])
         return str(np.datetime64(round(x * 86_400), "s")) if self.date and abs(x) < 1e9 else f"{x:.9g}"
 
     @property
     def requirement(self) -> str:
-        """What a number that is not ``possible`` fails to be."""
+        """The end of an error message about a number that isn't ``possible``."""
         low, high = (self.say(float(f"{x:.4g}")) for x in self.reach(tensor((-FAR, FAR))).tolist())
         return f"is not between {low} and {high}, the range that training allows"
 
     def reach(self, z: Numbers) -> Numbers:
-        """The user's numbers, also beyond the bounds."""
+        """The user's numbers x, not limited to the bounds."""
         start, end = self.knots
         return self.leave(self.shift + self.scale * interpolate(z, (end, start))[0])
 
     def inverse(self, z: Numbers) -> Numbers:
-        """The user's numbers."""
+        """The user's numbers x, within the bounds."""
         x = self.reach(z)
         return torch.where(x.isfinite(), x.clamp(*self.bounds), x) + 0.0  # no zero has a sign
 
     def possible(self, x: Numbers) -> Bool[Tensor, "b"]:
-        """Which numbers the column can have, to judge by training.
+        """Which numbers the column can have, judging by the training data.
 
-        Not what a sample cannot be, between cells or more than 30 deviations away; but numbers may pass the ends of the
-        column, as held-out rows do, and have more decimals.
+        Numbers between cells, or more than 30 standard deviations away, are impossible.  Unlike samples, numbers may
+        lie outside the bounds, as held-out rows do, and have more decimals.
         """
         z = self.forward(x)
         back = self.reach(z)
@@ -128,7 +128,7 @@ class Column:
 class Real(Column):
     """Real numbers.
 
-    ``log``: whether v is the logarithm.  ``decimals``: how many samples keep; −1 leaves them as they are.
+    ``log``: whether v is the logarithm.  ``decimals``: the number of decimals of samples; −1 doesn't round them.
     """
 
     type: Literal["real"] = "real"
@@ -141,7 +141,7 @@ class Real(Column):
 
     @property
     def step(self) -> float:
-        """The width of a cell, around each number of so many decimals."""
+        """The width of the cell around each rounded number."""
         return 10.0**-self.decimals if self.decimals > 0 else 0.0
 
     @property
@@ -163,7 +163,7 @@ class Real(Column):
 
 @dataclass(frozen=True, kw_only=True)
 class Integer(Column):
-    """Whole numbers, each in a cell of width 1 around it; ``least``: the least that there can be."""
+    """Whole numbers, each in the middle of a cell of width 1; ``least``: the smallest possible one."""
 
     type: Literal["integer"] = "integer"
     least: float
@@ -171,7 +171,7 @@ class Integer(Column):
 
     @property
     def requirement(self) -> str:
-        return super().requirement.replace("is not", "is no whole number", 1)
+        return super().requirement.replace("is not", "is not a whole number", 1)
 
     def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
         return x + (place - 0.5)
@@ -182,7 +182,7 @@ class Integer(Column):
 
 @dataclass(frozen=True, kw_only=True)
 class Listed(Column):
-    """A few values, whose cells of width 1 follow one another.
+    """A few values, with adjacent cells of width 1.
 
     ``values``: all of them, ascending.
     """
@@ -206,14 +206,14 @@ class Listed(Column):
 
 @dataclass(frozen=True, kw_only=True)
 class Atomic(Column):
-    """Real numbers with a few frequent values: at each of these, v has as much room as one ``scale``.
+    """Real numbers with a few frequent values, each of which has a cell of width ``scale`` in v.
 
     ``values``: the frequent ones, ascending.
     """
 
     type: Literal["atomic"] = "atomic"
     values: tuple[float, ...]
-    summary = "values of their own"
+    summary = "frequent values"
 
     def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
         values = tensor(self.values)
@@ -238,7 +238,7 @@ def tensor(values: tuple[float, ...]) -> Numbers:
 
 
 def interpolate(x: Numbers, knots: Knots) -> tuple[Numbers, Numbers]:
-    """Values and slopes of the line that runs straight from knot to knot, and on beyond the last."""
+    """Values and slopes of the piecewise linear function through the knots, which continues straight beyond them."""
     start, end = tensor(knots[0]), tensor(knots[1])
     if not len(start):
         return x, torch.ones_like(x)
@@ -253,13 +253,13 @@ AnyColumn: TypeAlias = Real | Integer | Listed | Atomic
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """A column of the user's DataFrame, from which and to which numbers are converted.
+    """The type of a column of the user's DataFrame.
 
-    ``label``: its label there.
-    ``dtype``: pandas' name of its dtype; empty where a file has text, and pandas' own choice suits what it says.
-    ``of``: what the objects of an object column are, as ``pandas.api.types.infer_dtype`` says; or the dtype of the
-    levels of a categorical one.
-    ``levels``: all values that a categorical column may have, as text.  ``ordered``: whether they have an order.
+    ``label``: its label.
+    ``dtype``: pandas' name of its dtype; empty for text files, where pandas chooses the dtype of samples.
+    ``of``: for an object column the type of the objects, as ``pandas.api.types.infer_dtype`` returns it; for a
+    categorical column the dtype of its levels.
+    ``levels``: all values of a categorical column, as text.  ``ordered``: whether they have an order.
     """
 
     label: str | int
@@ -271,12 +271,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Columns(Transform):
-    """A table's columns: d numbers to the user; to the model as many, and marks of missing cells after them.
+    """The columns of a table: d numbers for the user; for the model, marks of missing cells may follow them.
 
-    ``single``: whether numbers are of single precision, in which samples then are.
-    ``marks``: columns of 1 where a cell of the column of the same name is missing, and 0 elsewhere; none unless
-    training has learned where values are missing.
-    ``fields``: all columns of the user's DataFrame, in its order; none where the table was an array.
+    ``single``: whether the user's numbers, and so samples, have single precision.
+    ``marks``: if training has learned where values are missing, columns that are 1 where the cell in the column of the
+    same name is missing, and 0 elsewhere.
+    ``fields``: the types of all columns of the user's DataFrame, in its order; empty if the table was an array.
     """
 
     type: Literal["columns"] = field(default="columns", kw_only=True)
@@ -287,16 +287,16 @@ class Columns(Transform):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the columns are called."""
+        """The names of the columns."""
         return tuple(column.name for column in self.columns)
 
     def field(self, column: AnyColumn) -> Field | None:
-        """What a column is in the user's DataFrame, if there was one."""
+        """The type of a column in the user's DataFrame, if there was one."""
         return next((field for field in self.fields if one_line(field.label) == column.name), None)
 
     @cached_property
     def marked(self) -> list[int]:
-        """The places of the columns that have marks."""
+        """The indices of the columns that have marks."""
         return [self.names.index(mark.name) for mark in self.marks]
 
     def each(self, x: Tensor) -> list[tuple[AnyColumn, Numbers]]:
@@ -304,7 +304,7 @@ class Columns(Transform):
         return list(zip(self.columns, x.detach().cpu().double().unbind(-1), strict=True))
 
     def with_marks(self, x: Tensor) -> list[tuple[AnyColumn, Numbers]]:
-        """The same, and then the marks."""
+        """The columns with their numbers, followed by the marks with theirs."""
         gaps = [x[..., place].isnan().cpu().double() for place in self.marked]
         return [*self.each(x), *zip(self.marks, gaps, strict=True)]
 
@@ -324,10 +324,10 @@ class Columns(Transform):
     def log_abs_det_jacobian(
         self, x: Shaped[Tensor, "b d"], generator: torch.Generator | None = None
     ) -> Float64[Tensor, "b"]:
-        """The logarithm of |dz/dx|, of whole numbers, few values and atoms for cells of volume 1.
+        """The logarithm of |dz/dx|, where the cells of discrete values have volume 1.
 
-        So p(x) of these is their probability, if the density is averaged over the cell; taken only in the middle, it
-        is off by the curvature within.  Missing cells have no volume.
+        Averaged over its cell, the density of a discrete value is its probability.  In the middle of the cell it
+        differs from that by the curvature.  Missing cells don't contribute.
         """
         parts = [
             column.log_abs_det_jacobian(each, place).masked_fill(each.isnan(), 0.0)
@@ -343,12 +343,12 @@ class Columns(Transform):
         return x
 
     def without_marks(self, z: Float[Tensor, "b e"]) -> Float[Tensor, "b d"]:
-        """The model's rows in the user's units, whether or not a mark calls a cell missing."""
+        """The model's rows in the user's units, with a number in every cell, whatever the marks."""
         x = torch.stack([column.inverse(each) for column, each in self.each(z[:, : len(self.columns)])], -1)
         return x.to(z.device, z.dtype if self.single or z.device.type == "mps" else torch.float64)
 
     def possible(self, x: Float[Tensor, "b d"]) -> Bool[Tensor, "b d"]:
-        """Which numbers the columns can have, to judge by training; NaN may stand for a missing one."""
+        """Which numbers the columns can have, judging by the training data; NaN, for a missing value, is possible."""
         return torch.stack([column.possible(each) for column, each in self.each(x)], -1)
 
     def affine(self, shape: tuple[int, ...]) -> tuple[Float[Tensor, "e"], Float[Tensor, "e"], Bool[Tensor, "e"]]:
@@ -361,19 +361,19 @@ class Columns(Transform):
         """A cell, for error messages."""
         return f"{self.names[channel]} (row {example + 1})"
 
-    def check(self, x: Shaped[Tensor, "b d"], told: Callable[[int, int], object] | None = None) -> None:
-        """Raises ValueError for the first number that its column cannot have, and says what is allowed.
+    def check(self, x: Shaped[Tensor, "b d"], quote: Callable[[int, int], object] | None = None) -> None:
+        """Raises ValueError for the first number that its column can't have, and says what is allowed.
 
-        ``told``: what the user calls a cell of a row and a column.
+        ``quote``: returns the user's value of a cell from the indices of row and column.
         """
         for row, i in (~self.possible(x)).nonzero()[:1].tolist():
             column = self.columns[i]
-            value = column.say(float(x[row, i])) if told is None else told(row, i)
+            value = column.say(float(x[row, i])) if quote is None else quote(row, i)
             name = column.name if self.fields else f"column {column.name}:"
             raise ValueError(f"{name} {value} (row {row + 1}) {column.requirement}")
 
     def describe(self) -> tuple[str, ...]:
-        """What is done to which columns, a line each."""
+        """The conversions, one line each, with their columns."""
         said = {"logarithm": [column.name for column in self.columns if isinstance(column, Real) and column.log]}
         for each in (Integer, Listed, Atomic):
             said[each.summary] = [column.name for column in self.columns if isinstance(column, each)]
@@ -387,7 +387,7 @@ class Columns(Transform):
 
 
 def columns_of(transform: Transform, count: int) -> Columns:
-    """The columns of a run of rows; where it has none, columns called 0, 1, … that are the model's own."""
+    """The columns of a transform; if it has none, columns called 0, 1, … in the model's own units."""
     if isinstance(transform, Columns):
         return transform
     return Columns(columns=tuple(Real(name=str(i), shift=0.0, scale=1.0) for i in range(count)))
@@ -401,20 +401,20 @@ def learn_columns(
     *,
     every: Float[Tensor, "m d"] | None = None,
 ) -> Columns:
-    """The columns in which ``x`` has mean 0 and standard deviation 1, or normal scores; NaN says nothing.
+    """Learn columns that give ``x`` mean 0 and standard deviation 1, or normal scores; NaN is ignored.
 
-    Columns of whole numbers and of few values have cells; from twenty numbers on, values that many rows share, too;
-    other positive ones whose logarithm is closer to a Gaussian have that; and what is bounded, heavy-tailed or more
-    than six deviations away then becomes its normal scores.
+    Whole numbers and columns with few values get cells.  With at least twenty values, numbers that many rows share get
+    cells, too, and other positive columns become logarithms if these are closer to a Gaussian.  Columns that are
+    bounded, heavy-tailed or reach beyond six standard deviations are then mapped to normal scores.
 
-    ``categories``: the texts of columns of 0, 1, …, which are listed however many they are.
-    ``every``: all rows of the table, held-out ones too, whose values must be possible; by default ``x``.
-    Raises ValueError if a column is constant, naming it.
+    ``categories``: the texts of text columns, which are 0, 1, … in ``x``.
+    ``every``: all rows of the table, including held-out ones, whose values must be possible; by default ``x``.
+    Raises ValueError for constant columns, naming them.
     """
     texts, known = categories or {}, [column[~column.isnan()] for column in x.T.cpu()]
     constant = [name for name, column in zip(names, known, strict=True) if is_constant(column)]
     if constant:
-        raise ValueError(f"column {', '.join(constant)} is constant, so it has no density; leave it out")
+        raise ValueError(f"constant columns have no density; leave out {', '.join(constant)}")
     seen = [column[~column.isnan()].double().numpy() for column in (x if every is None else every).T.cpu()]
     columns = [
         replace(
@@ -426,13 +426,13 @@ def learn_columns(
 
 
 def is_constant(x: Float[Tensor, "n"]) -> bool:
-    """Whether numbers have no density: constant, but for their rounding."""
+    """Whether numbers are constant up to rounding, so that they have no density."""
     exact = x.cpu().double()
     return not bool(exact.std() > (1e-15 if x.dtype == torch.float64 else 1e-7) * exact.mean().abs())
 
 
 def learn_column(x: Float[Tensor, "n"], name: str, seen: Float64[np.ndarray, "m"], *, category: bool) -> AnyColumn:
-    """One column, by its type and its normal scores.  ``seen``: all numbers that it must be able to have."""
+    """Learn one column: its type, and normal scores if it needs them.  ``seen``: all numbers that must be possible."""
 
     def place(v: Numbers, column: AnyColumn) -> AnyColumn:
         """The column with the location and scale of v, in the precision of x."""
@@ -442,19 +442,19 @@ def learn_column(x: Float[Tensor, "n"], name: str, seen: Float64[np.ndarray, "m"
     numbers = exact.numpy()
     column = type_of(numbers, name, np.unique(seen), single=x.dtype == torch.float32, category=category)
     few = len(x) < FEW
-    if few and not isinstance(column, Integer | Listed):  # then other types cannot be told from chance
+    if few and not isinstance(column, Integer | Listed):  # too few to tell other types from chance
         column = Real(name=name, shift=0, scale=1)
     column = place(exact, column)
     share, places = ties(numbers)
     v, low, high = (column.enter(exact, place) for place in (torch.from_numpy(places), 0.0, 1.0))
-    if not isinstance(column, Atomic):  # whose scale is the room of an atom
+    if not isinstance(column, Atomic):  # its scale is already the width of an atom's cell
         column = place(v, column)
     if few:
         return column
     t, low, high = ((each - column.shift) / column.scale for each in (v, low, high))
     every = isinstance(column, Listed | Atomic)
     knots, closed = normal_scores(t.numpy(), low.numpy(), high.numpy(), share, every=every)
-    # Signs stay; and what begins within a deviation of zero does not come closer to it.
+    # Samples keep the sign, and if the minimum is within a standard deviation of zero, they don't go below it.
     logarithm = isinstance(column, Real) and column.log and column.decimals <= 0
     closed[0] |= 0 <= numbers.min() < numbers.std() and not logarithm
     widest = (0.0 if numbers.min() >= 0 else -UNBOUNDED, UNBOUNDED)
@@ -467,19 +467,19 @@ def learn_column(x: Float[Tensor, "n"], name: str, seen: Float64[np.ndarray, "m"
 def type_of(
     x: Float64[np.ndarray, "n"], name: str, distinct: Float64[np.ndarray, "k"], *, single: bool, category: bool
 ) -> AnyColumn:
-    """The type of a column, whose location and scale are still to be found.
+    """The type of a column; its location and scale are found later.
 
-    ``distinct``: all values that it must be able to have.  ``single``: of single precision.
+    ``distinct``: all values that must be possible.  ``single``: whether they have single precision.
     """
     values, counts = np.unique(x, return_counts=True)
     whole = bool((distinct == distinct.round()).all() and abs(distinct).max() < 2**52)
     decimals = next((d for d in range(1, 7) if not whole and has_decimals(x, d, single=single)), -1)
     atoms = values[counts > max(5, ATOM * len(x))]
-    # Of whole numbers others between may be missing among the rows, but of two alone nothing is.
+    # Whole numbers between those in the rows are possible, too, unless there are just two.
     if category or (whole and len(distinct) > 2 and distinct[-1] - distinct[0] < FEW):
         values = np.arange(0.0 if category else distinct[0], distinct[-1] + 1)
         return Listed(name=name, shift=0, scale=1, values=tuple(values.tolist()))
-    if len(distinct) <= FEW and len(x) >= 5 * len(distinct):  # more may be missing among the rows to train on
+    if len(distinct) <= FEW and len(x) >= 5 * len(distinct):  # with fewer rows, other values may be possible
         return Listed(name=name, shift=0, scale=1, values=tuple(distinct.tolist()))
     if whole:
         return Integer(name=name, shift=0, scale=1, least=0.0 if distinct[0] >= 0 else -1e18)
@@ -490,7 +490,7 @@ def type_of(
 
 
 def has_decimals(x: Float64[np.ndarray, "n"], decimals: int, *, single: bool) -> bool:
-    """Whether no number has more decimals, but for the rounding of single precision."""
+    """Whether no number has more decimals, up to the rounding of single precision."""
     rounded = np.round(x, decimals)
     if single:
         return bool((rounded.astype(np.float32) == x).all() and 10.0**-decimals > 1e-6 * abs(x).max())
@@ -498,7 +498,7 @@ def has_decimals(x: Float64[np.ndarray, "n"], decimals: int, *, single: bool) ->
 
 
 def ties(x: Float64[np.ndarray, "n"]) -> tuple[Float64[np.ndarray, "n"], Float64[np.ndarray, "n"]]:
-    """The share of rows that have the same value as each; and places of these in a cell, evenly, between 0 and 1."""
+    """For each row, the share of rows with the same value, and its position among them, evenly spread over (0, 1)."""
     _, index, counts = np.unique(x, return_inverse=True, return_counts=True)
     rank = np.empty(len(x))
     rank[np.argsort(x, kind="stable")] = np.arange(len(x))
@@ -514,22 +514,22 @@ def normal_scores(
     *,
     every: bool,
 ) -> tuple[Float64[np.ndarray, "2 k"], Bool[np.ndarray, "2"]]:
-    """The knots, t and z, of what makes ``t`` standard normal, none where t is like that; and which ends are bounds.
+    """The knots (t and z) of a map that makes ``t`` standard normal, or the identity; and which ends are bounds.
 
-    At equal steps in z, at the two outermost values on each side, and at the edges of cells that a share of rows has.
-    No knot lies inside a smaller cell.  Beyond the last one, a deviation of z is one to four of t.
+    Knots are at equal steps in z, at the two outermost values on each side, and at the edges of cells that hold many
+    rows; none lies inside a smaller cell.  Beyond the last knot, one standard deviation of z is one to four of t.
 
-    ``low``, ``high``: the ends of the cell of each.  ``share``: of the rows that are in it.
-    ``every``: whether t has no scale between cells, so that knots may lie inside every one.
+    ``low``, ``high``: the ends of each value's cell.  ``share``: the share of rows in it.
+    ``every``: whether knots may lie inside every cell, because t has no scale between cells.
     """
-    from scipy.special import ndtr, ndtri  # here, because it takes as long as a quarter of torch
+    from scipy.special import ndtr, ndtri  # imported here, because it takes a quarter as long as torch
 
     n, order = len(t), np.argsort(t)
     t, low, high, share = t[order], low[order], high[order], share[order]
     heavy = (high > low) if every else (share > np.maximum(ATOM, high - low)) & (high > low)
     end = min(3.0, -ndtri(2 / n))
     tails = np.diff(np.quantile(t, ndtr([-end, 1 - end, end - 1, end])))[[0, 2]]
-    short = (tails < BOUNDED * 12**0.5 * (ndtr(end) - ndtr(end - 1))) & (n >= 100)  # of fewer that may be chance
+    short = (tails < BOUNDED * 12**0.5 * (ndtr(end) - ndtr(end - 1))) & (n >= 100)  # with fewer, it may be chance
     long = (tails > HEAVY).any() and n >= 100
     closed = short | heavy[[0, -1]]
     if not (every or long or short.any() or heavy.any() or abs(t[[0, -1]]).max() > 6):
@@ -541,7 +541,7 @@ def normal_scores(
     marks = np.concatenate([np.where(heavy, t, high)[ranks], low[:1], high[-1:], low[heavy], high[heavy]])
     marks = np.unique(marks)
     marks = marks[np.append(np.diff(marks) > 1e-6, True)]
-    places, index = np.unique(t, return_inverse=True)  # equal ones are one knot
+    places, index = np.unique(t, return_inverse=True)  # equal values share a knot
     below = np.bincount(index, np.arange(n) + 0.5) / np.bincount(index) / n
     z = ndtri(np.interp(marks, [low[0] - 1e-9, *places, high[-1] + 1e-9], [0.25 / n, *below, 1 - 0.25 / n]))
     fall = (ndtri(4.5 / n) - z[0]) / max(t[4] - marks[0], 1e-9), (z[-1] + ndtri(4.5 / n)) / max(marks[-1] - t[-5], 1e-9)

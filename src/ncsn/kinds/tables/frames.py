@@ -1,4 +1,4 @@
-"""DataFrames: what their columns are, and the way from their cells to a run's numbers and back."""
+"""DataFrames: the types of their columns, and the conversion of cells to a run's numbers and back."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -20,47 +20,47 @@ if TYPE_CHECKING:
 
 OTHER = "other"  # what rare categories become
 OBJECTS = ("string", "boolean", "integer", "floating", "mixed-integer-float", "date", "datetime", "datetime64", "empty")
-ALLOWED = "allowed are numbers, booleans, text, dates, and categories of these; .astype(str) makes text"
+ALLOWED = "expected numbers, booleans, text, dates, or categories of these; .astype(str) converts to text"
 DAY = 86_400  # seconds
 OFFSET = r":\d\d.*(?:Z|[+-]\d\d(?::?\d\d)?)$"  # from UTC, after a time
 
 
 def frame_in(rows: object) -> "pandas.DataFrame | None":
-    """The DataFrame that ``rows`` is or can become, or None for arrays.
+    """``rows`` as a DataFrame, or None for arrays.
 
-    Raises ValueError for a Series, for a frame without rows or columns, and for columns that have no name of their own.
+    Raises ValueError for a Series, for a table without rows or columns, and for columns without unique names.
     """
     if hasattr(rows, "to_pandas"):  # pyarrow's tables and polars' frames
         rows = rows.to_pandas()
     if not isinstance(rows, Mapping) and not hasattr(rows, "columns"):
         if hasattr(rows, "to_frame"):
-            raise ValueError("a Series is one column; to_frame() makes a table of it")
+            raise ValueError("a Series is a single column; to_frame() turns it into a table")
         return None
     import pandas
 
     try:
         frame = pandas.DataFrame(rows)
-    except ValueError as error:  # of a dict, whose columns have different lengths, or none
-        raise ValueError(f"a dict of columns is needed, such as {{'age': [40, 50]}} ({one_line(error)})") from error
+    except ValueError as error:  # a dict whose columns have different lengths, or none
+        raise ValueError(f"expected a dict of columns, such as {{'age': [40, 50]}} ({one_line(error)})") from error
     if isinstance(frame.columns, pandas.MultiIndex):
-        raise ValueError("the columns are a MultiIndex; give each a single name")
+        raise ValueError("the columns are a MultiIndex; give each column a single name")
     names = [name_of(label) for label in frame.columns]
     if double := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"several columns are called {double[0]!r}; give each a name of its own")
+        raise ValueError(f"several columns are called {double[0]!r}; column names must be unique")
     if frame.empty:
-        raise ValueError(f"the table has {len(frame)} rows and {len(names)} columns; it must have some")
+        raise ValueError(f"the table has {len(frame)} rows and {len(names)} columns; it needs at least one of each")
     return frame
 
 
 def name_of(label: object) -> str:
-    """What a column is called: its label, which may be a stranger's, in a line that can be printed."""
+    """A column's label as one printable line, because it may come from a stranger's file."""
     return one_line(label) if str(label).strip() else ""
 
 
 def field_of(column: "pandas.Series[Any]") -> Field:
-    """What a column of a DataFrame is; a label that is neither text nor a whole number becomes text.
+    """The type of a DataFrame's column; a label that is neither text nor a whole number becomes text.
 
-    Raises ValueError for a dtype that has no place here.
+    Raises ValueError for an unsupported dtype.
     """
     import pandas
 
@@ -82,19 +82,19 @@ def field_of(column: "pandas.Series[Any]") -> Field:
 
 
 def numbers_of(frame: "pandas.DataFrame", columns: Columns, unseen: Unseen = "error") -> Float64[Tensor, "b d"]:
-    """A frame's cells as a run's numbers; columns are matched by name, and NaN where there is none.
+    """A DataFrame's cells as a run's numbers; columns are matched by name, and absent ones are NaN.
 
-    ``unseen``: "missing" makes NaN of categories that the run has not seen, and "skip" −1.
-    Raises ValueError if the frame has none of the columns, for text where the run has numbers, and by default for
-    values that the run cannot take.
+    ``unseen``: categories that the run has not seen become NaN with "missing", and −1 with "skip".
+    Raises ValueError if the DataFrame has none of the run's columns, for text in a column of numbers, and by default
+    for values that the run can't have.
     """
     cells = {name_of(label): frame[label] for label in frame.columns}
     if not {*cells} & {*columns.names}:
         listed = one_line(", ".join(columns.names))
-        raise ValueError(f"the columns are {one_line(', '.join(cells))}; those of the run are {listed}")
+        raise ValueError(f"the table has columns {one_line(', '.join(cells))}, but the run has {listed}")
     known = {*columns.names} | {name_of(field.label) for field in columns.fields}
     if others := [name for name in cells if name not in known]:
-        log.warning(f"columns that the run does not know say nothing about the others: {', '.join(others)}")
+        log.warning(f"columns not used, because the run doesn't know them: {', '.join(others)}")
     x = torch.full((len(frame), len(columns.names)), torch.nan, dtype=torch.float64, device="cpu")
     for i, column in enumerate(columns.columns):
         if column.name in cells:
@@ -106,20 +106,20 @@ def numbers_of(frame: "pandas.DataFrame", columns: Columns, unseen: Unseen = "er
 
 
 def check(x: Float64[Tensor, "b d"], frame: "pandas.DataFrame", columns: Columns) -> None:
-    """Raises ValueError for the first number that the run cannot take, as the frame has it."""
+    """Raises ValueError for the first number that the run can't have, and quotes it as the DataFrame has it."""
     labels = {name_of(label): label for label in frame.columns}
 
-    def told(row: int, i: int) -> object:
+    def quote(row: int, i: int) -> object:
         cell = frame[labels[columns.names[i]]].iloc[row]
         return repr(cell) if isinstance(cell, str) else cell
 
-    columns.check(x, told)
+    columns.check(x, quote)
 
 
 def encode(column: AnyColumn, field: Field | None, cells: "pandas.Series[Any]") -> Float64[np.ndarray, "n"]:
-    """Cells as the numbers of a run's column: NaN where one is missing, −1 for a category that the run has not seen.
+    """Cells as the numbers of a run's column: NaN if missing, −1 for a category that the run has not seen.
 
-    Raises ValueError for text where the run has numbers or dates.
+    Raises ValueError for text in a column of numbers or dates.
     """
     import pandas
 
@@ -144,12 +144,12 @@ def encode(column: AnyColumn, field: Field | None, cells: "pandas.Series[Any]") 
         cells = parse(cells.astype(object))
         for row in np.flatnonzero(cells.notna())[: len(cells) if cells.dtype.kind not in "iuf" else 0]:
             if cells.dtype.kind == "M" or numbers_in([cells.iloc[row]], column.name) is None:
-                raise ValueError(f"{column.name} {str(cells.iloc[row])!r} (row {row + 1}) is no number, as the run has")
+                raise ValueError(f"{column.name} {str(cells.iloc[row])!r} (row {row + 1}) is not a number")
     return np.array(cells.to_numpy(float, na_value=np.nan))
 
 
 def zone_of(dtype: object) -> str:
-    """The time zone of a dtype of dates, or nothing."""
+    """The time zone of a date dtype, or an empty string."""
     import pandas
 
     dtype = pandas.api.types.pandas_dtype(dtype or "float64")
@@ -158,10 +158,11 @@ def zone_of(dtype: object) -> str:
 
 
 def days_of(cells: "pandas.Series[Any]", name: str, *, zone: str | None = None) -> Float64[np.ndarray, "n"]:
-    """Dates as days since 1970, of those with a zone by the clocks there; NaN where there is none.
+    """Dates as days since 1970, in local time if they have a time zone; NaN if missing.
 
-    ``zone``: the one that they must have, if any; text then needs an offset, and is in UTC without one otherwise.
-    Raises ValueError for another zone, and for what is no date.
+    ``zone``: the time zone that they must have, "" for none; by default any.  If it isn't empty, text must have an
+    offset; otherwise text without one is in UTC.
+    Raises ValueError for another time zone, and for what isn't a date.
     """
     import pandas
 
@@ -169,7 +170,7 @@ def days_of(cells: "pandas.Series[Any]", name: str, *, zone: str | None = None) 
         own = zone_of(cells.dtype)
         if zone not in (None, own):
             raise ValueError(
-                f"the dates of {name} have {own or 'no zone'}, and the run has {zone or 'no zone'}; convert them"
+                f"{name} has dates with time zone {own or 'none'}, but the run has {zone or 'none'}; convert them"
             )
         times = pandas.to_datetime(cells.dt.tz_localize(None) if own else cells)  # also those of Arrow
     else:
@@ -182,15 +183,15 @@ def days_of(cells: "pandas.Series[Any]", name: str, *, zone: str | None = None) 
             times = times.dt.tz_convert(zone or "UTC").dt.tz_localize(None)
         for row in np.flatnonzero(texts.notna() & times.isna())[:1]:
             allowed = f"date in {zone}, such as 2024-12-31T12:00+01:00" if zone else "date such as 2024-12-31"
-            raise ValueError(f"{name} {str(cells.iloc[row])!r} (row {row + 1}) is no {allowed}, as the run has")
+            raise ValueError(f"{name} {str(cells.iloc[row])!r} (row {row + 1}) is not a {allowed}")
     numbers = times.to_numpy("datetime64[us]")
     return np.where(np.isnat(numbers), np.nan, (numbers - np.datetime64(0, "us")) / np.timedelta64(10**6 * DAY, "us"))
 
 
 def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field | None = None) -> "pandas.Series[Any]":
-    """A column's numbers as the user knows them; NaN is missing.
+    """A column's numbers as the user's values; NaN is missing.
 
-    ``field``: what the user's column is; by default texts, dates and numbers, whole ones as integers.
+    ``field``: the type of the user's column; by default text, dates or numbers, with whole numbers as integers.
     """
     import pandas
 
@@ -209,10 +210,10 @@ def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field | 
     if dtype.kind == "O":
         return objects(column, values, field.of).astype(dtype)
     if dtype.kind == "M" and (zone := zone_of(dtype)):
-        # Where clocks are set back they show an hour twice: the second is meant.
+        # When clocks are set back, an hour occurs twice; take the second.
         values = values.dt.tz_localize(zone, ambiguous=np.zeros(len(values), bool), nonexistent="shift_forward")
     if dtype.kind in "iu":
-        whole = column.inverse(column.forward(torch.from_numpy(numbers).round())).numpy()  # as means may not be
+        whole = column.inverse(column.forward(torch.from_numpy(numbers).round())).numpy()  # a mean may be impossible
         bits = 8 * dtype.itemsize - (dtype.kind == "i")
         low, high = -(2.0**bits) if dtype.kind == "i" else 0.0, np.floor(np.nextafter(2.0**bits, 0))
         values = pandas.Series(np.where(np.isnan(numbers), np.nan, whole.round().clip(low, high)))
@@ -220,7 +221,7 @@ def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field | 
 
 
 def categorical(column: AnyColumn, values: "pandas.Series[Any]", field: Field) -> "pandas.Series[Any]":
-    """Texts as the levels that say them, in their order; what is none of these, such as other, comes after them."""
+    """Text as a categorical with the user's levels in their order, followed by others, such as "other"."""
     import pandas
 
     levels = (
@@ -233,7 +234,7 @@ def categorical(column: AnyColumn, values: "pandas.Series[Any]", field: Field) -
 
 
 def objects(column: AnyColumn, values: "pandas.Series[Any]", of: str) -> "pandas.Series[Any]":
-    """Values as Python's objects: as text or dates where the user's are."""
+    """Values as Python objects, with text or dates if the user's column has them."""
     if column.date and of == "date":
         return values.dt.date
     if column.date and of == "string" and bool((values.dropna() == values.dropna().dt.normalize()).all()):
@@ -248,9 +249,9 @@ def fill(
     numbers: Float64[np.ndarray, "m"],
     field: Field | None,
 ) -> "pandas.Series[Any]":
-    """A column with a run's numbers in some places, of its own dtype where that can hold them.
+    """Fill some places of a column with a run's numbers, keeping its dtype if that can hold them.
 
-    ``field``: what the column was in training, which it becomes again if it has no value.
+    ``field``: the column's type in training, which is used if the column has no value.
     """
     import pandas
 
@@ -267,7 +268,7 @@ def fill(
 
 
 def frame_of(columns: Columns, rows: Float64[np.ndarray, "n d"]) -> "pandas.DataFrame":
-    """Rows of a table as the user knows them."""
+    """Rows of numbers as a DataFrame like the user's."""
     import pandas
 
     cells = {column.name: (column, numbers) for column, numbers in zip(columns.columns, rows.T, strict=True)}
@@ -281,5 +282,5 @@ def frame_of(columns: Columns, rows: Float64[np.ndarray, "n d"]) -> "pandas.Data
 
 @cache
 def announce_left_out(names: tuple[str, ...]) -> None:
-    """Say once which columns samples don't have."""
+    """Log once which columns samples don't have."""
     log.info(f"samples have no {', '.join(names)}: training left these columns out")

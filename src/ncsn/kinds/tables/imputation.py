@@ -1,4 +1,4 @@
-"""Drawing the missing values of a table by conditional sampling, and whether the draws hold what was hidden."""
+"""Imputing the missing values of a table by conditional sampling, and measuring how well draws cover hidden values."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,28 +18,29 @@ from ncsn.machine.messages import bar, log
 from ncsn.run import Run, generator_of
 from ncsn.samplers import NonFiniteSampleError
 from ncsn.score import Sigma, tweedie
+from ncsn.validation import counted
 
 if TYPE_CHECKING:
     import pandas
 
-# Draws of a Gaussian's conditionals are up to 3 % too wide with so many levels, from so much of σ_max down; with 12
-# levels from σ_max 9 %, with 30 3 %.
+# With 25 levels from 0.4 σ_max down, draws from a Gaussian's conditionals are up to 3 % too wide.  From σ_max itself
+# that would take 30 levels; with 12 they are 9 % too wide.
 LEVELS, TOP = 25, 0.4
-DRAWS_AT_ONCE = 2**10  # rows whose activations fit a processor's cache
-HIDDEN, DRAWS = 200, 20  # numbers that are hidden to measure coverage; draws of each
-INSIDE = (DRAWS - 1) / (DRAWS + 1)  # the share of them that lies within exact draws
+DRAWS_AT_ONCE = 2**10  # rows whose activations fit into a processor's cache
+HIDDEN, DRAWS = 200, 20  # values hidden to measure coverage, and draws of each
+INSIDE = (DRAWS - 1) / (DRAWS + 1)  # the share of them within the range of exact draws
 
 
 def conditional_model(run: Run) -> ConditionalModel:
-    """The score of a run that knows conditionals.  Raises ValueError for another."""
+    """The run's score, if it is a conditional model.  Raises ValueError if it isn't."""
     if not isinstance(run.score, ConditionalModel):
-        needed = "impute needs a table that fit has learned with the package's network; run.posterior takes any score"
-        raise ValueError(f"the run's score knows no conditionals; {needed}")
+        advice = "with ncsn's own network; run.posterior works with any score"
+        raise ValueError(f"conditional sampling needs a run that fit has trained on a table {advice}")
     return run.score
 
 
 def draw_rows(run: Run, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
-    """``n`` draws of each row of ``z`` given its cells that are not NaN; all in the model's units."""
+    """``n`` draws of each row of ``z`` given its observed cells (the others are NaN), in the model's units."""
     model = conditional_model(run)
     condition, own = model.condition(z), run.recipe.sampling
     top = max(TOP * own.sigma_max, min(own.sigma_max, 2 * own.sigma_min))
@@ -49,12 +50,12 @@ def draw_rows(run: Run, z: Float[Tensor, "b e"], n: int, generator: torch.Genera
         value: Tensor = model(x, sigma, condition)
         return value
 
-    # Around each row's own mean: what the score makes of nothing but noise.
+    # Start around each row's own mean, which is what pure noise is denoised to.
     means = tweedie(score, model.data_mean.expand(z.shape), sampling.sigma_max)
     x = sampling.start(means.repeat_interleave(n, 0), n * len(z), generator=generator)
     *_, last = sampling.follow(score, x, generator=generator)
     if not bool(last.x.isfinite().all()):
-        raise NonFiniteSampleError(f"draws of missing values are not finite, by {sampling.sampler}")
+        raise NonFiniteSampleError(f"sampling missing values with {sampling.sampler} gave numbers that are not finite")
     return last.x.view(len(z), n, -1).transpose(0, 1)
 
 
@@ -62,19 +63,19 @@ def draw_rows(run: Run, z: Float[Tensor, "b e"], n: int, generator: torch.Genera
 def impute_rows(
     run: Run, x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool = False
 ) -> Imputed:
-    """``n`` draws of the missing cells of each row; cells with impossible numbers stay, but say nothing about others.
+    """``n`` draws of the missing cells of each row.  Impossible numbers are kept, but not conditioned on.
 
-    ``skip``: draw nothing for rows with impossible numbers, whose gaps then are NaN.
+    ``skip``: don't impute rows with impossible numbers, so that their gaps stay NaN.
     """
     columns, possible = columns_of(run.transform, x.shape[1]), run.transform.possible(x)
     z, missing = run.transform.forward(x, generator).float(), x.isnan()
     hidden = missing | ~possible
-    # Gaps are drawn as if they were missing at random, so marks have no say; where nothing is known, all are 0.
+    # Values are assumed to be missing at random, so marks are absent; in rows without any known value they are 0.
     marks = run.transform.forward(torch.zeros_like(x[:1])).float()[:, x.shape[1] :]
     z = torch.cat([z[:, : x.shape[1]].masked_fill(hidden, torch.nan), marks.where(hidden.all(1)[:, None], ABSENT)], 1)
     empty = z.isnan().all(1)
     draws, wanted = x.repeat(n, 1, 1), missing.any(1) & (possible.all(1) if skip else True)
-    # Rows of gaps only, and all others.
+    # Rows with known values first, then empty ones.
     parts = [
         (is_empty, part)
         for is_empty, rows in ((False, wanted & ~empty), (True, wanted & empty))
@@ -93,7 +94,7 @@ def impute_rows(
 
 
 def summarise(run: Run, x: Float64[Tensor, "b d"], draws: Float64[Tensor, "n b d"]) -> Imputed:
-    """The draws' means and standard deviations; of text and of two values the most frequent one, and its share."""
+    """The mean and standard deviation of draws; the most frequent one and its share for text and two-valued columns."""
     point, spread = draws.mean(0), draws.std(0) if len(draws) > 1 else torch.full_like(x, torch.nan)
     for i, column in enumerate(columns_of(run.transform, x.shape[1]).columns):
         if is_discrete(column):
@@ -105,9 +106,9 @@ def summarise(run: Run, x: Float64[Tensor, "b d"], draws: Float64[Tensor, "n b d
 
 
 def cell_coverage(run: Run, x: Float64[Tensor, "b d"]) -> tuple[int, float]:
-    """Of up to 200 known numbers, each hidden in turn, how many there are, and the share within draws of them.
+    """Hide up to 200 known values, one at a time: how many, and the share that lies within the range of its draws.
 
-    ``x``: rows that training has not seen, in the user's units, (b, d); NaN is missing.
+    ``x``: rows that were not used for training, in the user's units, (b, d); NaN is missing.
     """
     places = (((~x.isnan()).sum(1) > 1)[:, None] & ~x.isnan()).nonzero()
     if not len(places):
@@ -121,41 +122,41 @@ def cell_coverage(run: Run, x: Float64[Tensor, "b d"]) -> tuple[int, float]:
 
 
 def is_discrete(column: AnyColumn) -> bool:
-    """Whether a column's best guess is the value that most draws have: text, and one of two values."""
+    """Whether a column's best guess is the most frequent draw: text, and columns of two values."""
     return bool(column.categories) or (isinstance(column, Listed) and len(column.values) == 2)
 
 
 @dataclass(frozen=True)
 class ImputedTable(Imputed):
-    """Draws of the missing values of a DataFrame, and DataFrames in which they are filled in.
+    """Draws of the missing values of a DataFrame, and completed DataFrames.
 
-    Its index, its other cells and columns that the run does not know are as they were; so are dtypes that can hold what
-    is filled in.  Columns that were absent come last.
+    Completed DataFrames keep the index, the observed cells, columns that the run doesn't know, and every dtype that can
+    hold the imputed values.  Columns of the run that were absent are added at the end.
 
-    ``columns``: those of the run, in whose order the tensors are.
-    ``source``: the frame with gaps, and all columns.
+    ``columns``: the run's columns; the tensors have the same order.
+    ``source``: the DataFrame with gaps, including added columns.
     """
 
     columns: Columns
     source: "pandas.DataFrame"
 
     def frame(self) -> "pandas.DataFrame":
-        """The frame with the best guesses filled in; a column of an integer dtype gets whole numbers."""
+        """The DataFrame with the best guesses filled in, rounded in columns with an integer dtype."""
         return self.complete(self.point)
 
     def frames(self, m: int | None = None) -> list["pandas.DataFrame"]:
-        """The first ``m`` draws, by default all, filled into a frame each, as Rubin's rules need them.
+        """A completed DataFrame for each of the first ``m`` draws (by default all), as Rubin's rules need them.
 
         Raises ValueError if there are fewer draws.
         """
         if m is not None and not 1 <= m <= len(self.draws):
-            raise ValueError(f"m is {m}; there are {len(self.draws)} draws, impute(rows, m) makes more")
+            raise ValueError(f"m is {m}, but there are {len(self.draws)} draws; impute(rows, n) draws more")
         return [self.complete(draw) for draw in self.draws[:m]]
 
     def spread(self) -> "pandas.DataFrame":
-        """How sure each guess is: the draws' standard deviation, of dates in days, or the share of draws that have it.
+        """The uncertainty of each guess: the standard deviation of the draws, or the share of draws that agree with it.
 
-        NaN where nothing was filled in.
+        In days for dates; NaN where nothing was imputed.
         """
         return self.table(self.variation.where(self.drawn, torch.nan), decoded=False)
 
@@ -166,21 +167,21 @@ class ImputedTable(Imputed):
     def interval(
         self, level: float = 0.9, *, conformal: object = False
     ) -> tuple["pandas.DataFrame", "pandas.DataFrame"]:
-        """The ends of central intervals, see ``Imputed.interval``, of the columns of numbers and dates."""
+        """Lower and upper ends of central intervals for columns of numbers and dates; see ``Imputed.interval``."""
         low, high = super().interval(level, conformal=conformal)
         return self.table(low, decoded=True), self.table(high, decoded=True)
 
     @property
     def drawn(self) -> Bool[Tensor, "b d"]:
-        """Which values are filled in: what is missing, but for rows that were left out."""
+        """Which values were imputed: all missing ones, except in rows that were skipped."""
         return self.missing & ~self.draws[0].isnan()
 
     def label(self, column: AnyColumn) -> object:
-        """The label of a run's column in the frame."""
+        """The label of a run's column in the DataFrame."""
         return next(label for label in self.source.columns if name_of(label) == column.name)
 
     def complete(self, numbers: Float64[Tensor, "b d"]) -> "pandas.DataFrame":
-        """The frame with numbers filled into its gaps."""
+        """The DataFrame with numbers filled into its gaps."""
         frame, drawn = self.source.copy(), self.drawn.numpy()
         for i in drawn.any(0).nonzero()[0]:
             column, cells = self.columns.columns[i], drawn[:, i].nonzero()[0]
@@ -189,7 +190,7 @@ class ImputedTable(Imputed):
         return frame
 
     def table(self, numbers: Float64[Tensor, "b d"], *, decoded: bool) -> "pandas.DataFrame":
-        """Numbers of the run's columns as a frame; if ``decoded``, dates as dates, and no categories."""
+        """Numbers of the run's columns as a DataFrame; if ``decoded``, with dates as dates and without categories."""
         import pandas
 
         parts = {}
@@ -203,7 +204,7 @@ class ImputedTable(Imputed):
 def impute_frame(
     run: Run, frame: "pandas.DataFrame", x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool
 ) -> ImputedTable:
-    """The same for a frame, of whose cells ``x`` has the numbers."""
+    """Impute a DataFrame; ``x``: its cells as numbers."""
     columns = columns_of(run.transform, x.shape[1])
     imputed = impute_rows(run, x, n, generator, skip=skip)
     absent = [column for column in columns.columns if column.name not in {*map(name_of, frame.columns)}]
@@ -214,11 +215,10 @@ def impute_frame(
 
 
 def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
-    """Fill in a file's missing cells; what is there is written as it is.  Returns lines that say what was done.
+    """Impute a file's missing cells; observed cells are written unchanged.  Returns a summary in lines.
 
-    After the table's columns come, for every column with gaps, the standard deviations (sd) or shares of what was
-    filled in, and the draws.  ``draws``: a second table, of whole rows: as many of each row with gaps as there are
-    draws, with the numbers of the row and of the draw.
+    For every column with gaps, columns with the standard deviation (sd) or share and with the draws are appended.
+    ``draws``: a second table, with every draw of each row with gaps as a complete row, and the numbers of row and draw.
     """
     import pandas
 
@@ -229,7 +229,7 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
         check(x, frame, columns)
     except ValueError as error:
         left = int((~columns.possible(x)).any(1).sum())
-        log.warning(f"{error}; {left} of {len(x)} rows are left as they are")
+        log.warning(f"{error}; rows with such values are not imputed ({left:,} of {len(x):,})")
     imputed = impute_frame(run, frame, x, n, generator_of(seed, run.device), skip=True)
     drawn = imputed.drawn.numpy()
     parts = [imputed.frame()]
@@ -243,7 +243,7 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
         ]
         parts += [spread, *made]
     if double := {part.name for part in parts[1:]} & {*parts[0].columns}:
-        raise ValueError(f"the table has a column {min(double)}, which is what {out} would call another; rename it")
+        raise ValueError(f"{rows} has a column {min(double)!r}, a name that {out} needs for its own columns; rename it")
     write_frame(pandas.concat(parts, axis=1).set_axis(given.index), out)
     if draws is not None:
         gaps = drawn.any(1).nonzero()[0]
@@ -254,8 +254,8 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
         for place, name, first in ((0, "row", 1), (1, "draw", 0)):
             whole.insert(place, name, whole.index.get_level_values(name) + first, allow_duplicates=True)
         write_frame(whole.reset_index(drop=True), draws)
-    lines = [f"{out}: {int(drawn.sum())} missing values filled in"]
+    lines = [f"{out}: {counted(int(drawn.sum()), 'missing value')} filled in"]
     if "coverage" in run.measured:
-        share = f"{run.measured['coverage']:.0%} lay within {DRAWS} draws of them; {INSIDE:.0%} should"
-        lines.append(f"of {run.measured['coverage_of']:.0f} numbers that training had not seen, {share}")
+        share = f"{run.measured['coverage']:.0%} of {run.measured['coverage_of']:.0f} hidden values"
+        lines.append(f"held-out rows: the range of {DRAWS} draws covered {share}; {INSIDE:.0%} is expected")
     return lines

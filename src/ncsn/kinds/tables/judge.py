@@ -1,4 +1,4 @@
-"""How good samples of a table are, compared with rows that training has not seen."""
+"""Quality of a table's samples, compared with held-out rows."""
 
 import math
 from dataclasses import dataclass, replace
@@ -20,10 +20,10 @@ from ncsn.machine.messages import bar, log
 from ncsn.metrics import sliced_wasserstein
 from ncsn.run import Run
 
-PLACES, OWN_PLACES = 32, 8  # in the cells of a row, over which its density is averaged; under a run, which takes longer
-BINS = 10  # of a column of numbers next to one of categories
-FALSE_POSITIVES, EXACT = 0.01, 1e-9  # of a membership attack; a distance that counts as none
-DENSITIES, AT_ONCE, TOLERANCE = 1000, 500, 1e-4  # rows whose densities are computed, so many together, so exactly
+PLACES, OWN_PLACES = 32, 8  # positions in cells over which densities are averaged; fewer for a run, which is slower
+BINS = 10  # for a column of numbers paired with a column of categories
+FALSE_POSITIVES, EXACT = 0.01, 1e-9  # the rate in a membership attack; a distance that counts as zero
+DENSITIES, AT_ONCE, TOLERANCE = 1000, 500, 1e-4  # rows whose densities are computed, rows per batch, and the tolerance
 
 
 def judge_rows(
@@ -32,24 +32,24 @@ def judge_rows(
     samples: Float[np.ndarray, "k d"],
     transform: Transform | None = None,
 ) -> dict[str, float]:
-    """How good samples of a table are; each number with what real rows have in their place.
+    """Metrics of a table's samples, each with the same number for real rows.
 
     ``classifier``: how often gradient-boosted trees tell samples from held-out rows, cross-validated; ½ is ideal
-    (Lopez-Paz & Oquab 2017, arXiv:1610.06545).  They cannot see that samples are copies of rows to learn from.
-    ``memorisation`` can: how often a held-out row is farther from these than a sample is; ½ for fresh ones, 1 for
-    copies.  ``sliced_wasserstein``: as of images.  ``column_shapes``, ``pair_trends``: as SDMetrics defines them.
-    ``membership_attack``: on training rows, by all samples; see there.
-    ``log_density_of_eight_gaussians``: of the first 1,000 held-out rows in nats, by a mixture fitted to ``train``; in a
-    cell it is the mean density there.  Left out, with a line, where such a mixture cannot be fitted.
+    (Lopez-Paz & Oquab 2017, arXiv:1610.06545).  It doesn't notice samples that are copies of training rows.
+    ``memorisation``: how often a held-out row is farther from the training rows than a sample is; ½ is ideal, 1 means
+    copies.  ``sliced_wasserstein``: as for images.  ``column_shapes``, ``pair_trends``: as defined by SDMetrics.
+    ``membership_attack``: see that function; it uses all samples.
+    ``log_density_of_eight_gaussians``: the mean over the first 1,000 held-out rows, in nats, under a mixture fitted to
+    ``train``, averaged over the cells of discrete values.  Left out, with a message, if the mixture can't be fitted.
 
-    ``train``: rows that training has seen, at least as many as ``test``.
-    ``test``: rows that it has not seen, at least 8.
-    ``samples``: at least as many as ``test``; only the attack takes more.
-    ``transform``: of all of them; by default they are the model's own.
+    ``train``: the training rows, at least as many as ``test``.
+    ``test``: held-out rows, at least 8.
+    ``samples``: at least as many as ``test``; only the attack uses more.
+    ``transform``: from the units of the rows to those of the model; by default they are the same.
     """
     transform = transform or Transform()
-    # In the middle of cells: two copies of a row would be apart by where in them they are.  Gaps are in the middle of
-    # their columns, and have marks.
+    # Discrete values are placed in the middle of their cells, so that copies of a row coincide.  Missing values become
+    # the mean of their column, and have marks.
     z = (transform.forward(torch.from_numpy(rows)).nan_to_num(0.0) for rows in (train, test, samples))
     learned, held, made = (part.numpy() for part in z)
     few, distances = len(test), {"classifier": classify, "sliced_wasserstein": sliced}
@@ -61,8 +61,8 @@ def judge_rows(
     numbers |= membership_attack(learned, held, made)
     try:
         numbers["log_density_of_eight_gaussians"] = eight_gaussians(train, test[:DENSITIES], transform)
-    except ValueError as error:  # of rows with as good as no variance in some direction
-        log.warning(f"eight Gaussians are left out: {str(error).splitlines()[0]}")
+    except ValueError as error:  # rows have hardly any variance in some direction
+        log.warning(f"no log_density_of_eight_gaussians: fitting them failed ({str(error).splitlines()[0]})")
     return numbers
 
 
@@ -74,9 +74,9 @@ def sliced(one: Float[np.ndarray, "m d"], other: Float[np.ndarray, "m d"]) -> fl
 def column_shapes(
     real: Float[np.ndarray, "n d"], rows: Float[np.ndarray, "m d"], categories: Bool[np.ndarray, "d"]
 ) -> float:
-    """SDMetrics' Column Shapes: how alike the columns of two tables are, 1 at best; the mean over columns.
+    """SDMetrics' Column Shapes: how similar the columns of two tables are, at best 1; the mean over columns.
 
-    One minus the Kolmogorov–Smirnov statistic of numbers, or the total variation distance of ``categories``.
+    One minus the Kolmogorov–Smirnov statistic for numbers, or the total variation distance for ``categories``.
     """
     from scipy.stats import ks_2samp
 
@@ -90,11 +90,11 @@ def column_shapes(
 def pair_trends(
     real: Float[np.ndarray, "n d"], rows: Float[np.ndarray, "m d"], categories: Bool[np.ndarray, "d"]
 ) -> float:
-    """SDMetrics' Column Pair Trends: how alike the relations of two columns are, 1 at best; the mean over pairs.
+    """SDMetrics' Column Pair Trends: how similar the relations of columns are, at best 1; the mean over pairs.
 
-    One minus half of the difference of Pearson's correlations of numbers, or the total variation distance of pairs in
-    which there are ``categories``.  Numbers next to these are in ten bins, which are those of ``real`` for both tables.
-    Where ``rows`` alone have no correlation, because a column of theirs is constant, the pair counts as 0.
+    One minus half the difference of Pearson's correlations for two columns of numbers, or the total variation distance
+    for pairs with ``categories``, where numbers are put into ten bins, which ``real`` defines for both tables.
+    If a constant column leaves a pair in ``rows``, but not in ``real``, without a correlation, the pair counts as 0.
     """
     import pandas
 
@@ -116,7 +116,7 @@ def pair_trends(
 
 
 def overlap(one: Shaped[np.ndarray, "n"], other: Shaped[np.ndarray, "m"]) -> float:
-    """One minus the total variation distance of the shares of two samples' values."""
+    """One minus the total variation distance between the frequencies of values in two samples."""
     _, which = np.unique(np.concatenate([one, other]), return_inverse=True)
     shares = [np.bincount(part, minlength=which.max() + 1) / len(part) for part in np.split(which, [len(one)])]
     return float(np.minimum(*shares).sum())
@@ -125,9 +125,10 @@ def overlap(one: Shaped[np.ndarray, "n"], other: Shaped[np.ndarray, "m"]) -> flo
 def utility(
     train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"], columns: Columns, target: str
 ) -> dict[str, float]:
-    """How well boosted trees that have learned from ``train`` predict a column of ``test`` from the others.
+    """How well boosted trees trained on ``train`` predict a column of ``test`` from the others.
 
-    R² of numbers; of text and of two values balanced accuracy, the mean over values of the share that is right.
+    R² for numbers; for text and two-valued columns balanced accuracy, the mean over values of the share predicted
+    correctly.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.metrics import r2_score
@@ -140,20 +141,21 @@ def utility(
     trees = (HistGradientBoostingClassifier if discrete else HistGradientBoostingRegressor)(random_state=0)
     # Trees refuse to learn a constant column.
     with threadpool_limits(1):
-        told = np.full(len(held), y[0]) if len(np.unique(y)) == 1 else trees.fit(x, y).predict(held)
+        found = np.full(len(held), y[0]) if len(np.unique(y)) == 1 else trees.fit(x, y).predict(held)
     if not discrete:
-        return {"target_r2": float(r2_score(truth, told))}
-    return {"target_balanced_accuracy": float(np.mean([(told == v)[truth == v].mean() for v in np.unique(truth)]))}
+        return {"target_r2": float(r2_score(truth, found))}
+    return {"target_balanced_accuracy": float(np.mean([(found == v)[truth == v].mean() for v in np.unique(truth)]))}
 
 
 def membership_attack(
     train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"], samples: Float[np.ndarray, "k d"]
 ) -> dict[str, float]:
-    """The share of training rows that an attacker with the samples recognises at 1 % false positives.
+    """The share of training rows that an attacker who has the samples recognises, with 1 % false positives.
 
-    A row is taken for one of training if a sample is much nearer to it than a held-out row is: a density ratio as of
-    DOMIAS (van Breugel et al. 2023, arXiv:2302.12580), by nearest neighbours.  By chance 1 % of the training rows are
-    found, and in 19 of 20 evaluations at most ``membership_attack_by_chance``.  Nothing for less than 99 held-out rows.
+    A row is taken for a training row if a sample is much closer to it than any held-out row: a density ratio as in
+    DOMIAS (van Breugel et al. 2023, arXiv:2302.12580), estimated from nearest neighbours.  By chance 1 % of the
+    training rows are recognised, and in 19 of 20 evaluations at most ``membership_attack_by_chance``.  Empty for fewer
+    than 99 held-out rows.
     """
     from scipy.stats import betabinom
     from sklearn.neighbors import NearestNeighbors
@@ -174,7 +176,7 @@ def membership_attack(
 
 
 def eight_gaussians(train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"], transform: Transform) -> float:
-    """The mean log density of ``test`` by eight Gaussians that are fitted to ``train`` anywhere in its cells."""
+    """The mean log density of ``test`` under eight Gaussians fitted to ``train``, placed at random in its cells."""
     from sklearn.mixture import GaussianMixture as Mixture
 
     learned = transform.forward(torch.from_numpy(train).double(), torch.Generator().manual_seed(0))
@@ -187,7 +189,7 @@ def eight_gaussians(train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m 
 def draw_in_cells(
     transform: Transform, x: Float64[Tensor, "b d"], places: int
 ) -> tuple[Float64[Tensor, "p b e"], Float64[Tensor, "p b"]]:
-    """Rows as the model sees them at random places in their cells, and log |dz/dx| there; one place without cells."""
+    """Rows as the model sees them at random places in their cells (one if there are none), and log |dz/dx| there."""
     discrete = isinstance(transform, Columns) and transform.discrete
     seeds = range(1, 1 + (places if discrete else 1))
     z = [transform.forward(x, torch.Generator().manual_seed(seed)) for seed in seeds]
@@ -196,15 +198,14 @@ def draw_in_cells(
 
 
 def mean_in_cells(densities: Float64[Tensor, "p b"]) -> float:
-    """The mean over rows of the logarithm of the mean over places of a density, from its logarithms."""
+    """The mean over rows of the log of a density's mean over places in a cell, from log densities."""
     return float((torch.logsumexp(densities, 0) - math.log(len(densities))).mean())
 
 
 def log_density(run: Run, x: Float64[Tensor, "b d"]) -> float:
-    """The mean log density of rows under a run, in nats: of cells the mean density there, from few places in them.
+    """The mean log density of rows under a run, in nats, averaged over a few places in each cell.
 
-    Few places say less than there is.  In the middle alone a run that knows edges of cells too little would look better
-    than it is.
+    A few places underestimate it, whereas the middle of the cells would flatter a run that doesn't know their edges.
     """
     z, volume = draw_in_cells(run.transform, x, OWN_PLACES)
     own = replace(run, recipe=replace(run.recipe, transform=Transform()))
@@ -215,10 +216,10 @@ def log_density(run: Run, x: Float64[Tensor, "b d"]) -> float:
 
 @dataclass(frozen=True)
 class TableRuler:
-    """Measures rows next to held-out ones, see ``judge_rows``; and the held-out ones' density under the run.
+    """Compares samples with held-out rows (``judge_rows``), and measures the density of held-out rows under the run.
 
-    ``n``: how many samples are wanted: as many as there are rows to learn from, if that is allowed.
-    ``target``: a column that trees predict, by ``utility``.
+    ``n``: the number of samples, up to the number of training rows.
+    ``target``: a column that trees predict, see ``utility``.
     """
 
     run: Run
@@ -228,12 +229,12 @@ class TableRuler:
     target: str | None = None
 
     def judge(self, samples: Float[Tensor, "k d"]) -> Comparison:
-        """How good the first n samples are; in the user's units."""
+        """Judge the first n samples, in the user's units."""
         transform, columns = self.run.transform, columns_of(self.run.transform, self.test.shape[1])
         missing = self.data.train[:, : len(columns.names)].isnan()
         train = transform.inverse(self.data.train.double()).masked_fill(missing, torch.nan).numpy()
         test, made = self.test.numpy(), samples[: self.n].double().numpy()
-        # Held-out rows and samples have gaps only where these are learned, too.
+        # Held-out rows and samples have missing values only if these are learned.
         learned = train if columns.marks else train[~missing.any(1).numpy()]
         numbers = judge_rows(learned, test, made, transform)
         numbers["log_density"] = log_density(self.run, self.test[~self.test.isnan().any(1)][:DENSITIES])

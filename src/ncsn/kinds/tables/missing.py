@@ -15,7 +15,7 @@ from ncsn.batching import Batch
 from ncsn.kinds.tables.conditional import ABSENT, ConditionalModel, Mixture
 from ncsn.noise import noise_like
 
-NARROW = 256  # columns; of more, a covariance takes longer than the network
+NARROW = 256  # columns; with more, a covariance takes longer than the network
 INDEPENDENT = 3  # rows added to a table's covariance, as if their columns were independent
 COUNTS = (1, 2, 4)  # numbers of Gaussians to choose from
 MAX_ROWS, ROWS_PER_GAUSSIAN = 2000, 5
@@ -24,11 +24,11 @@ FLOORS = (0.01, 0.05, 0.2)  # of a correlation's eigenvalues
 NUMBERS_AT_ONCE = 2**24  # in the matrices of a chunk of rows
 ARITHMETIC = 1e9  # held-out rows with gaps, times the cube of the number of columns: a second
 MAX_REPEATS, COLUMNS_PER_REPEAT = 16, 16  # of a row with gaps in a batch of a wide table
-JOINT = 0.3  # least share of rows in which nothing is observed
+JOINT = 0.3  # smallest share of rows in which nothing is observed
 PATTERNS = 16  # choices of observed columns in a batch, each shared by many rows
-# Exact values identify the rows of a small table, which are then learned by heart; noisy ones do not.
-NOISY, NOISY_ROWS = 0.6, 600  # share of the patterns with noisy values, at most; rows, divided by those of the table
-DROPPED = 0.5  # share of the columns; which cells a row is missing would identify it, too
+# Exact values identify the rows of a small table, which are then memorised; noisy values don't.
+NOISY, NOISY_ROWS = 0.6, 600  # largest share of patterns with noisy values; that share times the table's rows
+DROPPED = 0.5  # share of the columns, because the pattern of a row's missing cells would identify it, too
 LOG_NOISE_MEAN, LOG_NOISE_STD, MAX_NOISE = -1.0, 1.5, 3.0  # in standard deviations of a column
 
 
@@ -141,7 +141,7 @@ def fit_mixture(train: Float[Tensor, "n d"], held_out: Float[Tensor, "m d"]) -> 
     The covariance is shrunk; one Gaussian then imputes real tables as well as with the shrinkage of Ledoit & Wolf
     (2004).  Where cells are missing, mixtures start from rows completed by the conditional means of one Gaussian.
     EM inverts a matrix for each pattern of missing cells, so wide tables with gaps have a ``pairwise`` covariance.
-    Of more than 256 columns it is one Gaussian of independent columns.
+    For more than 256 columns it is one Gaussian with independent columns.
     """
     d = train.shape[1]
     if d > NARROW:
@@ -173,7 +173,7 @@ def affordable_rows(x: Float[Tensor, "n d"], most: int) -> int:
 
 
 def noisy_share(rows: int) -> float:
-    """The share of patterns whose observed values are noisy, of a table with so many rows to learn from."""
+    """The share of patterns whose observed values are noisy, for a table with this number of training rows."""
     return min(NOISY, NOISY_ROWS / rows)
 
 
@@ -190,7 +190,7 @@ def draw_masks(
 
     ``joint``: the share of rows, first in the batch, in which nothing is observed.
     ``noisy``: the share of patterns whose observed values have noise; its level is an input of the model.
-    ``dropped``: up to which share of the columns are absent as well in a pattern, where cells are missing.
+    ``dropped``: the largest share of columns that are absent as well in a pattern, if any cells are missing.
     """
     n, d = x.shape
     device = x.device
@@ -209,15 +209,15 @@ def draw_masks(
     noise = levels[which] * observed.any(1)
     values = x + noise[:, None] * noise_like(x, generator)
     given = torch.where(observed, values, torch.nan).masked_fill(missing, ABSENT)
-    clean = torch.where(observed, values, x).masked_fill(missing, 0.0)  # what is no target has no loss
+    clean = torch.where(observed, values, x).masked_fill(missing, 0.0)  # only targets have a loss
     return Batch(clean, given=model.condition(given, noise))
 
 
 def fill_or_unmark(x: Float[Tensor, "b e"], marks: int, generator: torch.Generator) -> Float[Tensor, "b e"]:
-    """Rows whose last columns mark missing cells, for two lessons: the first half is for where cells are missing.
+    """Prepare rows whose last columns mark missing cells: the first half learns the marks, the second conditionals.
 
-    Missing cells there are noise, because an absent cell would tell the network what its mark is.  The other rows lose
-    their marks, and are for conditionals of values that are missing at random.
+    In the first half missing cells become noise, because an absent cell would reveal its mark.  The second half loses
+    its marks, because conditionals are those of values missing at random.
     """
     filled = torch.where(x.isnan(), noise_like(x, generator), x)
     unmarked = torch.cat([x[:, : x.shape[1] - marks], torch.full_like(x[:, x.shape[1] - marks :], torch.nan)], 1)
@@ -236,12 +236,12 @@ def mask_batches(
     """Batches of a table, masked at random.
 
     ``marks``: how many columns at the end mark missing cells.
-    ``train``: all its rows.  Where a matrix for each row with gaps would take longer than the network, a batch has
-    fewer rows, each of them several times, with other noise.
+    ``train``: all training rows.  If inverting a matrix for each row with gaps would take longer than the network, a
+    batch has fewer rows, each repeated with fresh noise.
     """
     n, d = train.shape
     often = min(MAX_REPEATS, max(1, d // COLUMNS_PER_REPEAT)) if bool(train.isnan().any()) else 1
-    # As if each number of observed columns were as likely, if these are few.
+    # With few columns, all numbers of observed columns are equally likely.
     joint, noisy = max(JOINT, 1 / d), noisy_share(n)
     for batch in batches:
         rows = batch.x[: -(-len(batch.x) // often)]

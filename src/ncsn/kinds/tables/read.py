@@ -1,4 +1,4 @@
-"""Files of tables: text becomes numbers, dates or categories, column by column, and back."""
+"""Table files: columns of text become numbers, dates or categories, and are written again."""
 
 import csv
 import re
@@ -26,7 +26,7 @@ SAMPLE = 100  # lines that decide the delimiter
 
 
 def read_frame(path: Path) -> "pandas.DataFrame":
-    """The table in a .csv or .tsv, its cells as they are written, or in a .parquet, with its dtypes.
+    """The table in a .csv or .tsv, with all cells as text, or in a .parquet, with its dtypes.
 
     Raises ValueError if it cannot be read.
     """
@@ -51,14 +51,14 @@ def read_rows(path: Path) -> "pandas.DataFrame | np.ndarray":
         return read_frame(path)
     found = arrays(path)
     if len(found) != 1:
-        raise ValueError(f"{path} holds {', '.join(found) or 'nothing'}; one array (rows, columns) is needed")
+        raise ValueError(f"{path} holds {', '.join(found) or 'nothing'}; expected one array (rows, columns)")
     return found.popitem()[1]
 
 
 def cells_in(text: str, usual: str) -> Iterator[list[str]]:
-    """The cells of each line; of several delimiters the first that gives all lines equally many.
+    """The cells of each line, split at the first delimiter that gives all lines the same number of cells.
 
-    Raises ValueError for a line of another length than the first.
+    Raises ValueError for a line whose number of cells differs from that of the first.
     """
     lines = text.splitlines(keepends=True)
 
@@ -71,20 +71,20 @@ def cells_in(text: str, usual: str) -> Iterator[list[str]]:
     for number, row in enumerate(bar(rows(delimiter), "reading", total=len(lines), unit="line"), 1):
         width = len(row) if width is None else width
         if len(row) != width:
-            raise ValueError(f"row {number} has {len(row)} cells, and the first has {width}")
+            raise ValueError(f"row {number} has {len(row)} cells, but the first has {width}")
         yield row
     if width is None:
         raise ValueError("it is empty")
 
 
 def clean_cells(column: "pandas.Series[str]") -> "pandas.Series[str]":
-    """Cells as text without blanks around it; missing ones, and those that say so, are NaN."""
+    """Cells as text without surrounding blanks; missing cells and words for missing values are NaN."""
     cells = column.astype(str).str.strip().mask(column.isna())
     return cells.mask(cells.isin(MISSING))
 
 
 def parse(column: "pandas.Series[str]") -> "pandas.Series[str]":
-    """A column of text as the numbers or dates that all of its cells say, or as text; missing cells are NaN."""
+    """A column of text as numbers or dates if all of its cells are, otherwise as text; missing cells are NaN."""
     import pandas
 
     cells = clean_cells(column)
@@ -101,9 +101,9 @@ def parse(column: "pandas.Series[str]") -> "pandas.Series[str]":
 
 
 def numbers_in(texts: Sequence[str], name: str) -> Float64[np.ndarray, "n"] | None:
-    """What texts such as 1,200 and $5 and 7 % say; None if one of them is no number.
+    """The numbers in texts such as 1,200, $5 and 7 %; None if any of them isn't a number.
 
-    Whether the decimal sign is a point or a comma, all cells of the column say together.
+    All cells of the column together decide whether the decimal mark is a point or a comma.
     """
     plain = [re.sub(r"(?<![^-])[$€£]\s*|\s*%$", "", text) for text in texts]
     for decimal, between in (".,", ",."):
@@ -117,7 +117,7 @@ def numbers_in(texts: Sequence[str], name: str) -> Float64[np.ndarray, "n"] | No
 
 
 def write_frame(frame: "pandas.DataFrame", path: Path) -> None:
-    """Write a table into a .csv, .tsv or .parquet, with an index that does not only number its rows."""
+    """Write a table to a .csv, .tsv or .parquet, with its index unless that only numbers the rows."""
     import pandas
 
     index = not isinstance(frame.index, pandas.RangeIndex)

@@ -1,10 +1,9 @@
-"""A table on its way to the model: columns of numbers with their names, and what the numbers stand for."""
+"""Tables as columns of numbers, with their names and the categories and dates that numbers stand for."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,26 +17,24 @@ from ncsn.kinds.tables.frames import OTHER, days_of, field_of, frame_in, name_of
 from ncsn.kinds.tables.read import BOOLEANS, MISSING, parse
 from ncsn.kinds.transform import FAR
 from ncsn.machine.messages import bar, log
+from ncsn.validation import counted
 
-if TYPE_CHECKING:
-    pass
-
-UNNAMED = ("", "Unnamed: 0")  # an index that pandas has written to a file and read again
-MAX_MISSING = 0.9  # of the rows: a column that misses more says too little
+UNNAMED = ("", "Unnamed: 0")  # names of an index that pandas has written to a file
+MAX_MISSING = 0.9  # share of rows; columns with more missing values say too little
 MIN_ROWS, MIN_TEST_ROWS = 10, 25
 MIN_ROWS_OF_CATEGORY, MAX_CATEGORIES = 5, 50
-BEYOND = 0.5  # deviations by which held-out numbers may pass training's without a warning
+BEYOND = 0.5  # standard deviations by which held-out numbers may exceed a column's bounds without a warning
 
 
 @dataclass(frozen=True)
 class Table:
     """Columns of numbers with their names.
 
-    ``rows`` (n, d): in double precision, or in the single one of an array; NaN where a cell is missing.
-    ``categories``: the texts of columns of text, which ``rows`` has as 0, 1, ….
-    ``dates``: columns of dates, which ``rows`` has as days since 1970.
-    ``fields``: what all columns of the DataFrame are, also those that are left out.
-    ``keep_missing``: whether it is learned where cells are missing, too.
+    ``rows`` (n, d): in double precision, or single precision if the array has it; NaN where a cell is missing.
+    ``categories``: the texts of each text column, which are 0, 1, … in ``rows``.
+    ``dates``: the names of date columns, which are days since 1970 in ``rows``.
+    ``fields``: the types of all columns of the DataFrame, including those that are left out.
+    ``keep_missing``: whether to learn where cells are missing, too.
     """
 
     names: tuple[str, ...]
@@ -48,70 +45,66 @@ class Table:
     keep_missing: bool = False
 
     def keep(self, columns: Bool[np.ndarray, "d"], why: str) -> "Table":
-        """Only these columns; a line names the others and says why."""
+        """Keep only these columns; log the names of the others and why they are left out."""
         if not columns.all():
-            log.warning(f"columns left out, because {why}: {', '.join(compress(self.names, ~columns))}")
+            log.warning(f"columns left out because {why}: {', '.join(compress(self.names, ~columns))}")
         names = tuple(compress(self.names, columns))
         return replace(self, names=names, rows=self.rows[:, columns])
 
     def keep_varying(self, rows: Int[np.ndarray, "m"] | slice = slice(None)) -> "Table":
-        """Only the columns that vary among some rows.  Raises ValueError if there are none."""
+        """Keep only the columns that vary among these rows.  Raises ValueError if there are none."""
         varying = np.array([varies(column[~np.isnan(column)]) for column in self.rows[rows].T], bool)
         if not varying.any():
-            facts = f"no column of numbers varies in the {len(self.rows[rows]):,} rows"
-            raise ValueError(
-                f"{facts}{', all of whose cells are missing' if np.isnan(self.rows).all() else '; one must'}"
-            )
-        return self.keep(varying, "they have one value in all rows to learn from, or in all but one")
+            raise ValueError(f"no column that varies is left in the table of {counted(len(self.rows[rows]), 'row')}")
+        return self.keep(varying, "all training rows, or all but one, have the same value")
 
     def clean(self) -> "Table":
-        """What can be learned from: rows that are not empty, of columns that vary; prints what is left out.
+        """Leave out empty rows and columns that can't be learned, and log which.
 
         Raises ValueError if nothing is left.
         """
         pairs = zip(self.names, self.rows.T, strict=True)
         named = np.array([name not in UNNAMED or not numbers_rows(column) for name, column in pairs])
-        table = self.keep(named, "they have no name and number the rows").merge_rare_categories()
+        table = self.keep(named, "they have no name and only number the rows").merge_rare_categories()
         missing = np.isnan(table.rows).mean(0)
         table = table.keep(missing <= MAX_MISSING, f"more than {MAX_MISSING:.0%} of their cells are missing")
         empty = np.isnan(table.rows).all(1)
         if 0 < empty.sum() < len(empty):
-            log.warning(f"{empty.sum():,} of {len(empty):,} rows are empty, and are left out")
+            log.warning(f"empty rows left out: {empty.sum():,} of {len(empty):,}")
             table = replace(table, rows=table.rows[~empty])
         table = table.keep_varying()
         if len(table.rows) < MIN_ROWS:
-            raise ValueError(f"found {len(table.rows)} examples; at least {MIN_ROWS} are needed, better 1,000")
+            raise ValueError(f"rows found: {len(table.rows)}; training needs at least {MIN_ROWS}, ideally 1,000")
         gaps = np.isnan(table.rows)
         if rows := gaps.any(1).sum():
             most = gaps.sum(0).argmax()
-            facts = f"{rows:,} of {len(gaps):,} rows miss values, most in {table.names[most]} ({gaps[:, most].sum():,})"
-            # Rubin's missing at random, which no table can say of itself.
-            caveat = "results mislead where a value is missing because of what it is"
-            also = ", and learns where values are missing" if self.keep_missing else ""
-            log.warning(f"{facts}: training uses the other cells of these rows{also}; {caveat}")
+            facts = f"{rows:,} of {len(gaps):,}, most often in {table.names[most]} ({gaps[:, most].sum():,})"
+            # Whether values are missing at random (Rubin) can't be told from a table.
+            caveat = "results are biased if values are missing because of what they are"
+            also = " and learns where values are missing" if self.keep_missing else ""
+            log.warning(f"rows with missing values: {facts}; training uses their other cells{also}; {caveat}")
         return table
 
     def split(self, generator: torch.Generator) -> tuple["Table", tuple[Tensor, ...]]:
-        """What can be learned from, and its rows for validation, for testing and to learn from.
+        """The cleaned table, and the indices of its rows for validation, testing and training.
 
-        Where cells are missing, only complete rows are for testing, a quarter of them at most; all rows may be where it
-        is learned how often cells are missing.
+        If cells are missing, only complete rows are for testing, at most a quarter of them, unless ``keep_missing``.
         """
         table = self.clean()
         tenth, order = len(table.rows) // 10, torch.randperm(len(table.rows), generator=generator)
         chosen, missing = torch.arange(tenth, 2 * tenth), torch.from_numpy(np.isnan(table.rows).sum(1))
         if bool(missing.any()) and not self.keep_missing:
             tests = min(tenth, int((missing == 0).sum()) // 4)
-            # From the end, because the first of the others are for validation, which needs as many gaps as training.
+            # From the end, because validation takes the first of the other rows, and needs as many gaps as training.
             chosen = len(order) - 1 - missing[order].flip(0).argsort(stable=True)[:tests]
             if tests < MIN_TEST_ROWS:
-                log.warning(f"{tests} complete rows are for testing: evaluations say little")
+                log.warning(f"only {counted(tests, 'complete row')} for testing: evaluations will be unreliable")
         others = order[torch.ones(len(order), dtype=torch.bool).index_fill(0, chosen, False)]
         validation, test, learned = others[:tenth], order[chosen], others[tenth:]
         return table.keep_varying(learned.numpy()), (validation, test, learned)
 
     def merge_rare_categories(self) -> "Table":
-        """Rare texts become one category, unless the frame declares them; columns of few others are left out."""
+        """Merge rare texts into one category, unless the DataFrame declares them; leave out columns of few others."""
         rows, categories, kept = self.rows.copy(), dict(self.categories), np.ones(len(self.names), bool)
         declared = {name_of(field.label) for field in self.fields if field.dtype == "category"}
         for place, name in enumerate(self.names):
@@ -129,17 +122,17 @@ class Table:
                 new = np.array([number.get(value, len(listed)) for value in values])
                 rows[known, place] = new[codes[known].astype(int)]
                 categories[name] = (*listed, OTHER)
-                log.warning(f"{rare.sum()} rare values of {name} become {OTHER!r}")
-        return replace(self, rows=rows, categories=categories).keep(kept, "they are text of mostly different values")
+                log.warning(f"{rare.sum()} rare values of {name} are merged into {OTHER!r}")
+        return replace(self, rows=rows, categories=categories).keep(kept, "they are text with mostly different values")
 
 
 def numbers_rows(column: Float[np.ndarray, "n"]) -> bool:
-    """Whether it counts the rows, from 0 or 1."""
+    """Whether a column counts the rows, from 0 or 1."""
     return len(column) > 0 and column[0] in (0, 1) and bool((column - column[0] == np.arange(len(column))).all())
 
 
 def varies(column: Float[np.ndarray, "m"]) -> bool:
-    """Whether numbers have a density: two of them or more differ from the others by more than rounding."""
+    """Whether numbers have a density: at least two of them differ from the others by more than rounding."""
     if len(column) < 3 or min((column > column.min()).sum(), (column < column.max()).sum()) < 2:
         return False
     return not is_constant(torch.from_numpy(column))
@@ -148,26 +141,26 @@ def varies(column: Float[np.ndarray, "m"]) -> bool:
 def table_of_array(rows: Shaped[np.ndarray, "..."], place: str = "the table") -> Table:
     """An array (n, d) of numbers, whose columns are called 0, 1, ….  Raises ValueError for anything else."""
     if rows.ndim != 2 or rows.dtype.kind not in "buif":
-        raise ValueError(f"{place} has shape {rows.shape} of {rows.dtype}; numbers (rows, columns) are needed")
+        raise ValueError(f"{place} has shape {rows.shape} and dtype {rows.dtype}; expected numbers (rows, columns)")
     rows = rows if rows.dtype == np.float32 else rows.astype(np.float64)
     return check_range(Table(tuple(map(str, range(rows.shape[1]))), rows), place)
 
 
 def table_of_frame(rows: object, place: str = "the table", *, text: bool = False) -> Table:
-    """The columns of a DataFrame, a dict, or a table of polars or pyarrow; text may say numbers or dates.
+    """The columns of a DataFrame, a dict, or a polars or pyarrow table; text may contain numbers or dates.
 
-    ``text``: whether all cells are text because a file has nothing else.
-    Raises ValueError for columns of one name, numbers in the place of names, infinite numbers, and other dtypes.
+    ``text``: whether all cells are text because they come from a text file.
+    Raises ValueError for duplicate column names, numbers instead of names, infinite numbers, and unsupported dtypes.
     """
     import pandas
 
     frame = frame_in(rows)
     if frame is None:
-        raise ValueError(f"{place} is a {type(rows).__name__}; a DataFrame or a dict of columns is needed")
+        raise ValueError(f"{place} is a {type(rows).__name__}; expected a DataFrame or a dict of columns")
     names = [name_of(label) for label in frame.columns]
     numbered = [is_number(name) for name in names]
     if names and all(numbered) and names != [str(i) for i in range(len(names))]:
-        raise ValueError(f"{place} has columns called {', '.join(names[:3])}; its first line must name the columns")
+        raise ValueError(f"{place} has columns called {', '.join(names[:3])}; its first line must hold column names")
     if index := [str(name) for name in frame.index.names if name is not None]:
         log.warning(f"the index ({', '.join(index)}) is left out; reset_index() makes it a column")
     cells = np.full((len(frame), len(names)), np.nan)
@@ -196,44 +189,44 @@ def table_of_frame(rows: object, place: str = "the table", *, text: bool = False
             levels = levels.cat.remove_unused_categories()
             cells[:, i] = np.where(levels.isna(), np.nan, levels.cat.codes)
             categories[name] = tuple(map(str, levels.cat.categories))
-            if categories[name] in (BOOLEANS[:1], BOOLEANS[1:]):  # true means 1 also where nothing is false
+            if categories[name] in (BOOLEANS[:1], BOOLEANS[1:]):  # True is 1 even if nothing is False
                 cells[:, i] += BOOLEANS.index(categories[name][0])
                 categories[name] = BOOLEANS
     return check_range(Table(tuple(names), cells, categories, tuple(dates), tuple(fields)), place)
 
 
 def is_number(text: str) -> bool:
-    """Whether a name is a number, or what a missing one is written as."""
+    """Whether a column name is a number, or a word for a missing value."""
     number = r"[-+]?[$€£]?([\d.,]*\d[\d.,]*(e[-+]?\d+)?|inf(inity)?)"
     return text.strip() in MISSING or re.fullmatch(number, text.strip(), re.IGNORECASE) is not None
 
 
 def check_range(table: Table, place: str) -> Table:
-    """The same table.  Raises ValueError for infinite numbers, and for those whose squares would be."""
+    """Return the table.  Raises ValueError for infinite numbers, and for numbers whose squares are infinite."""
     for name, limit in (("infinite numbers", np.inf), ("numbers beyond 1e150", 1e150)):
         if (wrong := (np.abs(table.rows, dtype=float) >= limit).any(0)).any():
             listed = ", ".join(compress(table.names, wrong))
-            raise ValueError(f"{place} has {name} in {listed}; leave blank what is not known, or change the unit")
+            raise ValueError(f"{place} has {name} in {listed}; leave unknown values blank, or change the unit")
     return table
 
 
 def learn_marks(rows: Float[Tensor, "n d"], names: Sequence[str]) -> tuple[AnyColumn, ...]:
-    """A column of 1 where a cell is missing and 0 elsewhere, for each column with missing cells.
+    """For each column with missing cells, a column that is 1 where a cell is missing and 0 elsewhere.
 
-    Raises ValueError if there is none.
+    Raises ValueError if there are none.
     """
     gaps = rows.isnan().double()
     marked = [i for i, each in enumerate(gaps.T) if varies(each.numpy())]
     if not marked:
-        raise ValueError("keep_missing is given, and no column misses values in two rows or more; leave it out")
+        raise ValueError("keep_missing is set, but no column has missing values in at least two rows; leave it out")
     return learn_columns(gaps[:, marked], [names[i] for i in marked]).columns
 
 
 def rows_of(name: str, table: Table, *, keep_missing: bool = False) -> Dataset:
-    """The rows of a table as a dataset; a tenth each for validation and for testing.
+    """The rows of a table as a dataset, with a tenth each for validation and testing.
 
-    ``keep_missing``: whether to learn where values are missing, so that samples miss values, too.
-    Raises ValueError for a table from which nothing can be learned.
+    ``keep_missing``: whether to learn where values are missing, so that samples have missing values, too.
+    Raises ValueError if there is nothing to learn from the table.
     """
     generator = torch.Generator().manual_seed(0)
     table, parts = replace(table, keep_missing=keep_missing).split(generator)
@@ -243,15 +236,15 @@ def rows_of(name: str, table: Table, *, keep_missing: bool = False) -> Dataset:
     columns = replace(columns, fields=table.fields)
     if table.keep_missing:
         columns = replace(columns, marks=learn_marks(rows[parts[-1]], table.names))
-    # Single values lie anywhere in their cells.
+    # Discrete values are placed at random in their cells.
     z = torch.cat([columns.forward(part, generator).float() for part in torch.split(rows, 2**16)])
     held_out = rows[torch.cat(parts[:-1])].double()
     ends = torch.tensor([column.bounds for column in columns.columns], dtype=torch.float64).T
     beyond = (held_out - held_out.clamp(*ends)).abs() > BEYOND * torch.from_numpy(np.nanstd(table.rows, 0))
     possible = torch.cat([columns.possible(part) for part in torch.split(held_out, 2**16)])
     if count := int((~possible | beyond).sum()):
-        judged = f"losses take them for {FAR:g} deviations away at most, evaluations for the nearest possible sample"
-        log.warning(f"{count} held-out numbers are unlike all to learn from; {judged}")
+        limit = f"losses clip such numbers at {FAR:g} standard deviations, evaluations at the nearest possible sample"
+        log.warning(f"found {counted(count, 'held-out number')} well outside the range of the training data; {limit}")
         z = z.nan_to_num(nan=-FAR).clamp(-FAR, FAR)
     z[:, : rows.shape[1]].masked_fill_(rows.isnan(), torch.nan)
     validation, test, train = (z[part] for part in parts)
