@@ -149,13 +149,13 @@ REFUSED: list[tuple[Callable[[Run], object], str]] = [
     (lambda run: run.calibrate(measure=FIRST), "noise_std"),
     (lambda run: run.calibrate(hidden=3 * [False]), "nothing"),
     (lambda run: run.calibrate(hidden=0.0), "hidden is 0.0"),
-    (lambda run: run.calibrate(hidden=["0", "x"]), "x; the run has 0, 1, 2"),
-    (lambda run: run.calibrate(hidden=[True]), "hidden is"),
+    (lambda run: run.calibrate(hidden=["0", "x"]), "x; the run's columns are 0, 1, 2"),
+    (lambda run: run.calibrate(hidden=[True]), "hidden has shape"),
     (lambda run: run.calibrate(truths="held-out"), "data"),
     *((lambda run, which=which: run.calibrate(truths=which), "truths is") for which in ("nope", None)),
-    (lambda run: run.calibrate(gaussian(29)), "29 held-out examples"),
+    (lambda run: run.calibrate(gaussian(29)), "held-out examples found: 29"),
     (lambda run: run.calibrate(hidden=[False, False, False], measure=FIRST, noise_std=1.0), "nothing"),
-    (lambda run: calibration(gaussian(29), gaussian(29)[None]), "29 trials"),
+    (lambda run: calibration(gaussian(29), gaussian(29)[None]), "n is 29"),
     *(
         (lambda _, truth=truth, draws=draws: calibration(truth, draws), why)
         for truth, draws, why in (
