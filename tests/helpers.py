@@ -62,6 +62,11 @@ def unchecked() -> Iterator[None]:
         config.update("jaxtyping_disable", False)
 
 
+def command(line: str) -> None:
+    """Run ``ncsn`` on the processor, with arguments without blanks in them."""
+    cli.main([*line.split(), "--device", "cpu"])
+
+
 def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     """Run ``ncsn`` with arguments that must be refused; returns the line that says why."""
     capsys.readouterr()

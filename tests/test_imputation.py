@@ -13,11 +13,10 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import GaussianScore, conditional_run, refusal, refused
+from helpers import GaussianScore, command, conditional_run, refusal, refused
 from torch import Tensor
 
 import ncsn
-from ncsn.cli import main as cli
 from ncsn.distributions import GaussianMixture
 from ncsn.kinds import Imputed
 from ncsn.kinds.kind import conformal_factor
@@ -168,10 +167,6 @@ def test_conformal_intervals_of_frames_need_held_out_rows_and_enough_of_them() -
         assert "only 8" in refused(partial(imputed.interval, conformal=few))
     assert not refused(lambda: imputed.interval(conformal=held_out[:9]))
     assert not refused(lambda: imputed.interval(0.85, conformal=sparse))
-
-
-def command(line: str) -> None:
-    cli.main([*line.split(), "--device", "cpu"])
 
 
 # What a score or a row must be.

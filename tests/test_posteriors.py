@@ -524,13 +524,6 @@ def test_a_quarter_is_known_at_random_the_same_in_every_channel(generator: Gener
     assert abs(z_score((known[0, :, 1:] & known[0, :, :-1]).double().flatten(), 0.0625)) < 5  # pixel by pixel
 
 
-def test_samples_that_disagree_are_counted_and_not_their_numbers() -> None:
-    run = Run.of(GaussianScore(0.0, 1.0), (3,), sigma_max=20.0, sigma_min=0.02)
-    steps = run.posterior(lambda x: x[:, :2], torch.tensor([[30.0, 40.0]]), noise_std=0.5).steps(7, particles=1)
-    list(steps)
-    assert steps.disagreeing == 7
-
-
 @pytest.mark.parametrize(
     ("scale", "off", "count"),
     [(1.0, 0.0, 0), (0.0, 0.0, 0), (1.0, 12.0, 40), (1.5, 0.0, 40)],

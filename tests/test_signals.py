@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import refusal, refused, unchecked
+from helpers import command, refusal, refused, unchecked
 from learning import TINY, unlearned
 from torch import Tensor
 
 import ncsn
-from ncsn.cli import main as cli
 from ncsn.evaluation import evaluate
 from ncsn.kinds import SIGNALS, Dataset, Reading, Scale, Transform
 from ncsn.kinds.load import from_arrays
@@ -26,10 +25,6 @@ from ncsn.score import Sigma, expand
 SCALES = torch.tensor([50.0, 2e-6, 1.0], dtype=torch.float64)[:, None]
 SHIFTS = torch.tensor([1e9, 0.0, -3.0], dtype=torch.float64)[:, None]
 CURVES = SHIFTS.numpy() + SCALES.numpy() * np.random.default_rng(0).normal(size=(240, 3, 9))
-
-
-def command(line: str) -> None:
-    cli.main([*line.split(), "--device", "cpu"])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +44,7 @@ def test_a_run_of_signals_speaks_the_users_units(run: ncsn.Run, tmp_path: Path) 
     assert off.max((1, 2)).min() < 1e-5
     torch.testing.assert_close(train.square().mean((0, 2)), torch.ones(3))
     for name in ("x.png", "x.npy"):
-        cli.main(["sample", f"{run.folder}", "-n", "8", "--seed", "3", "--out", f"{tmp_path}/{name}"])
+        command(f"sample {run.folder} -n 8 --seed 3 --out {tmp_path}/{name}")
     x = torch.from_numpy(np.load(tmp_path / "x.npy"))
     assert torch.equal(x, run.sample(8, seed=3))
     z = transform.forward(x)
