@@ -128,9 +128,7 @@ def test_a_frame_is_learned_as_its_file_and_a_sum_is_no_measurement(trained: Pat
         assert torch.equal(run.impute(given, 3).draws[:, :, :4], numbers.expand(3, -1, -1))
 
 
-@pytest.mark.parametrize(
-    "how", [{"probes": 3}, {"probes": 2, "seed": 4}, {"sigma_min": 0.5}, {"tolerance": 0.3}], ids=str
-)
+@pytest.mark.parametrize("how", [{"probes": 2, "seed": 4}, {"sigma_min": 0.5}, {"tolerance": 0.3}], ids=str)
 def test_densities_of_rows_are_as_exact_as_is_asked(
     how: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -143,12 +141,14 @@ def test_densities_of_rows_are_as_exact_as_is_asked(
     np.save("x.npy", x.numpy())
     pandas.DataFrame(x.double().numpy(), columns=[*"abc"]).to_csv("x.csv", index=False)
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in how.items())
+    usual: dict[str, Any] = {"tolerance": 1e-4, "batch_size": 500}
+    expected, other = (run.log_prob(x, **given).numpy() for given in (usual | how, usual))
     for name, own in (("x.npy", run), ("x.csv", replace(run, recipe=replace(run.recipe, transform=named)))):
         monkeypatch.setattr(ncsn, "load", lambda *_, own=own, **__: own)
         command(f"likelihood it {name} --out y.csv {options} --overwrite")
         found = pandas.read_csv("y.csv")["log_density"].to_numpy()
-        assert found == pytest.approx(run.log_prob(x, **{"tolerance": 1e-4, "batch_size": 500} | how).numpy(), abs=1e-4)
-        assert found != pytest.approx(run.log_prob(x, tolerance=1e-4, batch_size=500).numpy(), abs=1e-4)
+        assert found == pytest.approx(expected, abs=1e-4)
+        assert found != pytest.approx(other, abs=1e-4)
 
 
 def test_the_command_evaluates_as_python_does(
