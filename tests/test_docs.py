@@ -109,7 +109,7 @@ def test_quoted_lines_are_in_the_code(quote: str) -> None:
 
 
 def test_every_command_is_in_the_reference() -> None:
-    assert set(re.findall(r"^<!-- command ncsn (\w+) -->$", REFERENCE, re.M)) == set(cli.COMMANDS)
+    assert set(re.findall(r"^<!-- command ncsn (\w+) -->$", REFERENCE, re.M)) == set(cli.MODULES)
 
 
 @pytest.mark.parametrize("code", blocks("python", ALL))
@@ -222,7 +222,7 @@ def ours(line: str) -> tuple[Any, list[str]] | None:
     words = shlex.split(line, comments=True)
     for at, word in enumerate(words):
         if word == "ncsn" and (at == 0 or words[at - 1] in ("-m", "&&")):
-            return cli.COMMANDS[words[at + 1]], words[at + 2 :]
+            return cli.find_command(words[at + 1]), words[at + 2 :]
         if (script := word.removeprefix("./")) in SCRIPTS:
             return SCRIPTS[script], words[at + 1 :]
     return None

@@ -2,28 +2,36 @@
 
 import functools
 import operator
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import tyro
 
 from ncsn import __version__
 from ncsn.cli import console
-from ncsn.cli.calibrate import Calibrate
-from ncsn.cli.measure import Evaluate, Info, Likelihood
-from ncsn.cli.sample import Sample
-from ncsn.cli.share import Export, Play, Push
-from ncsn.cli.solve import Deblur, Denoise, Impute, Inpaint, Superres
-from ncsn.cli.train import Train
 
-MAKERS = (Train, Sample, Export, Play, Push)
-QUESTIONS = (Evaluate, Likelihood, Calibrate, Info, Impute, Inpaint, Denoise, Superres, Deblur)
-COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (*MAKERS, *QUESTIONS)}
+COMMANDS = {
+    "train": "train",
+    "sample": "sample",
+    "share": "export play push",
+    "measure": "evaluate likelihood info",
+    "calibrate": "calibrate",
+    "solve": "impute inpaint denoise superres deblur",
+}
+MODULES = {name: module for module, names in COMMANDS.items() for name in names.split()}
+
+
+def find_command(name: str) -> Any:
+    """The dataclass of a command.  Only its own module is imported, so that it starts sooner."""
+    return getattr(import_module(f"ncsn.cli.{MODULES[name]}"), name.capitalize())
 
 
 def main(args: list[str]) -> None:
     """Run the command that ``args`` name."""
     if args == ["--version"]:
         print(f"ncsn {__version__}")
-        return
-    commands = (Annotated[settings, tyro.conf.subcommand(name)] for name, settings in COMMANDS.items())
-    console.run(lambda command: command(), functools.reduce(operator.or_, commands), args, "ncsn")
+    elif args and args[0] in MODULES:
+        console.run(lambda command: command(), find_command(args[0]), args[1:], f"ncsn {args[0]}")
+    else:
+        commands = (Annotated[find_command(name), tyro.conf.subcommand(name)] for name in MODULES)
+        console.run(lambda command: command(), functools.reduce(operator.or_, commands), args, "ncsn")
