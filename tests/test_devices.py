@@ -307,8 +307,7 @@ def taught(device: str, folder: Path) -> None:
     network = Classifier(1, (10, 8), 3).to(device)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "BATCH", 8)
-        patch.setattr(features, "IMAGES_SEEN", 80)
-        features.teach(network, images.train, images.labels.train, torch.device(device))
+        features.teach(network, images.train, images.labels.train, torch.device(device), 80)
     there(next(network.parameters()).detach(), device)
 
 

@@ -68,12 +68,19 @@ def untrained(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return unlearned(monkeypatch, pictures(labels=request.param), tiny(levels=9)).run
 
 
-TRIALS = [(1e6, 4000, 1000), (1e6, 300, 100), (32.0, 4000, 32), (31.9, 4000, 0), (1e6, 95, 0)]
+TRIALS = [
+    (1e6, 4000, 1, 1000),
+    (1e6, 4000, 0.5, 500),
+    (1e6, 300, 1, 100),
+    (32.0, 4000, 1, 32),
+    (31.9, 4000, 1, 0),
+    (1e6, 95, 1, 0),
+]
 
 
-@pytest.mark.parametrize(("paid", "held_out", "trials"), TRIALS)
+@pytest.mark.parametrize(("paid", "held_out", "effort", "trials"), TRIALS)
 def test_trials_are_as_many_as_training_pays_for_and_the_best_weight_is_printed(
-    untrained: ncsn.Run, paid: float, held_out: int, trials: int, capsys: pytest.CaptureFixture[str]
+    untrained: ncsn.Run, paid: float, held_out: int, effort: float, trials: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Samples of each weight are of the same noise and classes, and the better, the nearer it is to 1.5.
 
@@ -94,7 +101,7 @@ def test_trials_are_as_many_as_training_pays_for_and_the_best_weight_is_printed(
 
     features, seen = Features(name="some network", embed=embed), math.ceil(paid * 30 * sampling.guided_nfe)
     with patch.object(ncsn.Run, "sample", sample):
-        chosen = guidance.choose_weight(untrained, data, features, seen=seen, seed=3)
+        chosen = guidance.choose_weight(untrained, data, features, seen=seen, seed=3, effort=effort)
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
     assert chosen == (1.5 if trials else guidance.IN_DOUBT[sampling.guide])
@@ -111,6 +118,9 @@ def test_trials_are_as_many_as_training_pays_for_and_the_best_weight_is_printed(
 
 
 def test_features_are_those_of_the_datas_own_classes_if_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        guidance, "own_classifier", lambda images, device, seen: Features(name="classifier", embed=None)
+    )
     monkeypatch.setattr(guidance, "choose", lambda images, name, device: Features(name=name, embed=None))
     monkeypatch.setattr(
         guidance, "choose_name", lambda images: "efficientnet" if images.labels is None else "classifier"
@@ -122,4 +132,4 @@ def test_features_are_those_of_the_datas_own_classes_if_there_is_time(monkeypatc
     table = [(mnist(), False, "digit classifier"), (told, True, "classifier"), (told, False, "efficientnet")]
     table += [(plain, True, "efficientnet"), (Dataset(grey, grey, grey), True, "pixels")]
     for images, thorough, name in table:
-        assert guidance.features_for(images, CPU, thorough=thorough).name == name
+        assert guidance.features_for(images, CPU, thorough=thorough, effort=1.0).name == name

@@ -183,19 +183,21 @@ def test_classes_are_learned_where_there_are_some_of_enough_images(
 
 def test_what_takes_time_first_is_for_trainings_in_which_it_pays() -> None:
     """Compiling, and a classifier to choose guidance by."""
-    for given, long in (
-        ({"minutes": 4.9}, False),
-        ({"minutes": 5.0}, True),
-        ({"steps": 1999}, False),
-        ({"steps": 2000}, True),
+    for given, long, effort in (
+        ({"minutes": 4.9}, False, 0.5),
+        ({"minutes": 5.0}, True, 0.5),
+        ({"minutes": 60.0}, True, 1),
+        ({"steps": 1999}, False, 1),
+        ({"steps": 2000}, True, 1),
     ):
-        assert rules.takes_long(settle(channels=(8,), **given)) == long
+        settings = settle(channels=(8,), **given)
+        assert (rules.takes_long(settings), rules.guidance_effort(settings)) == (long, effort)
 
 
 def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn() -> None:
     long = settle(channels=(8,), minutes=20.0)
-    assert rules.budgets(long, 70.0, guided=False)[0] == Budget(seconds=15 / 16 * 1200 - 74)
-    assert [budget.seconds for budget in rules.budgets(long, 70.0, guided=True)] == pytest.approx([998.45, 52.55])
+    assert rules.budgets(long, 70.0, guided=False)[0] == Budget(seconds=39 / 40 * 1200 - 77)
+    assert [budget.seconds for budget in rules.budgets(long, 70.0, guided=True)] == pytest.approx([1038.35, 54.65])
     assert rules.budgets(long, 1190.0, guided=False)[0].seconds == 120, "a tenth, whatever else there is"
     assert rules.budgets(settle(steps=101), 9.0, guided=True) == (Budget(steps=101), Budget(steps=11))
 

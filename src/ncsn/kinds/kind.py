@@ -437,11 +437,12 @@ class Kind(ABC, Generic[R]):
         return {}
 
     def choose_guidance(
-        self, data: Dataset, device: torch.device, *, thorough: bool
+        self, data: Dataset, device: torch.device, *, thorough: bool, effort: float
     ) -> Callable[[R, int, int], float] | None:
         """A function of (run, images seen, seed) that chooses the guidance; None if there is nothing to choose.
 
         ``thorough``: whether there is time to train a classifier for it.
+        ``effort``: the share of the usual images and samples that there is time for.
         """
         return None
 

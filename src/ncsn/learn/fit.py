@@ -361,7 +361,8 @@ def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int],
     guided = run.guide is not None or run.recipe.num_classes > 0
     if not (lesson.record.group.is_main and settings.guidance == "chosen" and guided):
         return None
-    return lesson.data.kind.choose_guidance(lesson.data, lesson.plan.device, thorough=long)
+    effort = rules.guidance_effort(settings)
+    return lesson.data.kind.choose_guidance(lesson.data, lesson.plan.device, thorough=long, effort=effort)
 
 
 def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledger: Ledger) -> None:

@@ -360,14 +360,19 @@ def takes_long(settings: ResolvedSettings) -> bool:
     return (settings.minutes or 0) >= 5 or (settings.steps or 0) >= 2000
 
 
+def guidance_effort(settings: ResolvedSettings) -> float:
+    """The share of the usual images and samples by which guidance is chosen: half of them in less than an hour."""
+    return 0.5 if (settings.minutes or 60) < 60 else 1.0
+
+
 def budgets(settings: ResolvedSettings, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
     """The budgets of the network and its guide: what is left after ``elapsed`` seconds, at least a tenth of the total.
 
-    The guide gets a twentieth of the time, or a tenth of the steps, which take half as long.  A sixteenth of the total
-    is reserved for guidance and samples, and four seconds for figures.
+    The guide gets a twentieth of the time, or a tenth of the steps, which take half as long.  A fortieth of the total
+    is reserved for choosing guidance, and seven seconds for samples and figures.
     """
     if settings.steps is not None:
         return Budget(steps=settings.steps), Budget(steps=math.ceil(settings.steps / 10))
     whole = 60 * (settings.minutes or 0)
-    seconds = max(whole / 10, 15 / 16 * whole - 4 - elapsed)
+    seconds = max(whole / 10, 39 / 40 * whole - 7 - elapsed)
     return Budget(seconds=seconds * (0.95 if guided else 1.0)), Budget(seconds=seconds / 20)

@@ -39,11 +39,11 @@ class Images(Kind[Run]):
         return super().batches(data, model, reading, drawing)
 
     def choose_guidance(
-        self, data: Dataset, device: torch.device, *, thorough: bool
+        self, data: Dataset, device: torch.device, *, thorough: bool, effort: float
     ) -> Callable[[Run, int, int], float]:
         """Choose the scale on held-out images, in features that are prepared now."""
-        features = features_for(data, device, thorough=thorough)
-        return lambda run, seen, seed: choose_weight(run, data, features, seen=seen, seed=seed)
+        features = features_for(data, device, thorough=thorough, effort=effort)
+        return lambda run, seen, seed: choose_weight(run, data, features, seen=seen, seed=seed, effort=effort)
 
     def numbers(self, run: Run, x: object) -> Shaped[Tensor, "b c h w"]:
         """Images as bytes or reals in [0, 1]."""

@@ -109,7 +109,7 @@ def choose(images: Dataset, name: str = "auto", device: torch.device = PROCESSOR
     if name == "auto":
         return digits(device) if is_mnist(images) else choose(images, choose_name(images), device)
     if name == "classifier":
-        return own_classifier(images, device)
+        return own_classifier(images, device, IMAGES_SEEN)
     if name == "efficientnet":
         return efficientnet(device)
     if name != "pixels":
@@ -159,17 +159,18 @@ def digits(device: torch.device = PROCESSOR) -> Features:
     return of_classifier(network, "digit classifier", tuple("0123456789"), device)
 
 
-def own_classifier(images: Dataset, device: torch.device) -> Features:
+def own_classifier(images: Dataset, device: torch.device, seen: int) -> Features:
     """The features of a classifier of the data's own classes, which is trained once and cached.
 
     ``images``: a dataset of bytes with classes.
+    ``seen``: how many images it is trained on, counting repetitions.
     Raises ValueError if it has fewer than two classes.
     """
     labels = images.labels
     if labels is None or len(labels.names) < 2:
         raise ValueError(f"{images.name or 'the data'} needs at least two classes for a classifier")
     # The file name depends on the data and on the way to train.
-    recipe = f"{IMAGES_SEEN} {MAX_EPOCHS} {BATCH} {PEAK_RATE} {len(labels.names)} {images.digest}"
+    recipe = f"{seen} {MAX_EPOCHS} {BATCH} {PEAK_RATE} {len(labels.names)} {images.digest}"
     key = hashlib.sha256(recipe.encode() + labels.train.numpy().tobytes()).hexdigest()
     cache = Path(os.devnull)  # nothing can be cached there if there is no home folder
     with suppress(RuntimeError):
@@ -181,7 +182,7 @@ def own_classifier(images: Dataset, device: torch.device) -> Features:
         try:
             network.load_state_dict(read_tensors(path))
         except (ValueError, RuntimeError):  # missing, damaged, or from another version
-            teach(network.to(device), images.train, labels.train, device)
+            teach(network.to(device), images.train, labels.train, device, seen)
             with suppress(OSError):  # without a cache it is trained again next time
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with atomic(path) as temporary:
@@ -193,13 +194,13 @@ def own_classifier(images: Dataset, device: torch.device) -> Features:
 
 
 @torch.enable_grad()
-def teach(network: Classifier, images: Tensor, labels: Tensor, device: torch.device) -> None:
-    """Train a classifier on ``IMAGES_SEEN`` images, for at most ``MAX_EPOCHS`` epochs.
+def teach(network: Classifier, images: Tensor, labels: Tensor, device: torch.device, seen: int) -> None:
+    """Train a classifier on ``seen`` images, for at most ``MAX_EPOCHS`` epochs.
 
     Images are shifted by up to a sixteenth of their sides.  They aren't mirrored, since that would change letters.
     """
     generator = torch.Generator().manual_seed(0)
-    steps = max(10, min(IMAGES_SEEN, MAX_EPOCHS * len(images)) // BATCH)
+    steps = max(10, min(seen, MAX_EPOCHS * len(images)) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
     for _ in bar(range(steps), "training a classifier"):

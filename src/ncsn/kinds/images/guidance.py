@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ncsn import metrics
-from ncsn.kinds.images.features import Features, choose, choose_name, digits, is_mnist
+from ncsn.kinds.images.features import IMAGES_SEEN, Features, choose, choose_name, digits, is_mnist, own_classifier
 from ncsn.kinds.images.judge import at_8_bits
 from ncsn.kinds.kind import Dataset
 from ncsn.machine.messages import bar, log
@@ -40,28 +40,32 @@ class Trial(NamedTuple):
     pixels: Float[Tensor, "n p"]
 
 
-def features_for(dataset: Dataset, device: torch.device, *, thorough: bool) -> Features:
+def features_for(dataset: Dataset, device: torch.device, *, thorough: bool, effort: float) -> Features:
     """The features to compare samples in: of a classifier of the data's own classes, of EfficientNet, or pixels.
 
-    ``thorough``: whether there is time to train a classifier, one to three minutes the first time; it's cached.
+    ``thorough``: whether there is time to train a classifier; it's cached.
+    ``effort``: the share of the usual training images that it sees; all of them take one to three minutes.
     EfficientNet is used for RGB images only, because for letters it doesn't see what guidance improves.
     """
     images = at_8_bits(dataset)
     if is_mnist(images):
         return digits(device)
     name = choose_name(images if thorough else replace(images, labels=None))
+    if name == "classifier":
+        return own_classifier(images, device, round(effort * IMAGES_SEEN))
     return choose(images, "pixels" if name == "efficientnet" and images.shape[0] != 3 else name, device)
 
 
-def choose_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, seed: int) -> float:
+def choose_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, seed: int, effort: float) -> float:
     """Choose the guidance scale of a run by samples at several scales, and print it with the distances.
 
     ``seen``: the number of images that training has seen, which determines the number of samples.
+    ``effort``: the share of ``TRIALS`` that is drawn at most.
     """
     held_out, sampling = at_8_bits(dataset).validation, run.recipe.sampling
     doubt = IN_DOUBT[sampling.guide]
     affordable = int(EVALUATIONS * seen / (USUAL * sampling.guided_nfe))
-    n = min(TRIALS, len(held_out) // 3, affordable)
+    n = min(round(effort * TRIALS), len(held_out) // 3, affordable)
     if n < MIN_TRIALS:
         log.info(f"guidance {doubt:g}: training was too short, or there are too few held-out images, to choose it")
         return doubt
