@@ -188,7 +188,8 @@ def calibration(truth: Float[Tensor, "n *d"], draws: Float[Tensor, "k n *d"], *,
     """Test the calibration of any posterior sampler, from truths and draws given a measurement of each.
 
     ``truth``: draws from the prior, (n, *d).
-    ``draws``: k draws from each posterior, (k, n, *d).
+    ``draws``: k draws from each posterior, (k, n, *d), with noise of their own: from one seed for every truth, ranks
+    depend on each other, and an exact sampler fails.
     Raises ValueError for fewer than 30 truths, no draws, other shapes, and numbers that aren't finite.
 
     >>> x, noise = torch.randn(2, 200, 1, generator=torch.Generator().manual_seed(0))
