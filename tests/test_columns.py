@@ -56,6 +56,7 @@ CASES: dict[str, np.ndarray] = {
     "large whole numbers": RNG.integers(0, 10**9, 300).astype(float),
     "tiny": RNG.standard_normal(300) * 1e-12,
     "one not so far": np.append(RNG.standard_normal(2000), 15.0),
+    "one out of sight": np.append(RNG.standard_normal(2000), 1e12),
 }
 CELLS = ("a flag", "a rare flag", "ratings, one rare", "ratings, one never", "eleven values, two rare")
 RNG, N = np.random.default_rng(0), 4000
@@ -252,10 +253,12 @@ def test_few_values_are_listed_also_where_some_are_rare(name: str) -> None:
     assert bool(column.possible(torch.from_numpy(allowed)).all())
 
 
-def test_an_outlier_is_as_rare_among_samples_as_among_rows() -> None:
-    x = CASES["one outlier"]
+@pytest.mark.parametrize("name", ["one outlier", "one out of sight"])
+def test_an_outlier_is_as_rare_among_samples_as_among_rows(name: str) -> None:
+    x = CASES[name]
     made = one(x)[1].inverse(torch.special.ndtri((torch.arange(100_000).double() + 0.5) / 100_000))
     assert float((made > 100).double().mean()) < 2.5 / len(x)
+    assert np.quantile(made, [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(x, [0.1, 0.5, 0.9]), abs=0.05)
 
 
 def test_categories_are_listed_however_many_they_are() -> None:

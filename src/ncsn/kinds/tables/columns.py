@@ -27,6 +27,7 @@ UNBOUNDED = sys.float_info.max  # instead of infinity, which JSON doesn't have
 LOG_GAIN = 0.1  # nats per value by which the logarithm must be closer to a Gaussian than the column itself
 # Slopes of the tails against normal scores: below 1.15 times a uniform's is bounded; a Gaussian's is 1, a Laplace's 2.
 BOUNDED, HEAVY = 1.15, 2.0
+LOST = 1e4  # quartile ranges per standard deviation, above which an outlier leaves other values no digits
 LISTED = 10  # values that an error message lists
 Numbers: TypeAlias = Float64[Tensor, "b"]
 Knots: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
@@ -433,15 +434,18 @@ def is_constant(x: Float[Tensor, "n"]) -> bool:
 
 def learn_column(x: Float[Tensor, "n"], name: str, seen: Float64[np.ndarray, "m"], *, category: bool) -> AnyColumn:
     """Learn one column: its type, and normal scores if it needs them.  ``seen``: all numbers that must be possible."""
+    few, exact = len(x) < FEW, x.double()
 
     def place(v: Numbers, column: AnyColumn) -> AnyColumn:
         """The column with the location and scale of v, in the precision of x."""
-        return replace(column, shift=float(v.mean().to(x)), scale=float(v.std().to(x)))
+        shift, scale = v.mean(), v.std()
+        low, middle, high = torch.from_numpy(np.quantile(v.numpy(), [0.25, 0.5, 0.75]))
+        if not few and scale > LOST * (high - low) > 0:
+            shift, scale = middle, high - low
+        return replace(column, shift=float(shift.to(x)), scale=float(scale.to(x)))
 
-    exact = x.double()
     numbers = exact.numpy()
     column = type_of(numbers, name, np.unique(seen), single=x.dtype == torch.float32, category=category)
-    few = len(x) < FEW
     if few and not isinstance(column, Integer | Listed):  # too few to tell other types from chance
         column = Real(name=name, shift=0, scale=1)
     column = place(exact, column)
