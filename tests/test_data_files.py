@@ -140,6 +140,9 @@ def test_broken_files_move_no_others(tmp_path: Path) -> None:
     for part, found in contents(images).items():
         assert found == sorted({*contents(whole)[part]} - {*map(int, odd)})
     assert images.notes[-1].startswith("broken images skipped: 5 of 40")
+    write(tmp_path, {f"{i:02d}.png": b"no image" for i in range(39) if i not in (20, 21)})
+    with pytest.raises(ValueError, match=r"none for .* 39 of 40"):
+        load_dataset(str(tmp_path), reading=Reading(max_broken=40))
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])

@@ -123,8 +123,9 @@ def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str]
         raise ValueError(f"more images are broken than --max-broken {reading.max_broken} allows: {listed}")
     sizes = {part: sum(len(one.pixels) for _, one in members) for part, members in whole.items()}
     if empty := [part for part in sizes if not sizes[part]]:
-        number = sum(sizes.values())
-        raise ValueError("; ".join([f"{name} has {number} images, but none for {' and '.join(empty)}", *notes]))
+        number, skipped = sum(sizes.values()), [f"broken images: {listed}"] if broken else []
+        facts = [f"{name} has {number} images, but none for {' and '.join(empty)}", *skipped, *notes]
+        raise ValueError("; ".join(facts))
     found = [one for members in whole.values() for _, one in members]
     pixels, depth, lines = join_pictures(found)
     if broken:
