@@ -145,9 +145,17 @@ def check_gaussian(folder: Path) -> None:
     assert samplers["annealed, exact score"]["distance"] < 0.4 * samplers["langevin, exact score"]["distance"]
 
 
+def check_start(folder: Path) -> None:
+    """A few steps leave a Gaussian with the data's mean and standard deviation, right only where noise is large."""
+    errors = [level["relative_error_on_noised_data"] for level in numbers(folder)["levels"]]
+    assert errors[0] < 0.1 < errors[-1]
+
+
 LEARNED = [
     ("circle --steps 600 --levels 10", check_circle),
     ("gaussian --steps 600 --levels 10 --langevin-steps 40 --samples 2000 --seed 2", check_gaussian),
+    (f"swiss-roll --objective exact {QUICK}", check_start),
+    (f"checkerboard {QUICK}", check_start),
 ]
 
 
