@@ -79,7 +79,7 @@ class GaussianMixture:
         return means + self.std * torch.randn(means.shape, generator=generator, dtype=means.dtype, device=device)
 
     def variance(self, sigma: Sigma, x: Float[Tensor, "b d"]) -> Float[Tensor, "b 1"]:
-        """That of each component with noise, s² + σ²."""
+        """The variance of each component with noise, s² + σ²."""
         return self.std**2 + expand(sigma, x, zero=self.std > 0) ** 2
 
     def _log_joint(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b k"]:
@@ -323,7 +323,7 @@ class Empirical:
             labels = as_numbers("labels", labels).to(data.device)
             if labels.is_floating_point() or labels.shape != data.shape[:1]:
                 raise ValueError(
-                    f"labels has shape {tuple(labels.shape)} of {labels.dtype}; {len(data)} classes are needed"
+                    f"labels has shape {tuple(labels.shape)} of {labels.dtype}; expected {len(data)} classes"
                 )
             self.labels, order = labels.sort(stable=True)
             flat = flat[order]
@@ -399,7 +399,7 @@ class Empirical:
         ``x``: where to evaluate it, (b, *d).
         ``sigma``: the noise level, one number or one for each x.
         ``label``: a class for each x, (b,); −1 for all examples together.
-        Raises ValueError if classes are given and the dataset has none, or no such class (not checked on a GPU).
+        Raises ValueError if classes are given but the dataset has none, or not this one (not checked on a GPU).
         """
         if label is not None and self.labels is None:
             raise ValueError("the dataset has no labels, so it takes no classes")

@@ -47,7 +47,7 @@ def _blank(width: float, height: float) -> "Figure":
 
 @contextmanager
 def _written(path: Path | str) -> Iterator[Path]:
-    """Within it, a temporary path that then replaces ``path``.  Raises ValueError if that has no suffix."""
+    """A temporary path that replaces ``path`` when the block ends.  Raises ValueError if ``path`` has no suffix."""
     check_type("path", path, str, Path)
     if not Path(path).suffix:
         raise ValueError(f"{path} needs a suffix, such as .png")
@@ -75,7 +75,7 @@ def _visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d 
 
 
 def _images(name: str, x: object, axes: str = "n, c, h, w") -> Tensor:
-    """A user's images as a tensor.  Raises ValueError for other ``axes``, and for none."""
+    """A user's images as a tensor.  Raises ValueError for other ``axes``, and if there are no images."""
     images = as_numbers(name, x).detach()
     if images.ndim != len(axes.split()) or not images.numel():
         raise ValueError(f"{name} has shape {tuple(images.shape)}; expected ({axes})")
@@ -155,7 +155,7 @@ def visible(x: Float[Tensor, "*d"], sigma: float) -> UInt8[Tensor, "*d"]:
 
 
 def _thin(steps: Iterable[Noisy], most: int) -> list[Noisy]:
-    """At most so many evenly spaced states, including the first and the last.  Raises ValueError if there is none."""
+    """At most so many evenly spaced states, including the first and the last.  Raises ValueError if there are none."""
     steps = [*steps]
     if not steps:
         raise ValueError("steps has no states; expected those of a sampler")

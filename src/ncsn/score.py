@@ -106,7 +106,7 @@ def float64(x: Tensor) -> Tensor:
 def score_at(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b *d"]:
     """The score at ``x``.
 
-    Raises ValueError for one of another shape, which would be broadcast, and for other than floating-point numbers.
+    Raises ValueError for a score of another shape, which would be broadcast, and for x without floating-point numbers.
     """
     s = score(x, sigma)
     check_floats("the score", s)

@@ -31,7 +31,7 @@ DeviceName: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 
 MOST_LEVELS = 10_000  # a hundred times the samplers' finest ladder
 MOST_STEPS = 10**7  # of Langevin dynamics, which already take days
-MAX_WHOLE = 2**63 - 1  # of torch's generators and sizes
+MAX_WHOLE = 2**63 - 1  # the largest seed and size in torch
 
 Seed: TypeAlias = Annotated[int, Interval(ge=0, le=MAX_WHOLE)]
 Count: TypeAlias = Annotated[int, Interval(ge=1, le=10**9)]
@@ -55,7 +55,7 @@ Json: TypeAlias = dict[str, Any]
 
 
 def whole(name: str, value: Any, least: int) -> int:
-    """A user's whole number.  Raises ValueError for anything else, for less than ``least``, and from 2⁶³ on."""
+    """A user's whole number.  Raises ValueError for anything else, for less than ``least``, and for 2⁶³ or more."""
     with suppress(TypeError):
         if least <= index(value) <= MAX_WHOLE:
             return index(value)
@@ -63,7 +63,7 @@ def whole(name: str, value: Any, least: int) -> int:
 
 
 def real(name: str, value: Any, least: float | None = None, *, above: float | None = None) -> float:
-    """A user's finite number.  Raises ValueError for anything else, for less than ``least``, and up to ``above``."""
+    """A user's finite number.  Raises ValueError for anything else, below ``least``, and not above ``above``."""
     with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # torch and numpy raise them for several numbers
         number = float(value) if hasattr(value, "__float__") else math.nan  # text has none
         if math.isfinite(number) and (least is None or number >= least) and (above is None or number > above):
@@ -80,9 +80,9 @@ def check_type(name: str, value: object, *kinds: Any) -> None:
 
 
 def as_numbers(name: str, value: Any) -> "Tensor":
-    """A user's numbers as a tensor, on the CPU unless they are one.
+    """A user's numbers as a tensor; other than tensors, they go to the CPU.
 
-    Raises ValueError for complex and masked ones, for sparse tensors and such without data, and for anything else.
+    Raises ValueError for complex or masked numbers, for tensors that are sparse or have no data, and for anything else.
     """
     import numpy as np
     import torch
@@ -101,9 +101,9 @@ def as_numbers(name: str, value: Any) -> "Tensor":
 
 
 def as_floats(name: str, value: Any, axes: int | None = None) -> "Tensor":
-    """The same as floating-point numbers.
+    """A user's numbers as a tensor of floating-point numbers.
 
-    Raises ValueError, too, for another number of ``axes``, for none, and for numbers that aren't finite.
+    Raises ValueError as ``as_numbers`` does, for another number of ``axes``, and for empty or non-finite tensors.
     """
     numbers = as_numbers(name, value)
     numbers = numbers if numbers.is_floating_point() else numbers.float()
@@ -111,12 +111,12 @@ def as_floats(name: str, value: Any, axes: int | None = None) -> "Tensor":
         needed = "numbers" if axes is None else f"numbers with {axes} {'axis' if axes == 1 else 'axes'}"
         raise ValueError(f"{name} has shape {tuple(numbers.shape)}; expected {needed}")
     if not bool(numbers.isfinite().all()):
-        raise ValueError(f"{name} has numbers that are not finite; leave these out")
+        raise ValueError(f"{name} has numbers that are not finite; leave them out")
     return numbers
 
 
 def check_floats(name: str, x: object) -> None:
-    """Raises ValueError for anything but a tensor of floating-point numbers: whole ones would round noise levels."""
+    """Raises ValueError for anything but a tensor of floating-point numbers; integers would round noise levels."""
     import torch
 
     if not (isinstance(x, torch.Tensor) and x.is_floating_point()):

@@ -27,7 +27,7 @@ Measurement = Callable[[Tensor], Tensor]
 """A linear function of a batch of examples, (b, *d) → (b, *m), or one with a constant added (affine)."""
 
 MIN_RATE = 1e-3  # counts: the least rate of Poisson noise
-MAX_BLUR = 100  # pixels; the kernel of more would fill the memory
+MAX_BLUR = 100  # pixels; a larger kernel would fill the memory
 RANDOM_SHARE = 0.25  # of the pixels that are known when the hidden ones are random
 
 
@@ -38,7 +38,7 @@ def known_pixels(
 
     ``shape``: (c, h, w) of the image.
     ``hide``: a half, the centre, or three quarters of the pixels at random; a pixel is hidden in all its channels.
-    Raises ValueError for another ``hide``.
+    Raises ValueError for other regions.
     """
     if hide not in get_args(Region):
         raise ValueError(f"hide is {hide!r}; it must be one of {', '.join(get_args(Region))}")
@@ -58,7 +58,7 @@ def known_pixels(
 
 
 def as_mask(known: object, shape: tuple[int, ...] | None = None) -> Bool[Tensor, "*d"]:
-    """What is known of an example, as a tensor.  Raises ValueError unless it has booleans, of this ``shape``."""
+    """A mask of known numbers as a tensor.  Raises ValueError unless it has booleans and this ``shape``."""
     mask = as_numbers("known", known)
     if mask.dtype != torch.bool or not mask.ndim or shape not in (None, mask.shape):
         raise ValueError(f"known has shape {tuple(mask.shape)} and dtype {mask.dtype}; expected booleans {shape or ''}")
@@ -86,8 +86,8 @@ def masked(known: Bool[Tensor, "*d"]) -> Measurement:
 def downsampled(factor: int) -> Measurement:
     """Means over squares of ``factor`` × ``factor`` pixels, (b, c, h, w) → (b, c, h/factor, w/factor).
 
-    ``factor``: at least 1, and at most as many as an image has pixels on each side, which measuring one checks.
-    Raises ValueError for another factor.
+    ``factor``: at least 1, and at most the smaller side of an image, which is checked when it is measured.
+    Raises ValueError for other factors.
     """
     factor = whole("factor", factor, 1)
 
@@ -196,7 +196,7 @@ def apply(measure: Measurement, x: Tensor) -> Tensor:
 
 
 def measure_rows(measure: Measurement, x: Tensor) -> Float[Tensor, "b *m"]:
-    """The same with an axis of its own for a measurement of a single number, such as x[:, 0]."""
+    """A x, with an additional axis if a measurement is a single number, such as x[:, 0]."""
     seen = apply(measure, x)
     return seen[:, None] if seen.ndim == 1 else seen
 
