@@ -361,7 +361,7 @@ def takes_long(settings: ResolvedSettings) -> bool:
 
 
 def guidance_effort(settings: ResolvedSettings) -> float:
-    """The share of the usual images and samples by which guidance is chosen: half of them in less than an hour."""
+    """The share of the usual images and samples for choosing guidance: one half in trainings of less than an hour."""
     return 0.5 if (settings.minutes or 60) < 60 else 1.0
 
 
