@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Generator, Tensor
 
 import ncsn
-from ncsn.calibration import Trials, calibration, judge, rank
+from ncsn.calibration import Calibration, Trials, calibration, judge, rank
 from ncsn.cli import main as cli
 from ncsn.distributions import GaussianMixture
 from ncsn.metrics import rank_histogram
@@ -85,6 +85,14 @@ def test_looking_early_makes_no_exact_sampler_fail_and_ends_trials_of_bad_ones(g
     found = [judge(parts(1.0), 120, seed=seed) for seed in range(40)]
     assert sum(len(ranks["number"]) < 120 for ranks in found) <= 3
     assert len(judge(parts(0.1), 120)["number"]) < 60
+
+
+def test_sources_share_how_often_an_exact_sampler_may_fail() -> None:
+    """Ranks whose p value is 0.0033, between the limits for two sources and for a single one."""
+    even = (torch.arange(1000).double() + 0.5) / 1000
+    ranks = {"number": even + 0.066 * (torch.pi * even).sin(), "mean": even, "spread": even, "distance": even}
+    assert Calibration({"run": ranks}, 39).calibrated == {"run": False}
+    assert Calibration({"run": ranks, "held-out": ranks}, 39).calibrated == {"run": True, "held-out": True}
 
 
 def test_bands_of_a_histogram_hold_all_bins_of_uniform_ranks(generator: Generator) -> None:
