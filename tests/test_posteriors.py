@@ -530,9 +530,12 @@ def test_a_quarter_is_known_at_random_the_same_in_every_channel(generator: Gener
     ids=["noise as it was said", "none", "one number far off", "all a little too far"],
 )
 def test_noise_explains_as_much_as_it_is(scale: float, off: float, count: int, generator: Generator) -> None:
-    """Of 896 numbers, some of 40 samples' are more than 4 noise_std off, although the noise is as it was said."""
-    seen = posteriors.Observation(lambda x: x, torch.zeros(1, 896), 0.1)
-    x = 0.1 * scale * torch.randn(40, 896, generator=generator)
+    """Of 896 numbers, some of 40 samples' are more than 4 noise_std off, although the noise is as it was said.
+
+    Twenty samples are of each of two measurements, those of the first one first.
+    """
+    seen = posteriors.Observation(lambda x: x, torch.tensor([[0.0], [9.0]]).expand(2, 896), 0.1)
+    x = seen.y.repeat_interleave(20, 0) + 0.1 * scale * torch.randn(40, 896, generator=generator)
     x[:, 5] += 0.1 * off
     assert seen.disagreeing(x) == count
 
