@@ -323,6 +323,17 @@ def test_labels_are_whole_numbers_or_become_text(labels: tuple[Any, ...], tmp_pa
         assert (made.iloc[:, 0] == 1).all()
 
 
+def test_given_whole_numbers_beyond_those_of_training_are_kept_or_refused() -> None:
+    """Uniform ones have normal scores, which end where training's do."""
+    k = RNG.integers(3, 99, 200).astype(np.int8)
+    run = ncsn.fit(pandas.DataFrame({"k": k, "a": RNG.standard_normal(200)}), steps=2, quiet=True)
+    assert "normal scores: k" in run.transform.describe()
+    for value in (0, 50, 120):
+        assert (run.sample(3, given={"k": value}).k == value).all()
+    with pytest.raises(ValueError, match="290"):
+        run.sample(3, given={"k": 290})
+
+
 @pytest.mark.parametrize("n", [10, 16, 23])
 def test_categories_and_whole_numbers_hold_however_few_rows_there_are(n: int) -> None:
     rows = np.arange(n)

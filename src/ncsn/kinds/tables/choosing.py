@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ncsn.kinds.tables.columns import columns_of
-from ncsn.kinds.tables.frames import name_of, numbers_of
+from ncsn.kinds.tables.frames import decode, name_of, numbers_of
 from ncsn.kinds.tables.imputation import DRAWS_AT_ONCE, conditional_model, draw_rows
 from ncsn.machine.messages import bar, log
 from ncsn.run import Recipe, Run, generator_of
@@ -50,6 +50,11 @@ def given_cells(run: Run, given: Mapping[Any, object]) -> tuple[Float64[Tensor, 
     known = ~x.isnan()
     for i in (i for i, column in enumerate(columns.columns) if column.name in map(name_of, given) and not known[0, i]):
         raise ValueError(f"given has a missing value for {columns.names[i]}; leave it out to draw it")
+    for i in known[0].nonzero()[:, 0].tolist():
+        column, field = columns.columns[i], columns.field(columns.columns[i])
+        whole = field is not None and pandas.api.types.pandas_dtype(field.dtype or "O").kind in "iu"
+        if whole and float(decode(column, x[:, i].numpy(), field)[0]) != float(x[0, i]):
+            raise ValueError(f"given has {x[0, i]:g} for {column.name}, which its dtype cannot hold")
     if bool(known.all()):
         raise ValueError("given has a value for every column; leave out those to draw")
     z = run.transform.forward(x).float()
