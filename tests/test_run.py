@@ -335,7 +335,7 @@ def test_walks_begin_and_end_at_samples() -> None:
     walk = run.walk(2, 5, seed=3)
     assert walk.shape == (10, 1, 4, 4)
     for n, steps in ((2, 0), (2, 1), (0, 2)):
-        with pytest.raises(ValueError, match="a whole number of at least"):
+        with pytest.raises(ValueError, match=r"^(n|steps) is [01];"):
             run.walk(n, steps)
     x = run.sample(10, start=walk)
     assert float((x[0] - x[4]).abs().max()) > 0.1

@@ -43,7 +43,8 @@ def batches(
     torch.Size([64, 2])
     """
     data, size, device = as_numbers("data", data), whole("size", size, 1), place_of(generator)
-    if not data.numel():
+    labels = None if labels is None else as_numbers("labels", labels)
+    if not data.ndim or not data.numel():
         raise ValueError(f"data has shape {tuple(data.shape)}; expected at least one example")
     while True:
         index = torch.randint(len(data), (size,), generator=generator, device=device)

@@ -406,7 +406,9 @@ class Empirical:
         check_points(x, self.shape)
         place = self.mean.device  # evaluated where the data is, because it may be too large for a GPU
         centred = x[:, None].flatten(1).to(place) - self.mean
-        label = None if label is None else label.to(place)
+        label = None if label is None else as_numbers("label", label).to(place)
+        if label is not None and (label.shape != x.shape[:1] or label.dtype == torch.bool or label.is_floating_point()):
+            raise ValueError(f"label has shape {tuple(label.shape)} of {label.dtype}; {len(x)} classes are needed")
         if label is not None and place.type == "cpu":
             known = torch.isin(label, torch.tensor([-1, *self.classes], device=place))
             if not bool(known.all()):

@@ -110,8 +110,8 @@ def as_floats(name: str, value: Any, axes: int | None = None) -> "Tensor":
     if numbers.ndim != (numbers.ndim if axes is None else axes) or not numbers.numel():
         needed = "numbers" if axes is None else f"numbers with {axes} {'axis' if axes == 1 else 'axes'}"
         raise ValueError(f"{name} has shape {tuple(numbers.shape)}; expected {needed}")
-    if not bool(numbers.isfinite().all()):
-        raise ValueError(f"{name} has numbers that are not finite; leave them out")
+    for wrong in numbers[~numbers.isfinite()].flatten()[:1].tolist():
+        raise ValueError(f"{name} has {wrong}, which is not finite; leave such numbers out")
     return numbers
 
 
