@@ -500,7 +500,7 @@ def measured(measure: Callable[[Tensor], Any], y: Any = 1.0, noise_std: Any = 1.
         (lambda: ncsn.fit({"a": 1}, steps=1), "a dict of columns"),
         (lambda: ncsn.fit(None, steps=1), "NoneType"),
         (lambda: ncsn.GaussianMixture(torch.zeros(1, 2), std=math.nan), "nan"),
-        (lambda: ncsn.GaussianMixture(torch.full((1, 2), math.nan)), "nan"),
+        (lambda: ncsn.GaussianMixture(torch.full((1, 2), math.nan)), "means"),
         (lambda: ncsn.Empirical(torch.full((3, 2), math.nan)), "data"),
         (lambda: replace(PLAIN, score=lambda x, sigma: -x[:, :1]).sample(3), "shape"),
         (lambda: ncsn.load("mnist", device="cpu").log_prob(84 * torch.ones(1, 1, 28, 28)), "84"),
