@@ -119,7 +119,7 @@ test("digits: noise becomes digits, as the controls say, and the same by the add
     const first = await images(page, "The images at this noise level", 10, 5);
     for (const image of first)
       assert.ok(corner(image) < 8 && mean(image) > 15 && mean(image) < 70, `${corner(image)} ${mean(image)}`);
-    const way = await images(page, "The first image on its way", 12, 12);
+    const way = await images(page, "The first image, from noise", 12, 12);
     assert.ok(corner(way[0]) > 90 && corner(way[11]) < 8, `${way.map(corner)}`); // grey noise, and the black of a digit
     assert.deepEqual(way[11], first[0]);
     await slide(page, "Rewind", 0);
