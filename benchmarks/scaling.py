@@ -3,8 +3,8 @@
 python benchmarks/scaling.py                              # all of it: ten minutes; needs two processors
 python benchmarks/scaling.py --only training sampling     # some of it; the rest stays as it was measured
 
-Measurements are kept in benchmarks/scaling.json; the tables of docs/developers/scaling.md are printed.  Training and
-sampling are measured by one thread, in the processor's time, so that other programs matter little; every point in a
+Measurements are kept in benchmarks/scaling.json; the tables of benchmarks/RECORDS.md ("Scaling") are printed.  Training
+and sampling are measured by one thread, in the processor's time, so that other programs matter little; every point in a
 process of its own, for its peak memory.
 """
 

@@ -179,7 +179,7 @@ def page(paper: Paper, numbers: dict[str, Any]) -> None:
     (paper.out / "paper.md").write_text(
         f"""# The paper, figure by figure
 
-This page reproduces the figures of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), that need only toy data or MNIST. `python examples/paper.py` writes it in about ten minutes on two cores, with the model in the package.
+This page reproduces the figures of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), that need only toy data or MNIST. `python examples/paper.py` draws them in about ten minutes on two cores, with the model in the package.
 
 ## Figure 2: score estimation
 
@@ -207,7 +207,7 @@ The digit takes shape while σ falls from 1 to 0.3.
 
 ![A hundred samples, not hand-picked](paper/samples.png)
 
-These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A classifier is confident about {100 * annealed[1]:.0f} % of them ({100 * real[1]:.0f} % for real digits), and their Fréchet distance is {annealed[0]:.2f}. The default sampler reaches {100 * default[1]:.0f} % and {default[0]:.2f}. Held-out digits score {real[0]:.2f}, because their classes are not perfectly balanced.
+These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A classifier is confident about {100 * annealed[1]:.0f} % of them ({100 * real[1]:.0f} % for real digits), and their Fréchet distance is {annealed[0]:.2f}. The default sampler reaches {100 * default[1]:.0f} % and {default[0]:.2f}.
 
 `ncsn sample mnist -n {numbers["n"]} --sampler annealed --out samples.npz`
 
@@ -215,23 +215,17 @@ These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dyn
 
 ![Digits, their visible halves, and eight completions each](paper/inpainting_replacement.png)
 
-Test digits, their visible halves, and eight completions by the paper's method, with two steps per level (by default, the command takes five):
+Test digits, their visible halves, and eight completions by the paper's method, with two steps per level (the command takes five):
 
 `ncsn inpaint mnist --input 0 --method replacement`
 
 ![The same by moment matching](paper/inpainting_posterior.png)
 
-The same by [moment matching](theory/posteriors.md), with 150 instead of 201 passes through the network:
+The same by [moment matching](theory/posteriors.md):
 
 `ncsn inpaint mnist --input 0 --levels 30`
 
-PSNR of the hidden halves of {numbers["inpainted"]} test images, in dB. A single completion can't score high, because it's one of many possible halves; even a grey mean scores {numbers["fill"]:.1f}:
-
-| method | one completion | mean of eight |
-|---|--:|--:|
-| replacement | {numbers["replacement"]:.1f} | {numbers["replacement_mean"]:.1f} |
-| moment matching | {numbers["posterior"]:.1f} | {numbers["posterior_mean"]:.1f} |
-| the mean of the visible pixels, in every hidden pixel | {numbers["fill"]:.1f} | |
+In the hidden halves of {numbers["inpainted"]} test images, the mean of eight completions has a PSNR of {numbers["replacement_mean"]:.1f} dB with the paper's method, and of {numbers["posterior_mean"]:.1f} dB with moment matching.
 
 ## Appendix: nearest neighbours
 
@@ -247,9 +241,7 @@ If a model is trained only at σ = 0.2, most of its samples are loose strokes; t
 
 `python ./{paper.single}`
 
-## How it was measured
-
-Fréchet distances use the features of the digit classifier, and "confident" means p > 0.9 for one class. The relative error of a score is E‖ŝ − s‖²/E‖s‖²; "far" means more than 2 away from the data.
+*Fréchet distances use the features of the digit classifier, and "confident" means p > 0.9 for one class. The relative error of a score is E‖ŝ − s‖²/E‖s‖²; "far" means more than 2 away from the data.*
 """,
         encoding="utf-8",
     )

@@ -75,7 +75,7 @@ def _visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d 
 
 
 def _images(name: str, x: object, axes: str = "n, c, h, w") -> Tensor:
-    """A user's images as a tensor.  Raises ValueError for other ``axes``, and if there are no images."""
+    """A user's images as a tensor.  Raises ValueError if they are empty or not of shape (``axes``)."""
     images = as_numbers(name, x).detach()
     if images.ndim != len(axes.split()) or not images.numel():
         raise ValueError(f"{name} has shape {tuple(images.shape)}; expected ({axes})")
