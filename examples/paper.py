@@ -112,17 +112,16 @@ def draw(run: ncsn.Run, n: int, **how: Any) -> Drawn:
 
 
 def digits(paper: Paper, images: Dataset) -> dict[str, Any]:
-    """Figures 4, 5a, the nearest neighbours and README's picture; returns how good the samples are."""
-    run, shown = ncsn.load(paper.run), paper.out / "images" / "mnist_evolution.png"
+    """Figures 4, 5a and the nearest neighbours; returns how good the samples are."""
+    run = ncsn.load(paper.run)
     usual = draw(run, paper.n)
-    plots.evolution(usual.path, shown)
     annealed = draw(run, paper.n, sampler="annealed")
     plots.evolution(annealed.path, paper.figure("levels"))
     plots.image_grid(annealed.samples[:100], paper.figure("samples"))
     default, last, real = quantize(usual.samples), quantize(annealed.samples), images.validation[: paper.n]
     _, neighbours = evaluation.nearest(last[:20], images.train)
     plots.image_pairs(centres(last[:20]), centres(images.train[neighbours]), paper.figure("neighbours"))
-    for path in (shown, *map(paper.figure, ("levels", "samples", "neighbours"))):
+    for path in map(paper.figure, ("levels", "samples", "neighbours")):
         sign(run, path)
     quality = {"annealed": judged(last, images), "default": judged(default, images), "real": judged(real, images)}
     return quality | {"n": paper.n}
@@ -164,8 +163,7 @@ def main(paper: Paper) -> None:
     if missing := [part for part, name in KNOWN_BY.items() if part not in paper.parts and name not in numbers]:
         raise SystemExit(f"{kept} has no numbers of {', '.join(missing)}; add to --parts: {' '.join(missing)}")
     images = mnist()
-    (paper.out / "images").mkdir(parents=True, exist_ok=True)
-    kept.parent.mkdir(exist_ok=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
     for part in (toys, digits, inpainting, single):
         if part.__name__ in paper.parts:
             numbers |= part(paper, images)

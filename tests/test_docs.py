@@ -88,11 +88,14 @@ def test_what_is_cited_is_this_version() -> None:
     assert f"\nversion: {ncsn.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["images/mnist_evolution", *(f"paper/{name}" for name in DRAWN)])
+@pytest.mark.parametrize("name", DRAWN)
 def test_pictures_of_digits_are_of_the_model_in_the_package(name: str) -> None:
     folder = ncsn.load("mnist", device="cpu").folder
     assert folder is not None
-    with safe_open(folder / "model.safetensors", "pt") as weights, Image.open(ROOT / f"docs/{name}.png") as picture:
+    with (
+        safe_open(folder / "model.safetensors", "pt") as weights,
+        Image.open(ROOT / f"docs/paper/{name}.png") as picture,
+    ):
         assert picture.info["weights"] == weights.metadata()["sha256"]
 
 
