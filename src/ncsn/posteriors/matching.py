@@ -42,6 +42,13 @@ def conjugate_gradient(
     nor always positive.  So its symmetric part is taken, and directions in which that is below ``least`` are left out:
     u is at most |b|/``least`` long, however many steps there are.
     """
+    return combine(*krylov_solution(product, b, steps, least))
+
+
+def krylov_solution(
+    product: Callable[[Tensor], Tensor], b: Float[Tensor, "n *m"], steps: int, least: float
+) -> tuple[Float[Tensor, "n k"], list[Float[Tensor, "n *m"]]]:
+    """The solution of ``conjugate_gradient`` as coefficients and the vectors that ``product`` was asked for."""
     flat, tiny = b[:, None].flatten(1), torch.finfo(b.dtype).tiny ** 0.5
     steps = min(steps, flat.shape[1])  # the space has no more dimensions
     basis, images = [flat / lengths(flat)[:, None].clamp(min=tiny)], list[Tensor]()
@@ -59,8 +66,13 @@ def conjugate_gradient(
     # Where only noise is measured, rounding takes a little from the least value.
     inverse = torch.where((values > 0.999 * least) & (values > 0), 1 / values, 0.0)
     solved = vectors @ (inverse[..., None] * (vectors.mT @ for_eigh(space @ flat[..., None])))
-    solution: Tensor = (space.mT @ solved.to(b.device)).view_as(b)
-    return solution
+    return solved[..., 0].to(b.device), [v.view_as(b) for v in basis[:steps]]
+
+
+def combine(coefficients: Float[Tensor, "n k"], vectors: list[Float[Tensor, "n *m"]]) -> Float[Tensor, "n *m"]:
+    """The sum of k vectors times their coefficients, example by example."""
+    total: Tensor = torch.einsum("nk,nk...->n...", coefficients, torch.stack(vectors, 1))
+    return total
 
 
 def for_eigh(matrices: Tensor) -> Tensor:
@@ -132,16 +144,15 @@ def posterior(
             raise ValueError(f"y has shape {tuple(y.shape)}; expected {tuple(expected.shape)}, that of measure(x)")
         push_forward = everywhere(x.shape[1:], x.dtype, x.device) if linear else derivative(measure, denoised)
 
-        def pull_back(u: Tensor) -> Tensor:
-            """∂D/∂xᵀ Aᵀ u; as ∂D/∂x is symmetric, σ² times it is Cov Aᵀ u."""
-            return torch.autograd.grad(expected, x, u, retain_graph=True)[0]
+        pulled_back = list[Tensor]()  # ∂D/∂xᵀ Aᵀ u; as ∂D/∂x is symmetric, σ² times it is Cov Aᵀ u
 
         def covariance(u: Tensor) -> Tensor:
-            return noise_std**2 * u + push_forward(variance * pull_back(u))
+            pulled_back.append(torch.autograd.grad(expected, x, u, retain_graph=True)[0])
+            return noise_std**2 * u + push_forward(variance * pulled_back[-1])
 
         with torch.no_grad():
-            u = conjugate_gradient(covariance, y - expected, steps, least=noise_std**2)
-            return (denoised - x) / variance + pull_back(u)
+            coefficients, _ = krylov_solution(covariance, y - expected, steps, noise_std**2)
+            return (denoised - x) / variance + combine(coefficients, pulled_back)
 
     return evaluate
 

@@ -95,7 +95,8 @@ def trials(
     def stored(x: Tensor) -> Tensor:
         return torch.as_tensor(run.recipe.kind.stored(run.transform, x.flatten(0, 1).cpu())).view(x.shape)
 
-    size, hidden = max(1, run.block // k), question.hide(tuple(truths.shape), chance) & ~truths.isnan()
+    hidden = question.hide(tuple(truths.shape), chance) & ~truths.isnan()
+    size = max(1, min(run.block // k, len(truths) // 8))  # so that the bar moves, and trials can stop early
     truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
     with bar(total=len(truths), name=name, unit="trial") as shown:
         for x, gaps in zip(torch.split(truths, size), torch.split(hidden, size), strict=True):
