@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ from ncsn.run.steps import guidance_of
 from ncsn.score import ScoreModel, expand
 from ncsn.storage import atomic, check_out
 from ncsn.validation import Json, check_type
+
+if TYPE_CHECKING:
+    import onnx
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter needs the last
 INPUTS = ("x", "sigma", "label")
@@ -128,7 +131,7 @@ def onnx_of(model: ScoreModel, example: tuple[Tensor, ...], metadata: Json) -> b
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings(), quieter(logging.ERROR, "torch.onnx"):
         warnings.simplefilter("ignore")  # they concern torch's own code, and the exported file is checked afterwards
-        program: Any = torch.onnx.export(
+        program = torch.onnx.export(
             model,
             example,
             input_names=INPUTS[: len(example)],
@@ -136,13 +139,14 @@ def onnx_of(model: ScoreModel, example: tuple[Tensor, ...], metadata: Json) -> b
             dynamic_shapes=tuple({0: batch} for _ in example),
             verbose=False,
         )
+    assert program is not None
     file = program.model_proto
     remove_traces(file)
     onnx.helper.set_model_props(file, {"ncsn": json.dumps(metadata, allow_nan=False)})
     return bytes(file.SerializeToString())
 
 
-def remove_traces(file: Any) -> None:
+def remove_traces(file: "onnx.ModelProto") -> None:
     """Remove notes of the exporter, which name the source file of each operation on this machine."""
     graph = file.graph
     del graph.value_info[:]

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,14 +16,15 @@ from ncsn.metrics import rank_histogram
 from ncsn.quantization import quantize, reals
 from ncsn.score import Score
 from ncsn.storage import atomic
-from ncsn.validation import as_floats, as_numbers, check_type, one_line, whole
+from ncsn.validation import Json, as_floats, as_numbers, check_type, one_line, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 POINTS, QUIET = "#d1495b", "#8d99ae"  # colours of samples, and of what they are compared with
-STYLE: Any = {"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False}
+STYLE = {"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False}
 Place = Path | str | None
 Panel = tuple[str, Float[Tensor, "n 2"]]
 Noisy = tuple[float, Tensor]  # a step of a sampler: σ and x
@@ -249,7 +250,7 @@ def score_field(
     _, fine = plane(view, 160, device=device)
     _, coarse = plane(view * 0.95, 19, device=device)
 
-    def show(axes: "Axes", name: str, field: Tensor, low: float, high: float, colours: str) -> Any:
+    def show(axes: "Axes", name: str, field: Tensor, low: float, high: float, colours: str) -> "AxesImage":
         _frame(axes, f"{name}, σ = {sigma:.3g}", view)
         size = field.norm(dim=1).clamp_min(1e-12).view(160, 160).numpy()
         extent = (-view, view, -view, view)
@@ -286,19 +287,14 @@ def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view:
     figure = _blank(3.4 * len(rows[0]), 3.75 * len(rows))
     for panels, row in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True):
         for axes, (title, points) in zip(panels, row, strict=True):
-            axes.scatter(
-                *as_numbers(title, points)[:3000].detach().cpu().T.numpy(),
-                s=2.5,
-                alpha=0.45,
-                linewidths=0,
-                color=POINTS,
-            )
+            x, y = as_numbers(title, points)[:3000].detach().cpu().T.numpy()
+            axes.scatter(x, y, s=2.5, alpha=0.45, linewidths=0, color=POINTS)
             _frame(axes, title, view)
     return _finish(figure, path)
 
 
 @_styled()
-def loss_curves(rows: Sequence[Mapping[str, Any]], bands: Sequence[str], path: Place = None) -> "Figure":
+def loss_curves(rows: Sequence[Json], bands: Sequence[str], path: Place = None) -> "Figure":
     """Training and validation loss by step, and validation loss by range of noise levels.
 
     ``rows``: the rows of metrics.jsonl.
@@ -398,13 +394,13 @@ def posterior_page(
         images[f"standard deviation (white: {white:.2f})"] = deviation / white
     rows = -(-len(samples) // columns)
     figure = _blank(1.15 * columns, 2.0 + 1.15 * rows)
-    halves: Any = figure.subfigures(2, 1, height_ratios=[1.7, 1.15 * rows])
-    panels = halves[0].subplots(1, len(images), squeeze=False)[0]
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.7, 1.15 * rows])[:, 0]
+    panels = top.subplots(1, len(images), squeeze=False)[0]
     for axes, (title, image) in zip(panels, images.items(), strict=True):
         pixels = _visible_channels(quantize(image.cpu())[None])[0]
         _show_picture(axes, Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()), title)
     sheet = image_grid(samples, columns=min(columns, len(samples)))
-    _show_picture(halves[1].subplots(), sheet, "samples of the posterior")
+    _show_picture(bottom.subplots(), sheet, "samples of the posterior")
     return _finish(figure, path)
 
 

@@ -7,7 +7,7 @@ categories and dates.
 import logging
 import warnings
 from contextlib import nullcontext
-from typing import Any, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import pandas
@@ -16,15 +16,17 @@ from sklearn.base import BaseEstimator, DensityMixin, OneToOneFeatureMixin, Tran
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ncsn.kinds.kind import Unseen
+from ncsn.kinds.kind import Unseen, UserData
 from ncsn.kinds.tables.columns import Columns, columns_of
 from ncsn.kinds.tables.frames import numbers_of
+from ncsn.kinds.tables.imputation import ImputedTable
 from ncsn.kinds.tables.table import MIN_ROWS
 from ncsn.learn.fit import fit
 from ncsn.learn.settings import TrainSettings
 from ncsn.machine.messages import quieter
 
 Self = TypeVar("Self", bound="TableEstimator")
+RandomState: TypeAlias = int | np.random.RandomState | None
 
 
 class TableEstimator(BaseEstimator):
@@ -33,10 +35,10 @@ class TableEstimator(BaseEstimator):
     steps: int
     minutes: float | None
     settings: TrainSettings | None
-    random_state: Any
+    random_state: RandomState
     verbose: bool
 
-    def fit(self: Self, X: Any, y: object = None) -> Self:
+    def fit(self: Self, X: object, y: object = None) -> Self:
         """Learn the distribution of rows.
 
         ``X``: (n, d), an array of numbers or a DataFrame, with at least ten rows; NaN is a missing value.
@@ -45,8 +47,10 @@ class TableEstimator(BaseEstimator):
         """
         frame = self._frame(X, reset=True)
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
-        budget: dict[str, Any] = {"steps": self.steps} if self.minutes is None else {"minutes": self.minutes}
-        self.run_ = fit(frame, **budget, seed=self.seed_, settings=self.settings, quiet=not self.verbose)
+        steps = self.steps if self.minutes is None else None
+        self.run_ = fit(
+            frame, minutes=self.minutes, steps=steps, seed=self.seed_, settings=self.settings, quiet=not self.verbose
+        )
         left_out = frame[frame.columns.difference(self._columns.names, sort=False)]
         self.most_frequent_ = {name: left_out[name].mode().iloc[0] for name in left_out.dropna(axis=1, how="all")}
         if odd := [name for name in left_out if left_out[name].nunique() != 1]:
@@ -55,7 +59,7 @@ class TableEstimator(BaseEstimator):
         self._empty = X.iloc[:0] if isinstance(X, pandas.DataFrame) else None
         return self
 
-    def _frame(self, X: Any, *, reset: bool = False) -> pandas.DataFrame:
+    def _frame(self, X: object, *, reset: bool = False) -> pandas.DataFrame:
         """The rows as a DataFrame with the column names of training."""
         if not reset:
             check_is_fitted(self)
@@ -77,7 +81,7 @@ class TableEstimator(BaseEstimator):
     def _names(self) -> list[str]:
         return [*getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)])]
 
-    def _like(self, X: Any, frame: pandas.DataFrame) -> Any:
+    def _like(self, X: object, frame: pandas.DataFrame) -> UserData:
         """``frame`` in the form of ``X``, an array or a DataFrame, with columns that training left out filled in."""
         frame = frame.fillna(self.most_frequent_)
         return frame.set_axis(X.columns, axis=1) if isinstance(X, pandas.DataFrame) else frame.to_numpy()
@@ -125,7 +129,7 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
         sample_posterior: bool = False,
         unseen: Unseen = "missing",
         settings: TrainSettings | None = None,
-        random_state: Any = None,
+        random_state: RandomState = None,
         verbose: bool = False,
     ) -> None:
         self.steps = steps
@@ -137,20 +141,23 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def transform(self, X: Any) -> Any:
+    def transform(self, X: object) -> UserData:
         """The completed rows, as an array or a DataFrame like ``X``; observed values are unchanged."""
         if self.sample_posterior:
             return self.draws(X, 1)[0]
-        imputed: Any = self.run_.impute(self._frame(X), self.n_draws, seed=self.seed_, unseen=self.unseen)
-        return self._like(X, imputed.frame())
+        return self._like(X, self._impute(X, self.n_draws).frame())
 
-    def draws(self, X: Any, m: int) -> list[Any]:
+    def draws(self, X: object, m: int) -> list[UserData]:
         """``m`` completed copies of the rows with independent draws, for multiple imputation.
 
         Analyse each copy, and pool the results by Rubin's rules.
         """
-        imputed: Any = self.run_.impute(self._frame(X), m, seed=self.seed_, unseen=self.unseen)
-        return [self._like(X, frame) for frame in imputed.frames()]
+        return [self._like(X, frame) for frame in self._impute(X, m).frames()]
+
+    def _impute(self, X: object, m: int) -> ImputedTable:
+        imputed = self.run_.impute(self._frame(X), m, seed=self.seed_, unseen=self.unseen)
+        assert isinstance(imputed, ImputedTable)  # as for every DataFrame
+        return imputed
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -187,7 +194,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
         minutes: float | None = None,
         tolerance: float = 1e-4,
         settings: TrainSettings | None = None,
-        random_state: Any = None,
+        random_state: RandomState = None,
         verbose: bool = False,
     ) -> None:
         self.steps = steps
@@ -197,7 +204,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def score_samples(self, X: Any) -> Float64[np.ndarray, "n"]:
+    def score_samples(self, X: object) -> Float64[np.ndarray, "n"]:
         """The log density of each row in nats; −∞ for rows with values that are impossible, judging by training.
 
         Raises ValueError for rows with missing values.
@@ -210,11 +217,11 @@ class ScoreDensity(DensityMixin, TableEstimator):
             density[possible] = self.run_.log_prob(x[possible], tolerance=self.tolerance)
         return density.numpy()
 
-    def score(self, X: Any, y: object = None) -> float:
+    def score(self, X: object, y: object = None) -> float:
         """The mean log density of rows in nats, as ``GaussianMixture.score`` returns it."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
+    def sample(self, n_samples: int = 1, random_state: RandomState = None) -> UserData:
         """New rows in the form of the training data; columns that training left out have their most frequent value."""
         check_is_fitted(self)
         with quieter(logging.ERROR) if not self.verbose else nullcontext():

@@ -14,11 +14,12 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
 
 from annotated_types import Interval
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
     from torch import Tensor
 
 SamplerName: TypeAlias = Literal[
@@ -54,18 +55,18 @@ Json: TypeAlias = dict[str, Any]
 """A JSON object."""
 
 
-def whole(name: str, value: Any, least: int) -> int:
+def whole(name: str, value: object, least: int) -> int:
     """A user's whole number.  Raises ValueError for anything else, for less than ``least``, and for 2⁶³ or more."""
     with suppress(TypeError):
-        if least <= index(value) <= MAX_WHOLE:
+        if isinstance(value, SupportsIndex) and least <= index(value) <= MAX_WHOLE:
             return index(value)
     raise ValueError(f"{name} is {reprlib.repr(value)}; it must be a whole number from {least} to below 2^63")
 
 
-def real(name: str, value: Any, least: float | None = None, *, above: float | None = None) -> float:
+def real(name: str, value: object, least: float | None = None, *, above: float | None = None) -> float:
     """A user's finite number.  Raises ValueError for anything else, below ``least``, and not above ``above``."""
     with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # torch and numpy raise them for several numbers
-        number = float(value) if hasattr(value, "__float__") else math.nan  # text has none
+        number = float(value) if isinstance(value, SupportsFloat) else math.nan  # text has none
         if math.isfinite(number) and (least is None or number >= least) and (above is None or number > above):
             return number
     bound = "" if least is None else f" of at least {least:g}"
@@ -79,7 +80,7 @@ def check_type(name: str, value: object, *kinds: Any) -> None:
         raise ValueError(f"{name} is {reprlib.repr(value)}; expected {' or '.join(kind.__name__ for kind in kinds)}")
 
 
-def as_numbers(name: str, value: Any) -> "Tensor":
+def as_numbers(name: str, value: object) -> "Tensor":
     """A user's numbers as a tensor; other than tensors, they go to the CPU.
 
     Raises ValueError for complex or masked numbers, for tensors that are sparse or have no data, and for anything else.
@@ -100,7 +101,7 @@ def as_numbers(name: str, value: Any) -> "Tensor":
     return numbers
 
 
-def as_floats(name: str, value: Any, axes: int | None = None) -> "Tensor":
+def as_floats(name: str, value: object, axes: int | None = None) -> "Tensor":
     """A user's numbers as a tensor of floating-point numbers.
 
     Raises ValueError as ``as_numbers`` does, for another number of ``axes``, and for empty or non-finite tensors.
@@ -157,7 +158,7 @@ def validated(kind: type[T], values: object, where: str) -> T:
 
 
 @cache
-def model_of(function: Callable[..., object]) -> Any:
+def model_of(function: Callable[..., object]) -> "type[BaseModel]":
     """A pydantic model with a field for each parameter, without conversions or extra fields."""
     from pydantic import ConfigDict, create_model
 
@@ -167,7 +168,7 @@ def model_of(function: Callable[..., object]) -> Any:
     return create_model("Strict", __config__=config, **fields)
 
 
-def explain(error: Any, values: Any) -> str:
+def explain(error: "ValidationError", values: object) -> str:
     """The first error in one line: the field, its value, and what its types allow."""
     problems = [(place(problem["loc"], values), problem) for problem in error.errors(include_url=False)]
     name, first = problems[0]

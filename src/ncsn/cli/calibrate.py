@@ -1,10 +1,12 @@
 """``ncsn calibrate``: test whether a run's posteriors are calibrated."""
 
 import shlex
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from annotated_types import Interval
@@ -14,6 +16,10 @@ from ncsn.cli.console import RunOptions
 from ncsn.cli.solve import Deblur, Denoise, Inpaint, Problem, Superres
 from ncsn.learn.settings import Given
 from ncsn.validation import Seed
+
+if TYPE_CHECKING:
+    from ncsn import Run
+    from ncsn.calibration import Calibration
 
 FILES = ("calibration.json", "calibration.png")
 OPERATORS: dict[str, type[Problem]] = {kind.__name__.lower(): kind for kind in (Inpaint, Denoise, Superres, Deblur)}
@@ -58,36 +64,45 @@ class Calibrate(RunOptions):
         from ncsn import storage
 
         run = ncsn.load(self.run, device=self.device)
-        images = run.recipe.kind.noun == "images"
-        self.refuse(*(("hide", "rows") if images else ("operator",)), of="tables and signals" if images else "images")
+        kind = run.recipe.kind
+        if kind.imputes:
+            self.refuse("operator", of="images")
+        else:
+            self.refuse("hide", "rows", of="tables and signals")
         out = self.out or (self.run if self.run == run.folder else Path())
         out.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             storage.check_out(out / name, overwrite=self.overwrite)
-        what = self.measured(run.recipe.shape) if images else {"hidden": self.hidden(run)}
-        what |= {"n": self.n or (100 if images else 300), "draws": self.draws or (5 if images else 39)}
+        n, draws = kind.trials
         known = None if self.data is None else run.held_out(self.data)
-        result = run.calibrate(known, truths=self.truths, seed=self.seed, **what)
+        calibrate = partial(
+            run.calibrate, known, truths=self.truths, n=self.n or n, draws=self.draws or draws, seed=self.seed
+        )
+        result = calibrate(hidden=self.hidden(run)) if kind.imputes else self.measure(calibrate, run.recipe.shape)
         result.save(out)
         print(f"{result}\n{out}: {', '.join(FILES)}")
 
-    def measured(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        """The measurement of images, and how to draw their posterior."""
+    def measure(self, calibrate: "Callable[..., Calibration]", shape: tuple[int, ...]) -> "Calibration":
+        """Calibrate posteriors of images given measurements of them."""
         name, *options = shlex.split(self.operator) or [""]
         if name not in OPERATORS:
             raise ValueError(f"operator is {self.operator!r}; it must be one of {', '.join(OPERATORS)}")
-        problem = console.parse(OPERATORS[name], [str(self.run), *options], f"ncsn {name}")
-        how = {key: getattr(problem, key) for key in ("solver_steps", "levels", "particles")}
+        problem: Problem = console.parse(OPERATORS[name], [str(self.run), *options], f"ncsn {name}")
         problem.refuse(
             "input", "data", "measured", "n", "evidence", "out", "overwrite", "device", of=f"ncsn {name} itself"
         )
-        if isinstance(problem, Inpaint):
-            if problem.method == "replacement":
-                raise ValueError("operator uses replacement, which doesn't sample the posterior of a noisy measurement")
-            how["hidden"] = ~problem.known(shape)
-        return how | {"measure": problem.problem(shape)[0], "noise_std": problem.noise}
+        if isinstance(problem, Inpaint) and problem.method == "replacement":
+            raise ValueError("operator uses replacement, which doesn't sample the posterior of a noisy measurement")
+        return calibrate(
+            hidden=~problem.known(shape) if isinstance(problem, Inpaint) else None,
+            measure=problem.problem(shape)[0],
+            noise_std=problem.noise,
+            solver_steps=problem.solver_steps,
+            levels=problem.levels,
+            particles=problem.particles,
+        )
 
-    def hidden(self, run: Any) -> object:
+    def hidden(self, run: "Run") -> object:
         """What to hide of rows and signals."""
         if self.rows is not None:
             from ncsn.kinds.tables.read import read_rows

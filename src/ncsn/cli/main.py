@@ -3,7 +3,7 @@
 import functools
 import operator
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -21,9 +21,10 @@ COMMANDS = {
 MODULES = {name: module for module, names in COMMANDS.items() for name in names.split()}
 
 
-def find_command(name: str) -> Any:
+def find_command(name: str) -> type:
     """The dataclass of a command.  Only its own module is imported, so that it starts sooner."""
-    return getattr(import_module(f"ncsn.cli.{MODULES[name]}"), name.capitalize())
+    command: type = getattr(import_module(f"ncsn.cli.{MODULES[name]}"), name.capitalize())
+    return command
 
 
 def main(args: list[str]) -> None:

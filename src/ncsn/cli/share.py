@@ -7,7 +7,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import tyro
 
@@ -117,12 +117,13 @@ def server(folder: Path, port: int) -> "ThreadingHTTPServer":
             with suppress(ConnectionError, ValueError):
                 super().handle()
 
-        def send_head(self) -> Any:
+        def send_head(self) -> BinaryIO | None:
             host = self.headers.get("Host", "").removesuffix(f":{self.connection.getsockname()[1]}")
             if host in ("127.0.0.1", "localhost"):
                 return super().send_head()
             # DNS rebinding: another site has pointed its own name at this machine.
-            return self.send_error(403, "only 127.0.0.1 and localhost are served")
+            self.send_error(403, "only 127.0.0.1 and localhost are served")
+            return None
 
         def end_headers(self) -> None:
             for name, value in HEADERS.items():
@@ -212,7 +213,7 @@ def write_shared(run: "Run", out: Path, model: str) -> list[str]:
     return [*names, SHARED[-1]]
 
 
-def without_folders(value: Any, path: str = r"[/\\]") -> Any:
+def without_folders(value: object, path: str = r"[/\\]") -> object:
     """JSON content with every path cut down to its last part.
 
     In lists, which hold sentences and column names such as km/h, a path must begin like one.

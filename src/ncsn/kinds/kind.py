@@ -177,7 +177,7 @@ class Origin:
         place = self.dataset if dataset is None else absolute(dataset)
         if place != "mnist" and not Path(place).exists():
             raise ValueError(
-                f"the data is no longer at {place}; give its new place (--data PLACE, or ncsn train PLACE)"
+                f"the data is no longer at {place}; give its place now (--data PLACE, or ncsn train PLACE)"
             )
         data: Dataset = find(LOADER)(place, reading=self.reading)
         if data.digest != self.digest:
@@ -202,6 +202,10 @@ class Drawing:
 
 Unseen: TypeAlias = Literal["error", "missing", "skip"]
 """What to do with impossible values, see ``Run.impute``."""
+UserData: TypeAlias = Any
+"""Examples, or numbers about them, in the user's form: a tensor, or pandas' DataFrame or Series, which has no types."""
+Values: TypeAlias = Mapping[Any, object]
+"""Values of some columns of a table, by the columns' labels."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +232,7 @@ class Imputed:
         """Which values were missing."""
         return self.observed.isnan()
 
-    def spread(self) -> Any:
+    def spread(self) -> UserData:
         """The uncertainty of each guess, see ``variation``."""
         return self.variation
 
@@ -237,7 +241,7 @@ class Imputed:
         """Which values of an example have intervals: numbers and dates, but not categories."""
         return torch.ones(self.observed.shape[1:], dtype=torch.bool, device="cpu")
 
-    def interval(self, level: float = 0.9, *, conformal: object = False) -> tuple[Any, Any]:
+    def interval(self, level: float = 0.9, *, conformal: object = False) -> tuple[UserData, UserData]:
         """Lower and upper ends of central intervals that contain this share of values, if the draws are right.
 
         With ``conformal`` they do even if the draws are too narrow or too wide.  They then extend as many deviations
@@ -300,6 +304,8 @@ def conformal_factor(
     return float(distances[place - 1])
 
 
+Draw = Callable[[int], UserData]
+"""Draws a number of samples."""
 Writer = Callable[[Tensor, Sequence[Step], Path], object]
 """Draws a picture of samples, (n, *d), and of the states of some of them from noise to data."""
 
@@ -369,6 +375,8 @@ class Kind(ABC, Generic[R]):
     ``precision``: the network's default precision.
     ``compiled``: whether compiling the network pays for many samples.
     ``guided``: whether sampling uses guidance.
+    ``imputes``: whether missing values are drawn by ``impute``; otherwise by ``Run.posterior``.
+    ``trials``: how many trials calibrate a posterior, and how many draws each of them takes.
     ``posterior_targets``: whether training may use posterior targets at high noise.
     ``refused``: options that do not apply to this kind.
     ``shown``: how many samples training draws at the end, as a multiple of its setting.
@@ -388,6 +396,8 @@ class Kind(ABC, Generic[R]):
     precision: Literal["auto", "fp32"] = "auto"
     compiled: bool = False
     guided: bool = False
+    imputes: bool = True
+    trials: tuple[int, int] = (300, 39)
     posterior_targets: bool = True
     refused: tuple[str, ...] = ()
     shown: int = 1
@@ -456,21 +466,25 @@ class Kind(ABC, Generic[R]):
         """A user's examples as a tensor in the user's units.  Raises ValueError for a wrong shape or other columns."""
         raise NotImplementedError
 
-    def examples(self, run: R, x: Shaped[Tensor, "b *d"]) -> Any:
+    def examples(self, run: R, x: Shaped[Tensor, "b *d"]) -> UserData:
         """The inverse of ``numbers``: examples as the user gave them to training."""
         return x
 
-    def align(self, values: Float[Tensor, "b"], x: object) -> Any:
+    def align(self, values: Float[Tensor, "b"], x: object) -> UserData:
         """One number per example, in a form that suits the user's examples."""
         return values
 
-    def condition(self, run: R, given: Mapping[Any, object]) -> R:
+    def condition(self, run: R, given: Values) -> R:
         """The run of the values that aren't given.  Raises ValueError if this kind does not support it."""
         raise ValueError(f"the run generates {self.noun}; only tables can be conditioned on given values")
 
-    def choose(self, run: R, n: int, given: object, where: str | None, options: Mapping[str, Any]) -> Any:
-        """``n`` samples with given values, or that satisfy a condition; ValueError if this kind does not support it."""
-        raise ValueError(f"the run generates {self.noun}; given and where are for tables only")
+    def draw_given(self, run: R, given: Values, generator: torch.Generator) -> Draw:
+        """A function that draws samples with given values.  Raises ValueError if this kind does not support it."""
+        raise ValueError(f"the run generates {self.noun}; given is for tables only")
+
+    def accept(self, draw: Draw, n: int, where: str, block: int) -> UserData:
+        """The first ``n`` samples of blocks that satisfy a condition; ValueError if this kind does not support it."""
+        raise ValueError(f"the run generates {self.noun}; where is for tables only")
 
     def impute(self, run: R, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
         """Draw missing values.  Raises ValueError if this kind does not support it."""
@@ -494,9 +508,7 @@ class Kind(ABC, Generic[R]):
     def refuse_target(self, target: str | None) -> None:
         """Raises ValueError for a target: only rows have one."""
         if target is not None:
-            raise ValueError(
-                f"target is {target!r}, but the run generates {self.noun}; only tables have columns to predict"
-            )
+            raise ValueError(f"target is {target!r}, but the run generates {self.noun}; only tables have columns")
 
     def units_to_judge(self, transform: Transform) -> Transform:
         """The transform of samples in a file for a ruler: to the user's units."""
@@ -517,7 +529,7 @@ class Kind(ABC, Generic[R]):
         """Samples as an array is stored in a file."""
         return samples.numpy()
 
-    def write_table(self, transform: Transform, rows: Any, out: Path) -> None:
+    def write_table(self, transform: Transform, rows: UserData, out: Path) -> None:
         """Write samples, as numbers or as ``examples`` returns them, to a table."""
         raise ValueError(f"{out}: {self.noun} can't be written as a table")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -21,7 +21,7 @@ from ncsn.validation import check_type
 if TYPE_CHECKING:
     import pandas
 
-Examples: TypeAlias = "Tensor | np.ndarray | Dataset | pandas.DataFrame | Mapping[str, Any] | str | Path"
+Examples: TypeAlias = "Tensor | np.ndarray | Dataset | pandas.DataFrame | Mapping[str, object] | str | Path"
 Classes: TypeAlias = Tensor | np.ndarray | Sequence[int | str] | None
 
 

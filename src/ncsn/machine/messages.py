@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tqdm.auto import tqdm
 
@@ -47,7 +47,7 @@ def refresh_interval() -> float:
     return 0.3 if sys.stderr.isatty() else 30.0
 
 
-def bar(parts: Iterable[T] | None = None, name: str | None = None, **options: Any) -> "tqdm[T]":
+def bar(parts: Iterable[T] | None = None, name: str | None = None, **options: object) -> "tqdm[T]":
     """A tqdm progress bar on standard error, shown after a second, unless the logger only lets warnings through."""
     options = {"delay": 1, "leave": False} | options
     if not log.isEnabledFor(logging.INFO):

@@ -14,7 +14,6 @@ With ``state`` a state dict of theirs, these are the papers' scores of pixels in
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -237,7 +236,7 @@ class RefineNet(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(torch.as_tensor(self.head.bias))
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
+    def compile(self, *args: object, **kwargs: object) -> None:
         """Compile only the normalisations: most of the gain in seconds, where the whole network would take minutes."""
         for module in self.modules():
             if isinstance(module, InstanceNormPlus):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypedDict, TypeVar, get_args
+from typing import TypedDict, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from ncsn.score import Copies, float64, move_to
 from ncsn.validation import Region, as_numbers, check_type, one_line, real, whole
 
 T = TypeVar("T")
-Numbers = Tensor | np.ndarray | Sequence[Any] | float
+Numbers = Tensor | np.ndarray | Sequence[object] | float
 Measurement = Callable[[Tensor], Tensor]
 """A linear function of a batch of examples, (b, *d) → (b, *m), or one with a constant added (affine)."""
 
@@ -44,9 +44,8 @@ def known_pixels(
         raise ValueError(f"hide is {hide!r}; it must be one of {', '.join(get_args(Region))}")
     _, height, width = shape
     if hide == "random":
-        return (torch.rand(1, height, width, generator=generator, device=place_of(generator)) < RANDOM_SHARE).expand(
-            shape
-        )
+        chance = torch.rand(1, height, width, generator=generator, device=place_of(generator))
+        return (chance < RANDOM_SHARE).expand(shape)
     rows = {"top": slice(height // 2), "bottom": slice(height // 2, None)}.get(hide, slice(None))
     columns = {"left": slice(width // 2), "right": slice(width // 2, None)}.get(hide, slice(None))
     if hide == "centre":
@@ -352,9 +351,8 @@ class Observation:
 
     def measure_noise(self, shape: tuple[int, ...]) -> Float[Tensor, "64 *m"]:
         """A of white noise in examples of this ``shape``, which shows how far it stretches them."""
-        return self.measure(
-            torch.randn(64, *shape, generator=torch.Generator().manual_seed(0), device="cpu").to(self.y)
-        )
+        z = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0), device="cpu")
+        return self.measure(z.to(self.y))
 
     def check_precision(self, sigma_max: float, shape: tuple[int, ...]) -> None:
         """Raises ValueError for noise too small for single precision, and for a y that is far from any example."""
@@ -370,7 +368,7 @@ class Observation:
         """Warn if σ_y is close to A of noise of level ``sigma``, which a sampler's last step removes."""
         if self.noise_std < 2 * sigma * float(self.measure_noise(shape).square().mean(0).max().sqrt()):
             log.warning(
-                f"noise_std is small compared with sigma_min = {sigma:g}: samples vary too little where x is measured"
+                f"noise_std is small compared with sigma_min = {sigma:g}: measured numbers will vary too little"
             )
 
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal
+from types import ModuleType
+from typing import Final, Literal
 
 import torch
 from filelock import FileLock, Timeout
@@ -198,7 +199,7 @@ def find(run: str | Path) -> Path:
 
 
 @contextmanager
-def library_for(model: str) -> Iterator[Any]:
+def library_for(model: str) -> Iterator[ModuleType]:
     """The hub's library; within the block, all errors become ValueErrors of one line."""
     try:
         import huggingface_hub

@@ -3,11 +3,11 @@
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ncsn.calibration import ALPHA, MIN_TRIALS, Calibration, Ranks, Trials, judge
-from ncsn.kinds.kind import Dataset, Imputed, Origin, Unseen
+from ncsn.kinds.kind import Dataset, Imputed, Origin, Unseen, UserData, Values
 from ncsn.kinds.transform import Transform
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
@@ -233,13 +233,8 @@ class Run:
         return self.recipe.labels(label, n, generator)
 
     def sample(
-        self,
-        n: int = 1,
-        *,
-        given: Mapping[Any, object] | None = None,
-        where: str | None = None,
-        **options: Unpack[SeededOptions],
-    ) -> Any:
+        self, n: int = 1, *, given: Values | None = None, where: str | None = None, **options: Unpack[SeededOptions]
+    ) -> UserData:
         """Draw ``n`` samples in the units of the data: a tensor (n, *d), or a DataFrame if the run was trained on one.
 
         ``given``: exact values of some columns of a table, such as ``{"sex": "F"}``; the other columns are drawn from
@@ -254,10 +249,17 @@ class Run:
         >>> run.sample(2, seed=0, levels=4, label="7").shape
         torch.Size([2, 1, 28, 28])
         """
-        kind = self.recipe.kind
-        if given is None and where is None:
-            return kind.examples(self, self.steps(n, **options).last())
-        return kind.choose(self, whole("n", n, 1), given, where, options)
+        n, kind, generator = whole("n", n, 1), self.recipe.kind, generator_of(options.pop("seed", 0), self.device)
+        own: SeededOptions = {**options, "seed": generator}
+
+        def plain(count: int) -> UserData:
+            return kind.examples(self, self.steps(count, **own).last())
+
+        draw = plain if given is None else kind.draw_given(self, given, generator)
+        ignored = [name for name, value in options.items() if value is not None and name != "batch_size"]
+        if given is not None and ignored:
+            raise ValueError(f"given can't be combined with {', '.join(ignored)}: such rows are drawn as by impute")
+        return draw(n) if where is None else kind.accept(draw, n, where, self.block)
 
     @property
     def block(self) -> int:
@@ -312,10 +314,8 @@ class Run:
         score, which = self.prior, torch.zeros(1, dtype=torch.long, device=self.device)
         if labels is not None:
             classes, which = torch.unique(labels, return_inverse=True)
-            middle, score = (
-                middle.expand(len(classes), *self.recipe.shape),
-                evaluate_in_batches(score, len(classes), classes),
-            )
+            middle = middle.expand(len(classes), *self.recipe.shape)
+            score = evaluate_in_batches(score, len(classes), classes)
         with hardware.nothing_compiled():
             return tweedie(score, middle, self.recipe.sampling.sigma_max)[which]
 
@@ -395,7 +395,7 @@ class Run:
             raise ValueError("log_evidence needs particles: pass particles=1000, or leave out sampler and guidance")
         return LogDensities(weight.log_evidence.cpu(), weight.standard_error.cpu(), steps.nfe)
 
-    def given(self, columns: Mapping[Any, object] | None = None, /, **values: object) -> "Run":
+    def given(self, columns: Values | None = None, /, **values: object) -> "Run":
         """Condition a table's run on exact values of some columns: ``run.given(x1=0.0, x2=0.0)``.
 
         ``log_prob`` of the returned run is the conditional log density: the joint one minus the log evidence of the
@@ -566,9 +566,7 @@ class Run:
         sampling = replace(sampling, steps=max(5, sampling.steps))
         return self.with_posterior(Replacement(self.score, mask, target), sampling)
 
-    def log_prob(
-        self, x: object, *, given: Mapping[Any, object] | None = None, **options: Unpack[DensityOptions]
-    ) -> Any:
+    def log_prob(self, x: object, *, given: Values | None = None, **options: Unpack[DensityOptions]) -> UserData:
         """Log p(x) in nats, in the units of the data; arguments and errors are those of ``likelihoods``.
 
         Returns a tensor (b,), or a Series with the index of ``x`` if that is a DataFrame.

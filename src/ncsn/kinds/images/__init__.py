@@ -102,6 +102,8 @@ IMAGES = Images(
     networks=("unet", "refinenet", "refinenet-v2"),
     compiled=True,
     guided=True,
+    imputes=False,
+    trials=(100, 5),
     refused=("keep_missing",),
     kept=36,
 )

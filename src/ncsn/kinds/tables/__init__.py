@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +11,21 @@ from torch import Tensor, nn
 from ncsn.batching import Batch, batches
 from ncsn.kinds import reading
 from ncsn.kinds.comparison import held_out_examples
-from ncsn.kinds.kind import Dataset, Drawing, Imputed, Kind, Reports, Unseen, Writer, choose_patterns
+from ncsn.kinds.kind import (
+    Dataset,
+    Draw,
+    Drawing,
+    Imputed,
+    Kind,
+    Reports,
+    Unseen,
+    UserData,
+    Values,
+    Writer,
+    choose_patterns,
+)
 from ncsn.kinds.reading import OF_IMAGES, Reading
-from ncsn.kinds.tables.choosing import choose_rows, conditional_run
+from ncsn.kinds.tables.choosing import accept, conditional_run, given_rows
 from ncsn.kinds.tables.columns import Columns, columns_of
 from ncsn.kinds.tables.conditional import Condition, ConditionalModel, Mixture
 from ncsn.kinds.tables.frames import frame_in, frame_of, numbers_of
@@ -104,13 +115,13 @@ class Tables(Kind[Run]):
             raise ValueError(f"rows has {rows.shape[1]} columns, but the run has {len(columns.names)}: {listed}")
         return rows
 
-    def examples(self, run: Run, x: Float[Tensor, "b d"]) -> Any:
+    def examples(self, run: Run, x: Float[Tensor, "b d"]) -> UserData:
         """A DataFrame if the run was trained on one."""
         if not isinstance(run.transform, Columns) or not run.transform.fields:
             return x
         return frame_of(run.transform, x.double().cpu().numpy())
 
-    def align(self, values: Float[Tensor, "b"], x: object) -> Any:
+    def align(self, values: Float[Tensor, "b"], x: object) -> UserData:
         """A Series with the index of a DataFrame."""
         if (frame := frame_in(x)) is None:
             return values
@@ -118,13 +129,17 @@ class Tables(Kind[Run]):
 
         return pandas.Series(values.cpu().numpy(), frame.index, name="log_prob")
 
-    def condition(self, run: Run, given: Mapping[Any, object]) -> Run:
+    def condition(self, run: Run, given: Values) -> Run:
         """The run of the other columns."""
         return conditional_run(run, given)
 
-    def choose(self, run: Run, n: int, given: object, where: str | None, options: Mapping[str, Any]) -> Any:
-        """Rows with given values, or those that satisfy a condition, by rejection."""
-        return choose_rows(run, n, given, where, options)
+    def draw_given(self, run: Run, given: Values, generator: torch.Generator) -> Draw:
+        """Rows are drawn as by ``impute``."""
+        return given_rows(run, given, generator)
+
+    def accept(self, draw: Draw, n: int, where: str, block: int) -> UserData:
+        """Rows are chosen by rejection."""
+        return accept(draw, n, where, block)
 
     def impute(self, run: Run, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
         """Draw missing cells given the other cells of their rows."""
@@ -173,7 +188,7 @@ class Tables(Kind[Run]):
         real = data.transform.inverse(data.validation[: len(samples)])
         show_rows(run, real, samples, folder / "samples.png")
 
-    def write_table(self, transform: Transform, rows: Any, out: Path) -> None:
+    def write_table(self, transform: Transform, rows: UserData, out: Path) -> None:
         """Write rows with the columns' names, texts and dates."""
         if not hasattr(rows, "columns"):
             rows = frame_of(columns_of(transform, rows.shape[1]), np.asarray(rows, np.float64))

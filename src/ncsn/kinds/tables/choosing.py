@@ -1,39 +1,25 @@
 """Conditional samples of a table: with given values (exact), or satisfying a condition (by rejection)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ncsn.kinds.kind import Draw, UserData, Values
 from ncsn.kinds.tables.columns import columns_of
 from ncsn.kinds.tables.frames import decode, name_of, numbers_of
 from ncsn.kinds.tables.imputation import DRAWS_AT_ONCE, conditional_model, draw_rows
 from ncsn.machine.messages import bar, log
-from ncsn.run import Recipe, Run, generator_of
+from ncsn.run import Recipe, Run
 from ncsn.score import Sigma
 from ncsn.validation import one_line
 
 RARE, PATIENCE = 1000, 100  # give up after 100 blocks if fewer than one sample in 1,000 is accepted
 
 
-def choose_rows(run: Run, n: int, given: object, where: str | None, options: Mapping[str, Any]) -> Any:
-    """``n`` samples with ``given`` values of some columns, or that satisfy ``where``; see ``Run.sample``."""
-    options = dict(options)
-    generator = generator_of(options.pop("seed", 0), run.device)
-    if given is None:
-        draw: Callable[[int], Any] = partial(run.sample, seed=generator, **options)
-    else:
-        if ignored := [name for name, value in options.items() if value is not None and name != "batch_size"]:
-            raise ValueError(f"given can't be combined with {', '.join(ignored)}: such rows are drawn as by impute")
-        draw = given_rows(run, given, generator)  # type: ignore[arg-type]
-    return draw(n) if where is None else accept(draw, n, where, run.block)
-
-
-def given_cells(run: Run, given: Mapping[Any, object]) -> tuple[Float64[Tensor, "1 d"], Float[Tensor, "1 e"]]:
+def given_cells(run: Run, given: Values) -> tuple[Float64[Tensor, "1 d"], Float[Tensor, "1 e"]]:
     """A row with the given values, and NaN elsewhere, in the user's units and in the model's.
 
     Raises ValueError for values and columns that the run doesn't know, and if no column is left to draw.
@@ -61,14 +47,10 @@ def given_cells(run: Run, given: Mapping[Any, object]) -> tuple[Float64[Tensor, 
     return x, z.masked_fill(~torch.cat([known, known[:, columns.marked]], 1), torch.nan).to(run.device)
 
 
-def conditional_run(run: Run, given: Mapping[Any, object]) -> Run:
+def conditional_run(run: Run, given: Values) -> Run:
     """The run of the other columns given values of some; see ``Run.given``."""
-    (x, z), model, columns = (
-        given_cells(run, given),
-        conditional_model(run),
-        columns_of(run.transform, *run.recipe.shape),
-    )
-    condition, wanted = model.condition(z), z[0].isnan()
+    (x, z), model = given_cells(run, given), conditional_model(run)
+    columns, condition, wanted = columns_of(run.transform, *run.recipe.shape), model.condition(z), z[0].isnan()
 
     def score(y: Float[Tensor, "m t"], sigma: Sigma, /) -> Float[Tensor, "m t"]:
         whole = y.new_zeros(len(y), len(wanted)).masked_scatter(wanted.expand(len(y), -1), y)
@@ -86,14 +68,14 @@ def conditional_run(run: Run, given: Mapping[Any, object]) -> Run:
     return Run(score=score, recipe=replace(recipe, transform=transform), device=run.device)
 
 
-def given_rows(run: Run, given: Mapping[Any, object], generator: torch.Generator) -> Callable[[int], Any]:
+def given_rows(run: Run, given: Values, generator: torch.Generator) -> Draw:
     """A function that draws a number of rows in which some columns have given values."""
     import pandas
 
     x, z = given_cells(run, given)
     known = ~x.isnan()
 
-    def draw(n: int) -> Any:
+    def draw(n: int) -> UserData:
         sizes = [min(DRAWS_AT_ONCE, n - first) for first in range(0, n, DRAWS_AT_ONCE)]
         drawn = torch.cat([draw_rows(run, z, size, generator)[:, 0] for size in sizes])
         rows = run.transform.inverse(drawn)
@@ -107,7 +89,7 @@ def given_rows(run: Run, given: Mapping[Any, object], generator: torch.Generator
     return draw
 
 
-def accept(draw: Callable[[int], Any], n: int, where: str, block: int) -> Any:
+def accept(draw: Draw, n: int, where: str, block: int) -> UserData:
     """The first ``n`` rows that satisfy a condition, from as many blocks as that takes; logs the share that does.
 
     Raises ValueError if it isn't a condition on the columns, or if too few rows satisfy it.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ def name_of(label: object) -> str:
     return one_line(label) if str(label).strip() else ""
 
 
-def field_of(column: "pandas.Series[Any]") -> Field:
+def field_of(column: "pandas.Series") -> Field:
     """The type of a DataFrame's column; a label that is neither text nor a whole number becomes text.
 
     Raises ValueError for an unsupported dtype.
@@ -116,7 +116,7 @@ def check(x: Float64[Tensor, "b d"], frame: "pandas.DataFrame", columns: Columns
     columns.check(x, quote)
 
 
-def encode(column: AnyColumn, field: Field | None, cells: "pandas.Series[Any]") -> Float64[np.ndarray, "n"]:
+def encode(column: AnyColumn, field: Field | None, cells: "pandas.Series") -> Float64[np.ndarray, "n"]:
     """Cells as the numbers of a run's column: NaN if missing, −1 for a category that the run has not seen.
 
     Raises ValueError for text in a column of numbers or dates.
@@ -157,7 +157,7 @@ def zone_of(dtype: object) -> str:
     return str(found or "")
 
 
-def days_of(cells: "pandas.Series[Any]", name: str, *, zone: str | None = None) -> Float64[np.ndarray, "n"]:
+def days_of(cells: "pandas.Series", name: str, *, zone: str | None = None) -> Float64[np.ndarray, "n"]:
     """Dates as days since 1970, in local time if they have a time zone; NaN if missing.
 
     ``zone``: the time zone that they must have, "" for none; by default any.  If it isn't empty, text must have an
@@ -169,9 +169,8 @@ def days_of(cells: "pandas.Series[Any]", name: str, *, zone: str | None = None) 
     if cells.dtype.kind == "M":
         own = zone_of(cells.dtype)
         if zone not in (None, own):
-            raise ValueError(
-                f"{name} has dates with time zone {own or 'none'}, but the run has {zone or 'none'}; convert them"
-            )
+            zones = f"{own or 'none'}, but the run has {zone or 'none'}"
+            raise ValueError(f"{name} has dates with time zone {zones}; convert them")
         times = pandas.to_datetime(cells.dt.tz_localize(None) if own else cells)  # also those of Arrow
     else:
         texts = clean_cells(cells)
@@ -188,7 +187,7 @@ def days_of(cells: "pandas.Series[Any]", name: str, *, zone: str | None = None) 
     return np.where(np.isnat(numbers), np.nan, (numbers - np.datetime64(0, "us")) / np.timedelta64(10**6 * DAY, "us"))
 
 
-def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field | None = None) -> "pandas.Series[Any]":
+def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field | None = None) -> "pandas.Series":
     """A column's numbers as the user's values; NaN is missing.
 
     ``field``: the type of the user's column; by default text, dates or numbers, with whole numbers as integers.
@@ -221,20 +220,19 @@ def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field | 
     return values.astype(dtype)
 
 
-def categorical(column: AnyColumn, values: "pandas.Series[Any]", field: Field) -> "pandas.Series[Any]":
+def categorical(column: AnyColumn, values: "pandas.Series", field: Field) -> "pandas.Series":
     """Text as a categorical with the user's levels in their order, followed by others, such as "other"."""
     import pandas
 
-    levels = (
-        [text == "True" for text in field.levels] if field.of == "bool" else pandas.Index(field.levels).astype(field.of)
-    )
+    texts = field.levels
+    levels = [text == "True" for text in texts] if field.of == "bool" else pandas.Index(texts).astype(field.of)
     known = dict(zip(field.levels, levels, strict=True))
     cells = values.map(str, na_action="ignore").map(lambda text: known.get(text, text), na_action="ignore")
     more = [text for text in column.categories if text not in known]
     return pandas.Series(pandas.Categorical(cells, [*levels, *more], ordered=field.ordered))
 
 
-def objects(column: AnyColumn, values: "pandas.Series[Any]", of: str) -> "pandas.Series[Any]":
+def objects(column: AnyColumn, values: "pandas.Series", of: str) -> "pandas.Series":
     """Values as Python objects, with text or dates if the user's column has them."""
     if column.date and of == "date":
         return values.dt.date
@@ -244,12 +242,12 @@ def objects(column: AnyColumn, values: "pandas.Series[Any]", of: str) -> "pandas
 
 
 def fill(
-    cells: "pandas.Series[Any]",
+    cells: "pandas.Series",
     places: Int[np.ndarray, "m"],
     column: AnyColumn,
     numbers: Float64[np.ndarray, "m"],
     field: Field | None,
-) -> "pandas.Series[Any]":
+) -> "pandas.Series":
     """Fill some places of a column with a run's numbers, keeping its dtype if that can hold them.
 
     ``field``: the column's type in training, which is used if the column has no value.
