@@ -322,9 +322,8 @@ class Empirical:
         if labels is not None:  # sorted by class
             labels = as_numbers("labels", labels).to(data.device)
             if labels.is_floating_point() or labels.shape != data.shape[:1]:
-                raise ValueError(
-                    f"labels has shape {tuple(labels.shape)} of {labels.dtype}; expected {len(data)} classes"
-                )
+                found = f"labels has shape {tuple(labels.shape)} of {labels.dtype}"
+                raise ValueError(f"{found}; expected {len(data)} classes")
             self.labels, order = labels.sort(stable=True)
             flat = flat[order]
             self.classes, counts = (found.tolist() for found in np.unique(self.labels.cpu(), return_counts=True))
@@ -340,10 +339,10 @@ class Empirical:
         ``generator``: draws them, on its device; by default torch's global one, on the device of the data.
         """
         device = self.mean.device if generator is None else place_of(generator)
-        index = torch.randint(len(self.centred), (whole("n", n, 1),), generator=generator, device=device).to(
-            self.mean.device
+        index = torch.randint(len(self.centred), (whole("n", n, 1),), generator=generator, device=device)
+        return (
+            (self.centred[index.to(self.mean.device)].to(self.mean.dtype) + self.mean).view(n, *self.shape).to(device)
         )
-        return (self.centred[index].to(self.mean.dtype) + self.mean).view(n, *self.shape).to(device)
 
     def _logits(self, x: Float[Tensor, "b d"], sigma: Sigma, which: slice = slice(None)) -> Float[Tensor, "b n"]:
         """Log N(x; x_i, σ²I), up to terms that do not depend on i; ``x`` is centred."""
@@ -413,9 +412,8 @@ class Empirical:
             known = torch.isin(label, torch.tensor([-1, *self.classes], device=place))
             if not bool(known.all()):
                 raise ValueError(f"label has {label[~known][0]}; the classes are {reprlib.repr(self.classes)}")
-        slow = (
-            place.type == "cpu" and self.centred.dtype != torch.bfloat16
-        )  # faster products would be limited by memory
+        # Faster products would be limited by memory.
+        slow = place.type == "cpu" and self.centred.dtype != torch.bfloat16
         if label is not None and len(x) and slow and len(self.centred) >= CLASS_SIZE * len(self.classes):
             mean = self._mean_by_class(centred, sigma, label)
         else:

@@ -71,9 +71,7 @@ def evaluate(
         own = Reading(signals=signals, keep_missing=keep_missing)
         dataset = data if isinstance(data, Dataset) else dataset_of(data, reading=own)
         if dataset.transform != source.transform:
-            raise ValueError(
-                "data is not what the run was trained on; pass the training data, a tenth of which is held out"
-            )
+            raise ValueError("data is not what the run was trained on; a tenth of the training data is held out")
     ruler = source.recipe.kind.ruler(source, dataset, features, n, target)
     blocks = source.blocks(ruler.n, seed=seed, **options)
     return ruler.judge(torch.cat([steps.last().cpu() for steps in blocks]))

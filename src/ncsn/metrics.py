@@ -109,9 +109,7 @@ def frechet_distance(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
     return float((mean_x - mean_y).square().sum() + (spread_x + spread_y) - 2 * roots)
 
 
-def moments(
-    points: Float[Tensor, "n f"],
-) -> tuple[Float[Tensor, "f"], Float[Tensor, ""], Float[Tensor, "r f"]]:
+def moments(points: Float[Tensor, "n f"]) -> tuple[Float[Tensor, "f"], Float[Tensor, ""], Float[Tensor, "r f"]]:
     """The mean of points, and of their covariance Σ the trace and a factor R with Σ = RᵀR; in double precision."""
     points = float64(points)
     mean = points.mean(0)

@@ -93,9 +93,8 @@ class Ladder:
 
     def equal_steps(self, top: float, bottom: float) -> Float[Tensor, "levels"]:
         """As many numbers as levels, from top to bottom, in double precision."""
-        return torch.linspace(
-            bottom if self.levels == 1 else top, bottom, self.levels, dtype=torch.float64, device="cpu"
-        )
+        top = bottom if self.levels == 1 else top
+        return torch.linspace(top, bottom, self.levels, dtype=torch.float64, device="cpu")
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` levels of the ladder, each equally likely."""

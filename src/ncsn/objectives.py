@@ -178,9 +178,7 @@ def training_loss(
         sigma = noise.sample(len(x), generator=generator)
         losses = objective(bind_condition(model, given), x, sigma, generator=generator, **labels)
         if losses.shape != sigma.shape:
-            raise ValueError(
-                f"the objective returned shape {tuple(losses.shape)}; expected ({len(x)},), one loss per example"
-            )
+            raise ValueError(f"the objective returned shape {tuple(losses.shape)}; expected ({len(x)},), one loss each")
         return losses * model.residual_weight(sigma) / x.shape[1:].numel(), sigma
 
     return loss

@@ -62,9 +62,7 @@ def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> 
     steps = sigmas.diff()
     descending = steps != 0 if restarts else steps < 0
     if not bool((sigmas > 0).all() & descending.all()):
-        raise ValueError(
-            f"sigmas is {sigmas.tolist()}; expected positive noise levels in descending order (euler's may rise)"
-        )
+        raise ValueError(f"sigmas is {sigmas.tolist()}; expected positive noise levels that descend (euler's may rise)")
     return sigmas
 
 
@@ -336,20 +334,6 @@ def heun(
     return edm(score, x, sigmas, churn=0.0, denoise=denoise)
 
 
-@torch.no_grad()
-def encode(score: Score, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "levels"]) -> Float[Tensor, "b *d"]:
-    """The noise that the probability flow turns into ``x``: the flow in reverse, by Heun's method.
-
-    Song et al. 2020, section 4.3 and appendix D.3.  NFE: 2·(levels − 1).
-
-    ``x``: clean examples, taken as the state of the flow at the last of the ``sigmas``, which descend.
-    """
-    sigmas = check_ladder(sigmas)
-    for sigma, following in pairwise(sigmas.flip(0)):
-        x = heun_step(score, x, sigma, following)
-    return x
-
-
 def edm(
     score: Score,
     x: Float[Tensor, "b *d"],
@@ -599,9 +583,7 @@ class Sampling:
         levels = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels
         rising = not method.restarts and any(a < b for a, b in pairwise(levels))
         if rising or not all(LEAST < level < LARGEST for level in levels):
-            raise ValueError(
-                f"noise levels are {reprlib.repr(levels)}; they must descend, within {LEAST} and {LARGEST}"
-            )
+            raise ValueError(f"levels is {reprlib.repr(levels)}; they must descend, within {LEAST} and {LARGEST}")
 
     @classmethod
     def of(cls, sampler: str, sigma_max: float, sigma_min: float, *, eps: float | None = None) -> "Sampling":

@@ -91,9 +91,8 @@ def expand(sigma: Sigma, x: Float[Tensor, "b *d"], *, zero: bool = False) -> Flo
         raise ValueError(f"sigma is {sigma}; it must be a noise level between {LEAST} and {LARGEST}")
     levels = place_level(sigma, x.dtype, x.device)
     if levels.ndim > 1 or (levels.ndim == 1 and levels.shape[0] != x.shape[0]):
-        raise ValueError(
-            f"sigma has shape {tuple(levels.shape)}; expected () or ({x.shape[0]},), one noise level per example"
-        )
+        allowed = f"expected () or ({len(x)},), one noise level per example"
+        raise ValueError(f"sigma has shape {tuple(levels.shape)}; {allowed}")
     return levels.expand(x.shape[0]).view(-1, *[1] * (x.ndim - 1))
 
 

@@ -190,9 +190,8 @@ class State:
             if self.seed is None:  # with a seed, every step reseeds the generator
                 self.restore_generator(saved["generator"])
         except (ValueError, RuntimeError, TypeError, KeyError) as error:  # torch's errors for what does not fit
-            raise ValueError(
-                f"{path} does not fit config.json; it is from another network or version ({one_line(error)})"
-            ) from error
+            where = "it is from another network or version"
+            raise ValueError(f"{path} does not fit config.json; {where} ({one_line(error)})") from error
 
     def restore_generator(self, numbers: Tensor) -> None:
         """Continue a checkpoint's random numbers, or reseed if it comes from another kind of device."""
@@ -408,9 +407,8 @@ class Muon(torch.optim.Optimizer):
         gradients = torch.stack([p.grad for p in weights if p.grad is not None])
         averages = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in weights]
         finite = getattr(self, "found_inf", 0) == 0
-        if isinstance(
-            finite, Tensor
-        ):  # on overflow, gradients are replaced by their average, which stays the same, and there is no step
+        # On overflow, gradients are replaced by their average, which stays the same, and there is no step.
+        if isinstance(finite, Tensor):
             gradients = torch.where(finite, gradients / self.grad_scale, torch.stack(averages))
         torch._foreach_lerp_(averages, list(gradients), 1 - momentum)
         update = orthogonalize(gradients.lerp(torch.stack(averages), momentum).flatten(2), products=self.products)

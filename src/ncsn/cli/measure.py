@@ -80,14 +80,9 @@ class Evaluate(SamplingOptions, RunOptions):
         samples = torch.from_numpy(np.load(out / SAMPLES)["samples"])
         result = ruler.judge(samples)
         facts: dict[str, object] = {"source": str(self.run), "run_digest": run.digest, "seed": self.seed}
-        facts |= {
-            "class": self.label,
-            "target": self.target,
-            "sampling": asdict(drawn.steps.sampling),
-            "nfe": drawn.steps.nfe,
-        }
-        facts |= {"guide_nfe": drawn.steps.guide_nfe, "data": data.name, "data_digest": data.digest}
-        facts |= {"sampling_seconds": drawn.seconds}
+        facts |= {"class": self.label, "target": self.target, "sampling": asdict(drawn.steps.sampling)}
+        facts |= {"nfe": drawn.steps.nfe, "guide_nfe": drawn.steps.guide_nfe, "sampling_seconds": drawn.seconds}
+        facts |= {"data": data.name, "data_digest": data.digest}
         ruler.show(samples, out / PAGE)
         # Written last, so that a folder with this file has a complete evaluation.
         storage.write_json(out / NUMBERS, facts | result.report())
@@ -151,14 +146,9 @@ class Likelihood(RunOptions):
         n, dimensions = len(x), x.shape[1:].numel()
         # Another seed, because this one has already chosen the images.
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
-        probes = self.probes or 4
+        probes, tolerance = self.probes or 4, self.tolerance or 1e-3
         states = run.likelihoods(
-            x,
-            sigma_min=sigma_min,
-            probes=probes,
-            tolerance=self.tolerance or 1e-3,
-            batch_size=IMAGES_AT_ONCE,
-            seed=seed,
+            x, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=IMAGES_AT_ONCE, seed=seed
         )
         parts = list(console.bar(states, f"{n} images", total=-(-n // IMAGES_AT_ONCE)))
         bits = ncsn.bits_per_dimension(torch.cat([part.log_prob for part in parts]), dimensions)

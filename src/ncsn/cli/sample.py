@@ -128,13 +128,11 @@ def write_array(
     from ncsn.run import cost
 
     usual, kind = next(run.blocks(n, seed=seed, **options)), run.recipe.kind
-    transform = transform or run.transform
-    folder = partial_folder(out, run, transform, n, seed, sorted(options.items()))
+    folder = partial_folder(out, run, transform or run.transform, n, seed, sorted(options.items()))
     shape = run.transform.inverse(torch.zeros(1, *run.recipe.shape)).shape[1:]
     shapes = [(min(run.block, n - first), *shape) for first in range(0, n, run.block)]
     paths = [folder / f"{number:06}.npz" for number in range(len(shapes))]
-    missing = find_missing(folder, paths, shapes) if group.is_main else []
-    missing = json.loads(group.broadcast(json.dumps(missing).encode()))
+    missing = find_missing(folder, paths, shapes, group)
     began = time.perf_counter()
     console.compile_for(run, n, usual)
     try:
@@ -142,7 +140,7 @@ def write_array(
             steps = next(run.blocks(n, seed=seed, first=number, **options))
             drawn = console.follow(steps, f"block {number + 1} of {len(paths)}", began)
             with storage.atomic(paths[number]) as temporary:
-                np.savez(temporary, x=kind.stored(transform, drawn.samples))
+                np.savez(temporary, x=kind.stored(transform or run.transform, drawn.samples))
         group.barrier()
         if not group.is_main:
             return None
@@ -170,16 +168,19 @@ def partial_folder(out: Path, run: "Run", *how: object) -> Path:
     return out.with_name(f".{out.name[:30]}.{hashlib.sha256(job.encode()).hexdigest()}.partial")
 
 
-def find_missing(folder: Path, paths: list[Path], shapes: list[tuple[int, ...]]) -> list[int]:
-    """The numbers of the blocks to draw, in a folder without leftovers.
+def find_missing(folder: Path, paths: list[Path], shapes: list[tuple[int, ...]], group: "Group") -> list[int]:
+    """The numbers of the blocks to draw, in a folder without leftovers; the main process tells the others.
 
     The first is always redrawn, so that the main process can report the cost of samples.
     """
     from ncsn import storage
 
-    folder.mkdir(exist_ok=True)
-    storage.sweep(folder, everybodys=True)
-    return [i for i, path in enumerate(paths) if i == 0 or not is_whole(path, shapes[i])]
+    missing: list[int] = []
+    if group.is_main:
+        folder.mkdir(exist_ok=True)
+        storage.sweep(folder, everybodys=True)
+        missing = [i for i, path in enumerate(paths) if i == 0 or not is_whole(path, shapes[i])]
+    return list(json.loads(group.broadcast(json.dumps(missing).encode())))
 
 
 def read_block(path: Path) -> "np.ndarray":

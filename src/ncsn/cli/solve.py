@@ -81,17 +81,15 @@ class Problem(RunOptions):
         console.require(run, "images", self.run, "this command needs a run of images")
         numbers = math.prod(run.recipe.shape)
         if self.evidence and (numbers > MAX_FOR_PARTICLES or self.particles == 1):
-            raise ValueError(
-                f"--evidence needs several particles and at most {MAX_FOR_PARTICLES} pixels; the run has {numbers}"
-            )
+            needed = f"several particles and at most {MAX_FOR_PARTICLES} pixels"
+            raise ValueError(f"--evidence needs {needed}; the run has {numbers}")
         measure, shown = self.problem(run.recipe.shape)
         file_shape = tuple(measure(torch.zeros(run.recipe.shape)[None]).shape[1:])
         known = len(file_shape) == 1  # a mask: the file is the whole image, and hidden pixels are ignored
         measured = file_shape if self.measured and not known else run.recipe.shape
         reading = Reading() if run.origin is None else run.origin.reading
         images = run.data(self.data) if self.input.isdecimal() else None
-        depth = run.transform
-        image = read_example(self.input, measured, images, reading, depth, fit=not self.measured)
+        image = read_example(self.input, measured, images, reading, run.transform, fit=not self.measured)
         y = image[None] if self.measured and not known else measure(image[None])
         generator = torch.Generator().manual_seed(self.seed)
         if not self.measured:

@@ -41,9 +41,7 @@ def part_of(word: str) -> Split | None:
 def check_finite(name: str, array: Shaped[np.ndarray, "..."]) -> None:
     """Raises ValueError if an array holds NaN or infinity."""
     if wrong := int((~np.isfinite(array)).sum()):
-        raise ValueError(
-            f"{name} holds {wrong:,} values that are NaN or infinite; fill them in, or leave those examples out"
-        )
+        raise ValueError(f"{name} holds {wrong:,} values that are NaN or infinite; fill them in, or leave them out")
 
 
 def classes_in(name: str, array: Shaped[np.ndarray, "..."] | None, n: int) -> np.ndarray | None:

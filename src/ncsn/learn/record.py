@@ -172,9 +172,7 @@ class Record:
             self.group.broadcast()  # the others wait for the checkpoint
             begun_by = read_config(self.folder).recipe if not part and self.path("config.json").exists() else run.recipe
             if begun_by.arguments != run.recipe.arguments:
-                raise ValueError(
-                    f"{self.folder} was started with another network or another version of ncsn; start a new run"
-                )
+                raise ValueError(f"{self.folder} was started with another network or version of ncsn; start a new run")
             state.load(checkpoint)
             self.describe(run, part)  # a resumed run may have another budget
 

@@ -30,9 +30,8 @@ from ncsn.validation import Json, NetworkName, validated
 NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
 WORTH = 0.4  # the most that posterior targets may cost, relative to the network's arithmetic
-MEMORY = (
-    2**31
-)  # the most bytes that posterior targets may need: a copy of the data as floats, and two more while it is made
+# The most bytes that posterior targets may need: a copy of the data as floats, and two more while it is made.
+MEMORY = 2**31
 WIDTHS = (64, 32, 16)  # of the U-Net's finest resolution, best first
 SPEEDS = {"cuda": 10_000.0, "fast": 500.0, "slow": 60.0}  # images of 32 x 32 per second, at full width
 
@@ -168,9 +167,8 @@ def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
     """The name of the network to train.  Raises ValueError for options that do not apply to this kind of data."""
     kind = dataset.kind
     if vain := changed_options(settings, kind.refused):
-        listed = ", ".join(
-            "from" if name == "start" else name for name in vain
-        )  # the option's name is a keyword of Python
+        # The option's name is a keyword of Python.
+        listed = ", ".join("from" if name == "start" else name for name in vain)
         raise ValueError(f"{listed}: doesn't apply to {kind.noun}; leave it out")
     name = kind.networks[0] if settings.network == "auto" else settings.network
     if name not in kind.networks:
@@ -304,7 +302,7 @@ def recipes(
     recipe = Recipe(
         network=NETWORKS[settings.network] if network is None else name_of(network),
         arguments=arguments if network is None else {},
-        preconditioning=preconditioning_of(settings.network, dataset.shape, own=network is not None),
+        preconditioning=preconditioning_of(settings.network, own=network is not None),
         shape=dataset.shape,
         shares=shares,
         transform=dataset.transform,
@@ -331,7 +329,7 @@ def sampling_of(settings: ResolvedSettings, kind: AnyKind, *, classes: bool) -> 
     return sampling.but(levels=levels, steps=settings.langevin_steps)
 
 
-def preconditioning_of(network: str, shape: tuple[int, ...], *, own: bool) -> PreconditioningName:
+def preconditioning_of(network: str, *, own: bool) -> PreconditioningName:
     """How a network becomes a score; a user's ``own`` network sees plain columns."""
     if network == "mlp" and not own:
         return "conditional"

@@ -239,7 +239,6 @@ class Threads:
             self.number = max(1, min(self.most, int(free + TOLERATED)))
             if self.number < self.most and not self.announced:
                 self.announced = True
-                log.warning(
-                    f"other programs leave {free:.1f} processors free; ncsn uses {self.number} of {self.most} threads"
-                )
+                used = f"ncsn uses {self.number} of {self.most} threads"
+                log.warning(f"other programs leave {free:.1f} processors free; {used}")
         torch.set_num_threads(self.number)

@@ -17,14 +17,7 @@ from torch import Tensor
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import lengths, noise_like
-from ncsn.posteriors.measurements import (
-    Measurement,
-    Observation,
-    apply,
-    as_mask,
-    linear_part,
-    repeat_for,
-)
+from ncsn.posteriors.measurements import Measurement, Observation, apply, as_mask, linear_part, repeat_for
 from ncsn.posteriors.particles import Classes, Populations, Prior, Weight
 from ncsn.samplers import Sampling, Step
 from ncsn.score import Copies, Score, Sigma, expand, move_to, tweedie
@@ -125,10 +118,8 @@ def posterior(
     noise_std, steps = real("noise_std", noise_std, above=0), whole("steps", steps, 1)
     measure = partial(apply, measure)
 
-    @cache  # because the check waits for a GPU
-    def everywhere(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Measurement:
-        """∂A/∂x of a linear A."""
-        return linear_part(measure, torch.zeros(1, *shape, dtype=dtype, device=device))
+    # ∂A/∂x of a linear A; checked once for each device, because that waits for a GPU.
+    fixed = cache(lambda shape, dtype, device: linear_part(measure, torch.zeros(1, *shape, dtype=dtype, device=device)))
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -142,7 +133,7 @@ def posterior(
         expected = measure(denoised)
         if y.shape != expected.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; expected {tuple(expected.shape)}, that of measure(x)")
-        push_forward = everywhere(x.shape[1:], x.dtype, x.device) if linear else derivative(measure, denoised)
+        push_forward = fixed(x.shape[1:], x.dtype, x.device) if linear else derivative(measure, denoised)
 
         pulled_back = list[Tensor]()  # ∂D/∂xᵀ Aᵀ u; as ∂D/∂x is symmetric, σ² times it is Cov Aᵀ u
 
@@ -283,9 +274,7 @@ class MomentMatching(Posterior):
             if self.observation.linear:
                 self.observation.warn_if_precise(sampling.sigma_min, tuple(x.shape[1:]))
             else:
-                log.warning(
-                    "samples are approximate, because the measurement is linearised; particles would correct that"
-                )
+                log.warning("samples are approximate, because the measurement is linearised; particles correct that")
             score = self.score(prior.score(n, labels), n, generator)
             states = ((step, None) for step in sampling.follow(score, x, generator=generator))
         else:

@@ -53,9 +53,7 @@ class Recipe:
             name = self.sampling.sampler
             raise ValueError(f"sampler is {name}; it can draw samples (--sampler {name}), but can't be a run's default")
         if self.shares and (len(self.shares) != self.num_classes or not sum(self.shares.values()) > 0):
-            raise ValueError(
-                f"shares is {reprlib.repr(self.shares)}; expected one for each of {self.num_classes} classes"
-            )
+            raise ValueError(f"shares is {reprlib.repr(self.shares)}; the network knows {self.num_classes} classes")
 
     @property
     def kind(self) -> AnyKind:

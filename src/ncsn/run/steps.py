@@ -130,9 +130,9 @@ class Steps(Iterator[Step]):
             known = labels if isinstance(source.guide, ScoreModel) and source.guide.num_classes else None
             guide = Counted(evaluate_in_batches(source.guide, size, known))
             self.guides.append(guide)
-        return (
-            score if guide is None else add_guidance(score, guide, sampling.guidance, between=sampling.guided_between)
-        )
+        if guide is None:
+            return score
+        return add_guidance(score, guide, sampling.guidance, between=sampling.guided_between)
 
     def follow(self, labels: Classes) -> Iterator[Step]:
         """The states in the score's units."""
@@ -154,11 +154,9 @@ class Steps(Iterator[Step]):
             if x.device.type == "cpu" or sigma == 0 or len(noted) == len(self):
                 finite = torch.stack([flag for _, flag in noted]).tolist()
                 if not all(finite):
-                    raise NonFiniteSampleError(
-                        f"samples are not finite from noise level {noted[finite.index(False)][0]:.4g} on, with "
-                        f"{self.sampler} on {sampling.count} levels, step size {sampling.eps:g}, "
-                        f"guidance {sampling.guidance:g}"
-                    )
+                    first = f"samples are not finite from noise level {noted[finite.index(False)][0]:.4g} on"
+                    how = f"{sampling.count} levels, step size {sampling.eps:g}, guidance {sampling.guidance:g}"
+                    raise NonFiniteSampleError(f"{first}, with {self.sampler} on {how}")
                 if x.device.type == "cpu":
                     noted.clear()
             yield Step(sigma, x)

@@ -78,10 +78,8 @@ def choose_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, 
             return metrics.kernel_distance(samples.seen, compared.seen)
         return pixel_distance(samples, compared)
 
-    log.info(
-        f"guidance {choice.weight:g}: the distance of samples from held-out images is {distance(choice):.2g},"
-        f" {distance(plain):.2g} without guidance ({features.name}, {n} samples per scale)"
-    )
+    found = f"{distance(choice):.2g}, {distance(plain):.2g} without guidance ({features.name}, {n} samples per scale)"
+    log.info(f"guidance {choice.weight:g}: the distance of samples from held-out images is {found}")
     return choice.weight
 
 

@@ -161,9 +161,7 @@ def join_pictures(found: list[Picture]) -> tuple[np.ndarray, Depth, list[str]]:
         sizes[one.pixels.shape[1:3]] += len(one.pixels)
     if len(sizes) > 1:
         listed = ", ".join(f"{h} x {w} ({n})" for (h, w), n in sizes.most_common(5))
-        raise ValueError(
-            f"images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as --size 64"
-        )
+        raise ValueError(f"images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as 64")
     depth, channels, total = depth_of(found), max(one.pixels.shape[3] for one in found), sizes.total()
     pixels = np.empty((total, channels, *found[0].pixels.shape[1:3]), np.uint8 if depth == BYTES else np.float32)
     notes, end = Counter[str](), 0

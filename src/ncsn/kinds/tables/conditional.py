@@ -94,13 +94,7 @@ class ConditionalModel(ScoreModel):
     shares: Tensor
     covariance: Tensor
 
-    def __init__(
-        self,
-        network: nn.Module,
-        mixture: Mixture,
-        *,
-        autocast: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, network: nn.Module, mixture: Mixture, *, autocast: torch.dtype | None = None) -> None:
         # Contiguous, as in a file, or a loaded run would round differently.
         means, shares, covariance = (part.float().clone(memory_format=torch.contiguous_format) for part in mixture)
         super().__init__(network, shares @ means, preconditioning=EDM(), autocast=autocast)

@@ -183,10 +183,9 @@ def table_of_frame(rows: object, place: str = "the table", *, text: bool = False
             cells[:, i] = days_of(column, name)
             dates.append(name)
         else:
-            levels = (column if column.dtype.name == "category" else column.astype(str).mask(column.isna())).astype(
-                "category"
-            )
-            levels = levels.cat.remove_unused_categories()
+            if column.dtype.name != "category":
+                column = column.astype(str).mask(column.isna()).astype("category")
+            levels = column.cat.remove_unused_categories()
             cells[:, i] = np.where(levels.isna(), np.nan, levels.cat.codes)
             categories[name] = tuple(map(str, levels.cat.categories))
             if categories[name] in (BOOLEANS[:1], BOOLEANS[1:]):  # True is 1 even if nothing is False
