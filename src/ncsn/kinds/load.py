@@ -58,8 +58,7 @@ def load_dataset(name: str | Path, *, reading: Reading = AS_THEY_ARE) -> Dataset
         return from_arrays(name, arrays(place), reading)
     if place.is_file() and (suffix in (".zip", ".tgz") or ".tar" in place.suffixes[-2:]):
         return images.from_archive(name, reading)
-    allowed = "mnist, a folder, or a .zip, .tar, .npy, .npz, .csv, .tsv or .parquet"
-    raise ValueError(f"{name} is not a dataset; give {allowed}")
+    raise ValueError(f"{name} is not a dataset; give mnist, a folder, .zip, .tar, .npy, .npz, .csv, .tsv or .parquet")
 
 
 def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
