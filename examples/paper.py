@@ -183,7 +183,7 @@ This page reproduces the figures of Song & Ermon, "Generative Modeling by Estima
 
 ![Exact and estimated score of two Gaussians, and the error between them](paper/score_estimation.png)
 
-This score was learned by sliced score matching with next to no noise. Its relative error is {numbers["near"]:.4f} on the data and {numbers["far"]:.2f} far from it.
+This score was learned by sliced score matching with almost no noise (σ = 0.1, the only level). Its relative error is {numbers["near"]:.4f} on the data and {numbers["far"]:.2f} far from it.
 
 `python ./{SLICED}`
 
@@ -191,7 +191,7 @@ This score was learned by sliced score matching with next to no noise. Its relat
 
 ![Data, Langevin and annealed Langevin samples](paper/mixing.png)
 
-With the exact score, plain Langevin dynamics leaves {numbers["langevin, exact score"]:.3f} of the samples in the smaller mode, whose weight is 0.2. Annealed Langevin dynamics gives {numbers["annealed, exact score"]:.3f}, and {numbers["annealed, learned score"]:.3f} with a learned score.
+With the exact score, plain Langevin dynamics puts a fraction of {numbers["langevin, exact score"]:.3f} of the samples into the smaller mode, which should hold 0.2. Annealed Langevin dynamics puts {numbers["annealed, exact score"]:.3f} there, or {numbers["annealed, learned score"]:.3f} with a learned score.
 
 `python ./{MIXING}`
 
@@ -199,13 +199,13 @@ With the exact score, plain Langevin dynamics leaves {numbers["langevin, exact s
 
 ![From noise to digits](paper/levels.png)
 
-The digit takes shape while σ falls from 1 to 0.3.
+The digits take shape as σ falls from 1 to 0.3.
 
 ## Figure 5a: digits
 
 ![A hundred samples, not hand-picked](paper/samples.png)
 
-These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A classifier is confident about {100 * annealed[1]:.0f} % of them ({100 * real[1]:.0f} % for real digits), and their Fréchet distance is {annealed[0]:.2f}. The default sampler reaches {100 * default[1]:.0f} % and {default[0]:.2f}.
+These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A classifier is confident about {100 * annealed[1]:.0f} % of them ({100 * real[1]:.0f} % for real digits), and their Fréchet distance from the test images is {annealed[0]:.2f} ({real[0]:.2f} for as many real digits). The default sampler reaches {100 * default[1]:.0f} % and {default[0]:.2f}, which is [less than for real digits](quality.md#images).
 
 `ncsn sample mnist -n {numbers["n"]} --sampler annealed --out samples.npz`
 
@@ -213,17 +213,17 @@ These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dyn
 
 ![Digits, their visible halves, and eight completions each](paper/inpainting_replacement.png)
 
-Test digits, their visible halves, and eight completions by the paper's method, with two steps per level (the command takes five):
+The rows show test digits, their visible halves, and eight completions by the paper's method. The picture was drawn with two Langevin steps per level; this command takes five:
 
 `ncsn inpaint mnist --input 0 --method replacement`
 
 ![The same by moment matching](paper/inpainting_posterior.png)
 
-The same by [moment matching](theory/posteriors.md):
+The same halves, completed by [moment matching](theory/posteriors.md#moment-matching):
 
 `ncsn inpaint mnist --input 0 --levels 30`
 
-In the hidden halves of {numbers["inpainted"]} test images, the mean of eight completions has a PSNR of {numbers["replacement_mean"]:.1f} dB with the paper's method, and of {numbers["posterior_mean"]:.1f} dB with moment matching.
+In the hidden halves of {numbers["inpainted"]} test images, the mean of eight completions has a [PSNR](glossary.md) of {numbers["replacement_mean"]:.1f} dB with the paper's method, and of {numbers["posterior_mean"]:.1f} dB with moment matching. (With so few images, this doesn't show which is better; a constant grey gives {numbers["fill"]:.1f} dB.)
 
 ## Appendix: nearest neighbours
 
