@@ -205,7 +205,7 @@ The digits take shape as σ falls from 1 to 0.3.
 
 ![A hundred samples, not hand-picked](paper/samples.png)
 
-These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A classifier is confident about {100 * annealed[1]:.0f} % of them ({100 * real[1]:.0f} % for real digits), and their Fréchet distance from the test images is {annealed[0]:.2f} ({real[0]:.2f} for as many real digits). The default sampler reaches {100 * default[1]:.0f} % and {default[0]:.2f}, which is [less than for real digits](quality.md#images).
+These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A classifier is confident about {100 * annealed[1]:.0f} % of them ({100 * real[1]:.0f} % for real digits), and their Fréchet distance from the test images is {annealed[0]:.2f} ({real[0]:.2f} for as many real digits). The default sampler reaches {100 * default[1]:.0f} % and {default[0]:.2f}, [less than real digits](quality.md#images).
 
 `ncsn sample mnist -n {numbers["n"]} --sampler annealed --out samples.npz`
 
@@ -223,7 +223,7 @@ The same halves, completed by [moment matching](theory/posteriors.md#moment-matc
 
 `ncsn inpaint mnist --input 0 --levels 30`
 
-In the hidden halves of {numbers["inpainted"]} test images, the mean of eight completions has a [PSNR](glossary.md) of {numbers["replacement_mean"]:.1f} dB with the paper's method, and of {numbers["posterior_mean"]:.1f} dB with moment matching. (With so few images, this doesn't show which is better; a constant grey gives {numbers["fill"]:.1f} dB.)
+In the hidden halves of {numbers["inpainted"]} test images, the mean of eight completions has a [PSNR](glossary.md) of {numbers["replacement_mean"]:.1f} dB with the paper's method, and of {numbers["posterior_mean"]:.1f} dB with moment matching. (These are too few images to tell which is better; a constant grey gives {numbers["fill"]:.1f} dB.)
 
 ## Appendix: nearest neighbours
 

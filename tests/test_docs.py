@@ -201,7 +201,6 @@ CHECKS = {
     "income": check_table,
     "Mine": check_normal,
     "my_sampler": check_normal,
-    "better": check_normal,
     "settings": check_images,
     "x": check_covariance,
 }

@@ -196,12 +196,12 @@ def options(text: str) -> list[tuple[str, str]]:
 def samplers() -> str:
     """Cost and quality of each sampler with its default levels and guidance, from benchmarks/samplers.json."""
     floor, *measured = json.loads((ROOT / "benchmarks" / "samplers.json").read_text(encoding="utf-8"))
-    lines = ["| `--sampler` | levels | evaluations | Fréchet distance | confident |", "|---|--:|--:|--:|--:|"]
+    lines = ["| `--sampler` | levels | evaluations | Fréchet distance |", "|---|--:|--:|--:|"]
     for row in measured:
         if [row["levels"], row["guidance"]] == floor["default"][row["sampler"]]:
-            numbers = f"{row['levels']} | {row['nfe']} | {row['frechet_distance']:.2f} | {row['confident']:.3f}"
+            numbers = f"{row['levels']} | {row['nfe']} | {row['frechet_distance']:.2f}"
             lines.append(f"| `{row['sampler']}` | {numbers} |")
-    return "\n".join([*lines, f"| real images | | | {floor['frechet_distance']:.2f} | |"])
+    return "\n".join([*lines, f"| real images | | | {floor['frechet_distance']:.2f} |"])
 
 
 def directive(found: re.Match[str]) -> str:
