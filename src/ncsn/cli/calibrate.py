@@ -51,7 +51,7 @@ class Calibrate(RunOptions):
     rows: Given[Path] = None
     operator: Annotated[str, tyro.conf.arg(metavar="COMMAND")] = "inpaint"
     truths: Literal["both", "run", "held-out"] = "both"
-    data: Annotated[Given[str], tyro.conf.arg(metavar="PLACE")] = None
+    data: Annotated[Given[str], tyro.conf.arg(metavar="DATA")] = None
     n: Annotated[Given[Annotated[int, Interval(ge=30, le=10**5)]], tyro.conf.arg(name="n", aliases=["-n"])] = None
     draws: Given[Annotated[int, Interval(ge=1, le=1000)]] = None
     seed: Seed = 0

@@ -42,7 +42,7 @@ class Evaluate(SamplingOptions, RunOptions):
         overwrite: Replace an earlier evaluation there.
     """
 
-    data: Annotated[Given[str], tyro.conf.arg(metavar="PLACE")] = None
+    data: Annotated[Given[str], tyro.conf.arg(metavar="DATA")] = None
     features: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
     n: Annotated[int, Interval(ge=100, le=10**4), tyro.conf.arg(name="n", aliases=["-n"])] = 10_000
     target: Annotated[Given[str], tyro.conf.arg(metavar="NAME")] = None
@@ -115,7 +115,7 @@ class Likelihood(RunOptions):
     out: Path = Path("density.csv")
     overwrite: bool = False
     n: Annotated[int, Interval(ge=2, le=10**9), tyro.conf.arg(name="n", aliases=["-n"])] = 64
-    data: Annotated[Given[str], tyro.conf.arg(metavar="PLACE")] = None
+    data: Annotated[Given[str], tyro.conf.arg(metavar="DATA")] = None
     probes: Given[Annotated[int, Interval(ge=2, le=10**4)]] = None
     sigma_min: Given[NoiseLevel] = None
     tolerance: Given[Annotated[float, Interval(ge=1e-10, le=1)]] = None

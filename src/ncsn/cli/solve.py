@@ -48,7 +48,7 @@ class Problem(RunOptions):
     """
 
     input: Annotated[str, tyro.conf.arg(metavar="INDEX|FILE")] = "0"
-    data: Annotated[Given[str], tyro.conf.arg(metavar="PLACE")] = None
+    data: Annotated[Given[str], tyro.conf.arg(metavar="DATA")] = None
     measured: bool = False
     n: Annotated[int, Interval(ge=1, le=1000), tyro.conf.arg(name="n", aliases=["-n"])] = 16
     noise: Noise = 0.05

@@ -25,7 +25,7 @@ class Train(TrainSettings):
             of .tar shards in the WebDataset format. For a table, a .csv, .tsv or .parquet, or an array with two axes.
     """
 
-    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PLACE")] = field()
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = field()
 
     def __call__(self) -> None:
         from ncsn.learn.fit import train

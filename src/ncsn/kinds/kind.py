@@ -177,7 +177,7 @@ class Origin:
         place = self.dataset if dataset is None else absolute(dataset)
         if place != "mnist" and not Path(place).exists():
             raise ValueError(
-                f"the data is no longer at {place}; give its place now (--data PLACE, or ncsn train PLACE)"
+                f"the data is no longer at {place}; pass its new location (--data DATA, or ncsn train DATA)"
             )
         data: Dataset = find(LOADER)(place, reading=self.reading)
         if data.digest != self.digest:

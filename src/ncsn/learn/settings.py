@@ -103,7 +103,7 @@ class TrainSettings(Reading):
     background: Annotated[str, tyro.conf.arg(metavar="COLOUR")] = "white"
     minutes: Given[Annotated[float, Interval(ge=0.001, le=10**6)]] = None
     steps: Given[validation.Count] = None
-    dataset: Annotated[str, tyro.conf.arg(metavar="PLACE")] = "mnist"
+    dataset: Annotated[str, tyro.conf.arg(metavar="DATA")] = "mnist"
     flip: bool = False
     batch_size: Given[validation.BatchSize] = None
     accumulate: Annotated[int, Interval(ge=1, le=64)] = 1
