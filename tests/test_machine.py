@@ -136,6 +136,7 @@ def test_threads_follow_the_load(
     monkeypatch.setattr("time.process_time", lambda: 0.75 * left)
     monkeypatch.setattr("psutil.cpu_times", lambda: SimpleNamespace(user=9 * now, idle=0.15 * left, iowait=0.1 * left))
     monkeypatch.setattr(hardware, "STARTED", (now, left))
+    monkeypatch.setattr(Threads, "announced", False)
 
     numbers: list[int] = []
 
@@ -153,6 +154,24 @@ def test_threads_follow_the_load(
         assert numbers == [threads for _, _, threads in looks]
         assert torch.get_num_threads() == 4, "afterwards"
         assert capsys.readouterr().err.count("of 4 threads") == (min(numbers) < 4), "once"
+    finally:
+        torch.set_num_threads(usual)
+
+
+def test_python_samples_with_no_more_threads_than_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    monkeypatch.setattr(hardware, "STARTED", (time.perf_counter() - 60, hardware.spare_seconds()))  # none was free
+    usual, seen = torch.get_num_threads(), set[int]()
+
+    def score(x: Tensor, sigma: Any) -> Tensor:
+        seen.add(torch.get_num_threads())
+        return -x
+
+    torch.set_num_threads(2)
+    try:
+        ncsn.Run.of(score, (2,), sigma_max=2.0, sigma_min=0.1).sample(3)
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
     finally:
         torch.set_num_threads(usual)
 
@@ -178,6 +197,7 @@ def test_one_thread_computes_small_networks_unless_the_user_has_said_how_many(
         monkeypatch.delenv(name, raising=False)
     if fixed is not None:
         monkeypatch.setenv(fixed, "2")
+    monkeypatch.setattr(hardware, "spare_seconds", lambda: 9.0 * time.perf_counter())  # all processors are free
     usual, x = torch.get_num_threads(), torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
     torch.set_num_threads(2)
     try:

@@ -1,6 +1,7 @@
 """Devices, precision, compilation, threads and memory of this machine."""
 
 import ctypes
+import logging
 import os
 import platform
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from operator import attrgetter
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import psutil
 import torch
@@ -213,9 +214,11 @@ class Threads:
     busy loop fell from 638 images/s to 6 with two threads, but only to 353 with one.
     """
 
+    announced: ClassVar[bool] = False  # once per process
+
     def __init__(self) -> None:
         self.most = self.number = torch.get_num_threads()
-        self.before, self.next_look, self.announced = STARTED, STARTED[0] + FIRST_LOOK, False
+        self.before, self.next_look = STARTED, STARTED[0] + FIRST_LOOK
 
     def beside(self, work: Iterable[T]) -> Iterator[T]:
         """Pass pieces of work on, adapting the thread count before each; it is restored at the end."""
@@ -237,8 +240,8 @@ class Threads:
             self.before, self.next_look = (now, spare_seconds()), now + LOOK
             free = (self.before[1] - spare) / (now - then)
             self.number = max(1, min(self.most, int(free + TOLERATED)))
-            if self.number < self.most and not self.announced:
-                self.announced = True
+            if self.number < self.most and not self.announced and log.isEnabledFor(logging.WARNING):
+                Threads.announced = True
                 used = f"ncsn uses {self.number} of {self.most} threads"
                 log.warning(f"other programs leave {free:.1f} processors free; {used}")
         torch.set_num_threads(self.number)

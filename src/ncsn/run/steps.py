@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.kinds.transform import Transform
-from ncsn.machine.hardware import threads_for
+from ncsn.machine.hardware import Threads, threads_for
 from ncsn.posteriors.matching import Posterior
 from ncsn.posteriors.particles import Classes, Weight
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step
@@ -78,7 +78,7 @@ class Steps(Iterator[Step]):
     def last(self) -> Float[Tensor, "n *d"]:
         """The samples.  Only the last state is transformed to the data's units, because that synchronises a GPU."""
         with threads_for(self.source.prior):
-            for step in self.states:
+            for step in Threads().beside(self.states):
                 x = step.x
             return self.source.transform.inverse(x)
 
