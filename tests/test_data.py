@@ -100,7 +100,10 @@ def test_what_reading_allows() -> None:
     assert [Reading(size=size).pixels() for size in (None, "64", "48x64")] == [None, (64, 64), (48, 64)]
     assert Reading(background="#Ff8000").colour() == (255, 128, 0)
     wrong: list[tuple[Callable[[], object], str]] = [
-        *((partial(Reading, background=colour), "color") for colour in ("reddish", "12345", "#12345g", "")),
+        *(
+            (partial(Reading, background=colour), f"background is {colour!r}")
+            for colour in ("reddish", "12345", "#12345g", "")
+        ),
         *((partial(Reading, size=size), "size is ") for size in SIZES),
         (partial(Reading, max_broken=-1), "max_broken is"),
         (partial(Reading, size=8), "size is 8"),  # type: ignore[arg-type]

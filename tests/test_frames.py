@@ -169,6 +169,30 @@ def test_columns_may_be_absent_or_unknown_and_a_dict_is_as_good_as_a_frame(run: 
 
 
 @pytest.mark.parametrize(
+    "cells",
+    [
+        pandas.array([1, *[None] * 30], dtype="Int64"),
+        ["1", *[None] * 30],
+        pandas.Categorical([1, *[None] * 30]),
+        [9] * 31,
+        [True] * 31,
+        pandas.to_datetime(["2024-01-01"] * 31),
+    ],
+    ids=["integers", "text", "categories", "unseen", "booleans", "dates"],
+)
+def test_categories_are_filled_into_cells_of_any_type(cells: Any, run: ncsn.Run) -> None:
+    """The draws are those of a column of reals; cells that training has not seen are drawn, too."""
+    rows = {"age": [30] * 31, "grade": cells}
+    reals = [1.0 if cells[0] in (1, "1") and cells[0] is not True else math.nan, *[math.nan] * 30]
+    filled, expected = (
+        run.impute(each, 3, unseen="missing").frame()["grade"]  # type: ignore[attr-defined]
+        for each in (rows, rows | {"grade": reals})
+    )
+    assert filled.astype(float).tolist() == expected.astype(float).tolist()
+    assert {*expected.astype(float)} <= {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
     ("rows", "why"),
     [
         ({"region": ["Ulm", "XX"]}, r"region 'XX' \(row 2\) is not among Bonn, Kiel, Ulm"),
@@ -176,6 +200,7 @@ def test_columns_may_be_absent_or_unknown_and_a_dict_is_as_good_as_a_frame(run: 
         ({"age": [20.5]}, r"age 20.5 \(row 1\) is not a whole number between"),
         ({"share": [1e9]}, r"share 1000000000.0 \(row 1\) is not between"),
         ({"age": [1, "old"]}, r"age 'old' \(row 2\) is not a number"),
+        ({"share": ["0.5", "0,5"]}, r"share '0,5' \(row 2\) is not a number"),
         ({"born": ["1990-01-01", "May"]}, r"born 'May' \(row 2\) is not a date"),
         ({"seen": ["2024-03-01"]}, "Europe/Berlin"),
         ({"ages": [1]}, "ages, but the run has age, income"),

@@ -161,6 +161,8 @@ def test_conformal_intervals_of_frames_need_held_out_rows_and_enough_of_them() -
     assert low.loc["x", "a"] == high.loc["x", "a"] == 0.5
     assert low.loc["x", "b"] < high.loc["x", "b"]
     assert "data" in refused(lambda: imputed.interval(conformal=True))
+    for level, bound in ((0, "above 0"), (1, "below 1")):
+        assert bound in refused(partial(imputed.interval, level))
     assert "level needs 10000" in refused(lambda: run.impute(frame, 2).interval(0.9999, conformal=held_out[:1]))
     sparse = held_out.assign(b=held_out["b"].where(held_out.index < 8))
     for few in (held_out[:8], sparse):
@@ -293,9 +295,24 @@ def test_frames_in_parquet_keep_their_types(monkeypatch: pytest.MonkeyPatch, tmp
     assert filled.dtypes["day"].kind == "M"
 
 
-def test_filled_rows_and_draws_need_two_files(tmp_path: Path, capsys: Any) -> None:
-    words = ["impute", "it", "x.csv", "--out", f"{tmp_path}/y.csv", "--draws", f"{tmp_path}/y.csv"]
-    assert "draws" in refusal(capsys, *words)
+@pytest.mark.parametrize(
+    ("rows", "words", "why"),
+    [
+        ("a\n1\n", "x.csv --draws y.csv", "draws"),
+        ("a,b,a\n1,,2\n", "x.csv", "'a'"),
+        ("a,c,c\n,1,2\n", "x.csv", "'c'"),
+        ("a,b\n", "x.csv", "0 rows"),
+        ("a\n1\n", "x.npy", ".parquet"),
+    ],
+)
+def test_files_that_cannot_be_filled_are_refused(
+    rows: str, words: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = named_run(*(Real(name=name, shift=0.0, scale=1.0) for name in "ab"))
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
+    Path(words.split()[0]).write_text(rows)
+    assert why in refusal(capsys, *f"impute it {words} --out y.csv".split())
 
 
 RNG = np.random.default_rng(3)

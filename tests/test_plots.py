@@ -181,7 +181,9 @@ def test_whatever_a_users_matplotlibrc_says_every_plot_is_written_to_a_path_as_a
         assert getattr(image, "n_frames", 0) == 4
 
 
-SHEET = pixels(6, 1)
+SHEET, ROWS = pixels(6, 1), POINTS.numpy()
+NO_PANELS: list[Any] = [[], [[]], [[("a", POINTS)], []]]
+RANKS = {"number": torch.rand(30), "distance": torch.rand(30)}
 REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: plots.loss_curves(losses(1, 2), ["low", "high"], folder / "picture"), "suffix"),
     (lambda folder: plots.image_grid(SHEET, folder / "picture"), "suffix"),
@@ -194,7 +196,22 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: plots.posterior_page(SHEET, SHEET[0], SHEET / 256, folder / "x.png"), "truth has shape"),
     (lambda folder: plots.posterior_page(None, SHEET[0, 0], SHEET / 256, folder / "x.png"), "measurement has shape"),
     (lambda folder: plots.posterior_page(None, SHEET[0], SHEET[0] / 256, folder / "x.png"), "samples has shape"),
-    (lambda folder: plots.evolution([], folder / "x.png"), "steps has no"),
+    (lambda folder: plots.evolution([], folder / "x.png"), "steps is"),
+    (lambda folder: plots.loss_curves([], ["low"], folder / "x.png"), "rows is"),
+    (lambda folder: plots.columns(ROWS, ROWS[:0], ["a", "b"], folder / "x.png"), r"samples has shape \(0, 2\)"),
+    (lambda folder: plots.columns(ROWS, ROWS[:, :1], ["a", "b"], folder / "x.png"), r"samples has shape \(3, 1\)"),
+    (lambda folder: plots.columns(ROWS, ROWS, ["a"], folder / "x.png"), r"real has shape \(3, 2\)"),
+    *((lambda folder, rows=rows: plots.scatter_panels(rows, folder / "x.png"), "rows has") for rows in NO_PANELS),
+    (lambda folder: plots.scatter_panels([[("a", SHEET)]], folder / "x.png"), "a has shape"),
+    (lambda folder: plots.score_field(MIXTURE, MIXTURE, [], POINTS, folder / "x.png"), "sigmas has shape"),
+    (lambda folder: plots.score_field(MIXTURE, MIXTURE, [1.0], SHEET[0, 0], folder / "x.png"), "data has shape"),
+    (lambda folder: plots.signal_rows({}, folder / "x.png"), "rows is {}"),
+    (lambda folder: plots.signal_rows({"a": POINTS}, folder / "x.png"), "a has shape"),
+    (lambda folder: plots.signal_rows({"a": SHEET[0]}, folder / "x.png", columns=0), "columns is 0"),
+    (lambda folder: plots.calibration({}, folder / "x.png"), "ranks is {}"),
+    (lambda folder: plots.calibration({"run": {"number": POINTS[0]}}, folder / "x.png"), "run has number"),
+    (lambda folder: plots.calibration({"run": RANKS | {"number": POINTS[1]}}, folder / "x.png"), "from -1 to 3"),
+    (lambda folder: plots.calibration({"run": RANKS | {"number": POINTS}}, folder / "x.png"), "number has shape"),
 ]
 
 

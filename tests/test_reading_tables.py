@@ -111,8 +111,10 @@ def test_codes_are_text(texts: tuple[str, str], tmp_path: Path) -> None:
     assert table_in(tmp_path / "x.csv").categories == {"code": tuple(sorted(texts))}
 
 
-@pytest.mark.parametrize(("encoding", "said"), [("utf-8", False), ("utf-8-sig", False), ("cp1252", True)])
-def test_text_is_utf_8_or_that_of_windows(encoding: str, said: bool, tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    ("encoding", "said"), [("utf-8", False), ("utf-8-sig", False), ("utf-16", False), ("cp1252", True)]
+)
+def test_text_is_unicode_or_that_of_windows(encoding: str, said: bool, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "x.csv").write_bytes("größe,ort\n1,Köln\n2,Bath\n".encode(encoding))
     table = table_in(tmp_path / "x.csv")
     assert (table.names, table.categories) == (("größe", "ort"), {"ort": ("Bath", "Köln")})

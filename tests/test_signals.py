@@ -314,19 +314,24 @@ def test_the_spread_of_filled_signals_is_one_number_for_each_channel(
 
 
 @pytest.mark.parametrize(
-    ("shape", "signals", "one"),
+    ("shape", "dtype", "signals", "one"),
     [
-        ((5000,), False, True),
-        ((5000,), True, True),
-        ((1, 5000), False, True),
-        ((1, 5000), True, True),
-        ((1, 3, 5000), True, True),
-        ((5, 50), True, False),
-        ((0, 50), True, False),
+        ((5000,), "f4", False, True),
+        ((5000,), "f4", True, True),
+        ((), "f4", True, False),
+        ((5000,), "U9", False, False),
+        ((5000,), "U9", True, False),
+        ((1, 5000), "f4", False, True),
+        ((1, 5000), "f4", True, True),
+        ((1, 3, 5000), "f4", True, True),
+        ((5, 50), "f4", True, False),
+        ((0, 50), "f4", True, False),
     ],
 )
-def test_one_long_series_is_refused_with_the_way_to_cut_it(shape: tuple[int, ...], signals: bool, one: bool) -> None:
-    series = {"": np.random.default_rng(0).normal(size=shape)}
+def test_one_long_series_is_refused_with_the_way_to_cut_it(
+    shape: tuple[int, ...], dtype: str, signals: bool, one: bool
+) -> None:
+    series = {"": np.random.default_rng(0).normal(size=shape).astype(dtype)}
     message = refused(lambda: from_arrays("x.npy", series, Reading(signals=signals)), naming="x.npy")
     assert message
     assert ("sliding_window_view" in message) == one

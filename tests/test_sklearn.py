@@ -10,6 +10,7 @@ from helpers import unchecked
 from sklearn.base import BaseEstimator, clone
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
@@ -75,6 +76,12 @@ def test_frames_stay_frames(imputer: ScoreImputer) -> None:
     pandas.testing.assert_frame_equal(again.transform(GAPS), filled)
 
 
+@pytest.mark.parametrize("use", [ScoreImputer.transform, lambda imputer, x: imputer.draws(x, 2)])
+def test_what_is_not_fitted_says_so(use: Any) -> None:
+    with pytest.raises(NotFittedError):
+        use(ScoreImputer(), WHOLE)
+
+
 def test_unseen_categories_are_gaps_unless_they_are_errors(imputer: ScoreImputer) -> None:
     rows = WHOLE.iloc[:2].astype({"town": object})
     rows.iloc[0, 2] = "Ulm"
@@ -131,5 +138,9 @@ def test_densities_are_those_of_the_data(capsys: pytest.CaptureFixture[str]) -> 
     assert not np.array_equal(new, density.sample(500, random_state=1))
     scores = cross_val_score(ScoreDensity(steps=1, random_state=0), train, cv=2)
     assert np.isfinite(scores).all()
-    frame = pandas.DataFrame(train, columns=[*"abc"]).astype({"b": bool})
-    assert ScoreDensity(steps=1).fit(frame).sample(3).dtypes.tolist() == frame.dtypes.tolist()
+    frame = pandas.DataFrame(train, columns=[*"abc"]).astype({"b": bool, "c": "int8"})
+    frame = frame.assign(d="x", e=pandas.Categorical(["y"] * 400), f=pandas.array([None] * 400, dtype="Int64"))
+    with pytest.warns(UserWarning, match="left out .*: f"):
+        made = ScoreDensity(steps=1).fit(frame).sample(3)
+    assert made.dtypes.tolist() == frame.dtypes.tolist()
+    assert (made[[*"cde"]] == frame[[*"cde"]].iloc[:3]).all(axis=None)

@@ -59,8 +59,10 @@ class GaussianMixture:
     def __init__(
         self, means: Float[Tensor, "k d"], std: float = 1.0, weights: Float[Tensor, "k"] | None = None
     ) -> None:
-        means = as_floats("means", means, 2)
-        weights = torch.ones(len(means), device=means.device) if weights is None else as_floats("weights", weights, 1)
+        means = as_floats("means", means, "n, d")
+        weights = (
+            torch.ones(len(means), device=means.device) if weights is None else as_floats("weights", weights, "n,")
+        )
         if len(weights) != len(means) or not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < math.inf:
             raise ValueError(f"weights is {weights.tolist()}; expected {len(means)} non-negative numbers, not all zero")
         self.means, self.std = means.clone(), real("std", std, 0)

@@ -176,9 +176,12 @@ def rank_histogram(ranks: Float64[Tensor, "n"]) -> tuple[Float[Tensor, "bins"], 
     """Counts of ranks between 0 and 1 in bins, and the smallest and the largest count if the ranks are uniform.
 
     All bins of four histograms lie between them in 99 % of all cases (Bonferroni).
+    Raises ValueError for ranks outside of [0, 1].
     """
     from scipy import stats
 
+    if not 0 <= ranks.min() <= ranks.max() <= 1:
+        raise ValueError(f"ranks are from {ranks.min():g} to {ranks.max():g}; expected shares from 0 to 1")
     bins = min(20, max(4, len(ranks) // 10))
     low, high = stats.binom.interval(1 - 0.01 / (4 * bins), len(ranks), 1 / bins)
     return torch.histc(ranks, bins, 0, 1), float(low), float(high)

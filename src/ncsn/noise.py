@@ -67,7 +67,7 @@ def lengths(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b"]:
 
 def draw_stratified(n: int, generator: torch.Generator | None) -> Float[Tensor, "n"]:
     """Uniform numbers in [0, 1), one in each of ``n`` equal strata, in random order."""
-    strata = torch.randperm(n, generator=generator, device=place_of(generator))
+    strata = torch.randperm(whole("n", n, 1), generator=generator, device=place_of(generator))
     return (strata + torch.rand(n, generator=generator, device=strata.device)) / n
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 POINTS, QUIET = "#d1495b", "#8d99ae"  # colours of samples, and of what they are compared with
 STYLE = {"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False}
+IMAGES = "n, c, h, w"
 Place = Path | str | None
 Panel = tuple[str, Float[Tensor, "n 2"]]
 Noisy = tuple[float, Tensor]  # a step of a sampler: σ and x
@@ -75,12 +76,9 @@ def _visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d 
     return images[:, : 3 if images.shape[1] >= 3 else 1]
 
 
-def _images(name: str, x: object, axes: str = "n, c, h, w") -> Tensor:
-    """A user's images as a tensor.  Raises ValueError if they are empty or not of shape (``axes``)."""
-    images = as_numbers(name, x).detach()
-    if images.ndim != len(axes.split()) or not images.numel():
-        raise ValueError(f"{name} has shape {tuple(images.shape)}; expected ({axes})")
-    return images
+def _here(name: str, x: object, *shapes: str) -> Tensor:
+    """A user's numbers, on the CPU; errors as for ``as_numbers``."""
+    return as_numbers(name, x, *shapes).detach().cpu()
 
 
 def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int = 10, zoom: int = 2) -> Image.Image:
@@ -95,8 +93,8 @@ def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int
     >>> ncsn.plots.image_grid(torch.rand(20, 1, 28, 28)).size  # width and height
     (600, 120)
     """
-    x, columns, zoom = _images("x", x), whole("columns", columns, 1), whole("zoom", zoom, 1)
-    images = _visible_channels(x if x.dtype == torch.uint8 else quantize(x)).cpu()
+    x, columns, zoom = _here("x", x, IMAGES), whole("columns", columns, 1), whole("zoom", zoom, 1)
+    images = _visible_channels(x if x.dtype == torch.uint8 else quantize(x))
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     padded = torch.full((rows * columns, channels, height + 2, width + 2), 64, dtype=torch.uint8)
@@ -121,7 +119,7 @@ def image_pairs(
     ``path``: a file to write the picture to, in the format of its suffix.
     ``columns``: pairs per row; n must be a multiple of it.
     """
-    pair, columns = (_images("above", above).cpu(), _images("below", below).cpu()), whole("columns", columns, 1)
+    pair, columns = (_here("above", above, IMAGES), _here("below", below, IMAGES)), whole("columns", columns, 1)
     if pair[0].shape != pair[1].shape or len(pair[0]) % columns:
         shapes = f"above has shape {tuple(pair[0].shape)}, below {tuple(pair[1].shape)}"
         raise ValueError(f"{shapes}; expected the same number of images of one size, a multiple of {columns}")
@@ -137,11 +135,13 @@ def signal_rows(rows: Mapping[str, Float[Tensor, "n c l"]], path: Place = None, 
     ``path``: a file to write the figure to, in the format of its suffix.
     ``columns``: signals per row.
     """
+    check_type("rows", rows, Mapping, some=True)
+    columns = whole("columns", columns, 1)
     figure = _blank(1.9 * columns, 1.4 * len(rows) + 0.2)
     panels = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
     for line, (title, signals) in zip(panels, rows.items(), strict=True):
         line[0].set_title(title, loc="left")
-        for axes, signal in zip(line, as_numbers(title, signals).detach().cpu(), strict=False):
+        for axes, signal in zip(line, _here(title, signals, "n, c, l", "n, c, d, h, w"), strict=False):
             axes.plot(signal.flatten(1).T.numpy(), lw=0.9)  # volumes are flattened
     return _finish(figure, path)
 
@@ -158,8 +158,7 @@ def visible(x: Float[Tensor, "*d"], sigma: float) -> UInt8[Tensor, "*d"]:
 def _thin(steps: Iterable[Noisy], most: int) -> list[Noisy]:
     """At most so many evenly spaced states, including the first and the last.  Raises ValueError if there are none."""
     steps = [*steps]
-    if not steps:
-        raise ValueError("steps has no states; expected those of a sampler")
+    check_type("steps", steps, list, some=True)
     chosen = torch.linspace(0, len(steps) - 1, min(whole("columns", most, 1), len(steps))).round().int().tolist()
     return [steps[i] for i in chosen]
 
@@ -243,7 +242,7 @@ def score_field(
     ``path``: a file to write the figure to, in the format of its suffix.
     ``view``: the figure covers [−view, view]².
     """
-    data = as_floats("data", data, 2)
+    data, sigmas = as_floats("data", data, "n, 2"), as_floats("sigmas", sigmas, "levels,").tolist()
     # The network may be on another device than the data.
     weights = score.parameters() if isinstance(score, nn.Module) else iter(())
     device = next((weight.device for weight in weights), data.device)
@@ -284,10 +283,13 @@ def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view:
     ``path``: a file to write the figure to, in the format of its suffix.
     ``view``: each panel covers [−view, view]²; None adapts it to the points.
     """
-    figure = _blank(3.4 * len(rows[0]), 3.75 * len(rows))
-    for panels, row in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True):
+    counts = [len(row) for row in rows]
+    if len({*counts}) != 1 or not counts[0]:
+        raise ValueError(f"rows has {counts} panels; expected rows of the same number, at least one")
+    figure = _blank(3.4 * counts[0], 3.75 * len(rows))
+    for panels, row in zip(figure.subplots(len(rows), counts[0], squeeze=False), rows, strict=True):
         for axes, (title, points) in zip(panels, row, strict=True):
-            x, y = as_numbers(title, points)[:3000].detach().cpu().T.numpy()
+            x, y = _here(title, points, "n, 2")[:3000].T.numpy()
             axes.scatter(x, y, s=2.5, alpha=0.45, linewidths=0, color=POINTS)
             _frame(axes, title, view)
     return _finish(figure, path)
@@ -303,6 +305,7 @@ def loss_curves(rows: Sequence[Json], bands: Sequence[str], path: Place = None) 
     """
     import matplotlib as mpl
 
+    check_type("rows", rows, Sequence, some=True)
     figure = _blank(10, 3.8)
     left, right = figure.subplots(1, 2)
     steps = [row["step"] for row in rows]
@@ -335,6 +338,8 @@ def columns(
     """
     from matplotlib.ticker import MaxNLocator
 
+    given = {"real": real, "samples": samples}
+    real, samples = (_here(name, x, f"n, {len(names)}").double().numpy() for name, x in given.items())
     d = min(6, len(names))
     figure = _blank(1.7 * d + 0.8, 1.7 * d + 0.8)
     low, high = np.nanquantile(real[:, :d], [0.005, 0.995], axis=0)
@@ -385,9 +390,9 @@ def posterior_page(
     ``samples``: posterior samples (n, c, h, w); the standard deviation needs at least two.
     ``path``: a file to write the figure to, in the format of its suffix.
     """
-    samples, columns = reals(_images("samples", samples)).cpu(), 8
-    images = {} if truth is None else {"truth": _images("truth", truth, "c, h, w")}
-    images |= {"measurement": _images("measurement", measurement, "c, h, w"), "mean": samples.mean(0)}
+    samples, columns = reals(_here("samples", samples, IMAGES)), 8
+    images = {} if truth is None else {"truth": _here("truth", truth, "c, h, w")}
+    images |= {"measurement": _here("measurement", measurement, "c, h, w"), "mean": samples.mean(0)}
     if len(samples) > 1:
         deviation = samples.std(0)
         white = deviation.max().clamp_min(1e-6)
@@ -397,7 +402,7 @@ def posterior_page(
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.7, 1.15 * rows])[:, 0]
     panels = top.subplots(1, len(images), squeeze=False)[0]
     for axes, (title, image) in zip(panels, images.items(), strict=True):
-        pixels = _visible_channels(quantize(image.cpu())[None])[0]
+        pixels = _visible_channels(quantize(image)[None])[0]
         _show_picture(axes, Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()), title)
     sheet = image_grid(samples, columns=min(columns, len(samples)))
     _show_picture(bottom.subplots(), sheet, "samples of the posterior")
@@ -413,6 +418,11 @@ def calibration(ranks: Mapping[str, Mapping[str, Float[Tensor, "n"]]], path: Pla
     """
     from scipy import stats
 
+    check_type("ranks", ranks, Mapping, some=True)
+    for source, found in ranks.items():
+        if not {"number", "distance"} <= {*found}:
+            raise ValueError(f"ranks of {source} has {', '.join(found) or 'nothing'}; expected number and distance")
+    ranks = {row: {name: as_floats(name, u, "n,").cpu() for name, u in found.items()} for row, found in ranks.items()}
     width = 2 + max(map(len, ranks.values()))
     figure = _blank(1.9 * width, 0.3 + 1.9 * len(ranks))
     panels = figure.subplots(len(ranks), width, squeeze=False)

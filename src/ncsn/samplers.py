@@ -58,7 +58,7 @@ def check_ladder(sigmas: Float[Tensor, "levels"], *, restarts: bool = False) -> 
     Torch accepts scalars from there in any arithmetic.
     Raises ValueError unless they are positive and strictly descending; with ``restarts`` they may rise.
     """
-    sigmas = as_floats("sigmas", sigmas, 1).cpu()
+    sigmas = as_floats("sigmas", sigmas, "levels,").cpu()
     steps = sigmas.diff()
     descending = steps != 0 if restarts else steps < 0
     if not bool((sigmas > 0).all() & descending.all()):
@@ -582,7 +582,7 @@ class Sampling:
             raise ValueError(f"levels is 1; {self.sampler} needs at least 2")
         levels = (self.sigma_max, self.sigma_min) if isinstance(self.levels, int) else self.levels
         rising = not method.restarts and any(a < b for a, b in pairwise(levels))
-        if rising or not all(LEAST < level < LARGEST for level in levels):
+        if rising or not all(LEAST <= level <= LARGEST for level in levels):
             raise ValueError(f"levels is {reprlib.repr(levels)}; they must descend, within {LEAST} and {LARGEST}")
 
     @classmethod

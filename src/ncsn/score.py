@@ -87,7 +87,7 @@ def expand(sigma: Sigma, x: Float[Tensor, "b *d"], *, zero: bool = False) -> Flo
     """
     check_floats("x", x)
     sigma = sigma if isinstance(sigma, Tensor) else real("sigma", sigma)
-    if not isinstance(sigma, Tensor) and not LEAST < sigma < LARGEST and (sigma or not zero):
+    if not isinstance(sigma, Tensor) and not LEAST <= sigma <= LARGEST and (sigma or not zero):
         raise ValueError(f"sigma is {sigma}; it must be a noise level between {LEAST} and {LARGEST}")
     levels = place_level(sigma, x.dtype, x.device)
     if levels.ndim > 1 or (levels.ndim == 1 and levels.shape[0] != x.shape[0]):

@@ -155,7 +155,8 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
         return [self._like(X, frame) for frame in self._impute(X, m).frames()]
 
     def _impute(self, X: object, m: int) -> ImputedTable:
-        imputed = self.run_.impute(self._frame(X), m, seed=self.seed_, unseen=self.unseen)
+        frame = self._frame(X)
+        imputed = self.run_.impute(frame, m, seed=self.seed_, unseen=self.unseen)
         assert isinstance(imputed, ImputedTable)  # as for every DataFrame
         return imputed
 
@@ -226,4 +227,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
         check_is_fitted(self)
         with quieter(logging.ERROR) if not self.verbose else nullcontext():
             frame = self.run_.sample(n_samples, seed=int(check_random_state(random_state).randint(2**31 - 1)))
-        return self._like(self._empty, frame.reindex(columns=self._names))
+        frame = frame.assign(**self.most_frequent_).reindex(columns=self._names)
+        if self._empty is None:
+            return frame.to_numpy()
+        return frame.set_axis(self._empty.columns, axis=1).astype(self._empty.dtypes)

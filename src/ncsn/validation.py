@@ -74,16 +74,19 @@ def real(name: str, value: object, least: float | None = None, *, above: float |
     raise ValueError(f"{name} is {reprlib.repr(value)}; it must be a finite number{bound}")
 
 
-def check_type(name: str, value: object, *kinds: Any) -> None:
-    """Raises ValueError unless ``value`` is an instance of one of ``kinds``."""
-    if not isinstance(value, kinds):
-        raise ValueError(f"{name} is {reprlib.repr(value)}; expected {' or '.join(kind.__name__ for kind in kinds)}")
+def check_type(name: str, value: object, *kinds: Any, some: bool = False) -> None:
+    """Raises ValueError unless ``value`` is an instance of one of ``kinds``, and if it's empty but needs ``some``."""
+    if not isinstance(value, kinds) or (some and not value):
+        allowed = f"{'a non-empty ' * some}{' or '.join(kind.__name__ for kind in kinds)}"
+        raise ValueError(f"{name} is {reprlib.repr(value)}; expected {allowed}")
 
 
-def as_numbers(name: str, value: object) -> "Tensor":
+def as_numbers(name: str, value: object, *shapes: str) -> "Tensor":
     """A user's numbers as a tensor; other than tensors, they go to the CPU.
 
-    Raises ValueError for complex or masked numbers, for tensors that are sparse or have no data, and for anything else.
+    ``shapes``: the shapes that are allowed, such as "n, c, h, w" or "n, 2"; by default any, even without numbers.
+    Raises ValueError for other shapes, for complex or masked numbers, for tensors that are sparse or have no data, and
+    for anything else.
     """
     import numpy as np
     import torch
@@ -98,19 +101,26 @@ def as_numbers(name: str, value: object) -> "Tensor":
     if numbers.is_complex() or np.ma.is_masked(value):
         held = "complex numbers; expected real" if numbers.is_complex() else "masked numbers; expected known"
         raise ValueError(f"{name} holds {held} ones")
+    if shapes and not (numbers.numel() and any(has_axes(numbers, axes.split(", ")) for axes in shapes)):
+        raise ValueError(f"{name} has shape {tuple(numbers.shape)}; expected ({') or ('.join(shapes)})")
     return numbers
 
 
-def as_floats(name: str, value: object, axes: int | None = None) -> "Tensor":
+def has_axes(numbers: "Tensor", axes: Sequence[str]) -> bool:
+    """Whether a tensor has these axes; those that are digits have that size."""
+    pairs = zip(axes, numbers.shape, strict=False)
+    return len(axes) == numbers.ndim and all(axis == str(size) or not axis.isdecimal() for axis, size in pairs)
+
+
+def as_floats(name: str, value: object, *shapes: str) -> "Tensor":
     """A user's numbers as a tensor of floating-point numbers.
 
-    Raises ValueError as ``as_numbers`` does, for another number of ``axes``, and for empty or non-finite tensors.
+    Raises ValueError as ``as_numbers`` does, and for empty or non-finite tensors.
     """
-    numbers = as_numbers(name, value)
+    numbers = as_numbers(name, value, *shapes)
     numbers = numbers if numbers.is_floating_point() else numbers.float()
-    if numbers.ndim != (numbers.ndim if axes is None else axes) or not numbers.numel():
-        needed = "numbers" if axes is None else f"numbers with {axes} {'axis' if axes == 1 else 'axes'}"
-        raise ValueError(f"{name} has shape {tuple(numbers.shape)}; expected {needed}")
+    if not numbers.numel():
+        raise ValueError(f"{name} has shape {tuple(numbers.shape)}; expected numbers")
     for wrong in numbers[~numbers.isfinite()].flatten()[:1].tolist():
         raise ValueError(f"{name} has {wrong}, which is not finite; leave such numbers out")
     return numbers

@@ -25,7 +25,7 @@ from ncsn.machine.messages import log
 from ncsn.quantization import reals
 from ncsn.samplers import Step
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
-from ncsn.validation import Json, NetworkName, one_line
+from ncsn.validation import Json, NetworkName, one_line, real
 
 
 def digest_of(parts: Iterable[np.ndarray]) -> str:
@@ -264,8 +264,8 @@ class Imputed:
         >>> bool((low < high)[0, 2])
         True
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level is {level}; it must be between 0 and 1")
+        if (level := real("level", level, above=0)) >= 1:
+            raise ValueError(f"level is {level}; it must be below 1")
         if conformal is not False:
             assert self.again is not None
             least = math.ceil(1 / (1 - level) - 1e-9) - 1

@@ -67,7 +67,8 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
     Raises ValueError as those three do, and for one long series.
     """
     only = next(iter(found.values())) if len(found) == 1 else None
-    if only is not None and (only.ndim == 1 or (only.shape[:1] == (1,) and (reading.signals or only.ndim == 2))):
+    one = only is not None and only.shape[:1] == (1,) and (reading.signals or only.ndim == 2)
+    if only is not None and only.dtype.kind in "buif" and (one or only.ndim == 1):
         cut = "numpy.lib.stride_tricks.sliding_window_view(series, 128)[::128]"
         raise ValueError(f"{name} is one long series of shape {only.shape}; cut it into windows, such as with {cut}")
     if reading.signals:

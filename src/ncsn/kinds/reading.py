@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -57,7 +58,9 @@ class Reading:
 
     def colour(self) -> tuple[int, int, int]:
         """Red, green and blue of ``background``, 0 to 255.  Raises ValueError if it isn't a colour."""
-        return ImageColor.getrgb(self.background)[:3]
+        with suppress(ValueError):
+            return ImageColor.getrgb(self.background)[:3]
+        raise ValueError(f"background is {self.background!r}; give white, #rrggbb or the name of a colour")
 
     @property
     def reading(self) -> "Reading":

@@ -206,9 +206,7 @@ class Run:
         if levels is not None and np.ndim(levels) == 1:
             levels = tuple(map(float, levels))  # type: ignore[arg-type]
         if start is not None:
-            start = as_floats("start", start).to(self.device)
-            if start.shape != (n, *self.recipe.shape):
-                raise ValueError(f"start has shape {tuple(start.shape)}; expected {(n, *self.recipe.shape)}")
+            start = as_floats("start", start, ", ".join(map(str, (n, *self.recipe.shape)))).to(self.device)
         generator = generator_of(seed, self.device)
         labels = self.labels(label, n, generator)
         sampling = self.recipe.sampling.but(

@@ -47,10 +47,7 @@ class Images(Kind[Run]):
 
     def numbers(self, run: Run, x: object) -> Shaped[Tensor, "b c h w"]:
         """Images as bytes or reals in [0, 1]."""
-        images, shape = as_numbers("x", x), run.recipe.shape
-        if tuple(images.shape[1:]) != shape:
-            raise ValueError(f"x has shape {tuple(images.shape)}; expected (b, {', '.join(map(str, shape))})")
-        return images
+        return as_numbers("x", x, ", ".join(map(str, ("b", *run.recipe.shape))))
 
     def ruler(self, run: Run, data: Dataset, features: object, n: int, target: str | None = None) -> Ruler:
         """Compare samples with test images in features."""

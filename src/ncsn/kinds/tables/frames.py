@@ -42,14 +42,19 @@ def frame_in(rows: object) -> "pandas.DataFrame | None":
         frame = pandas.DataFrame(rows)
     except ValueError as error:  # a dict whose columns have different lengths, or none
         raise ValueError(f"expected a dict of columns, such as {{'age': [40, 50]}} ({one_line(error)})") from error
-    if isinstance(frame.columns, pandas.MultiIndex):
+    check_frame(frame)
+    return frame
+
+
+def check_frame(frame: "pandas.DataFrame") -> None:
+    """Raises ValueError for a table without rows or columns, and for columns without unique names."""
+    if frame.columns.nlevels > 1:
         raise ValueError("the columns are a MultiIndex; give each column a single name")
     names = [name_of(label) for label in frame.columns]
     if double := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"several columns are called {double[0]!r}; column names must be unique")
     if frame.empty:
         raise ValueError(f"the table has {len(frame)} rows and {len(names)} columns; it needs at least one of each")
-    return frame
 
 
 def name_of(label: object) -> str:
@@ -143,8 +148,8 @@ def encode(column: AnyColumn, field: Field | None, cells: "pandas.Series") -> Fl
     if not (numeric or dtype.kind == "b" or kind in ("integer", "floating", "mixed-integer-float", "boolean")):
         cells = parse(cells.astype(object))
         for row in np.flatnonzero(cells.notna())[: len(cells) if cells.dtype.kind not in "iuf" else 0]:
-            if cells.dtype.kind == "M" or numbers_in([cells.iloc[row]], column.name) is None:
-                raise ValueError(f"{column.name} {str(cells.iloc[row])!r} (row {row + 1}) is not a number")
+            if cells.dtype.kind == "M" or numbers_in([cells.iloc[row], "0.5"], column.name) is None:
+                raise ValueError(f"{column.name} {str(cells.iloc[row])!r} (row {row + 1}) is not a number, such as 0.5")
     return np.array(cells.to_numpy(float, na_value=np.nan))
 
 
@@ -211,7 +216,7 @@ def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field | 
     if dtype.kind == "M" and (zone := zone_of(dtype)):
         # When clocks are set back, an hour occurs twice; take the second.
         values = values.dt.tz_localize(zone, ambiguous=np.zeros(len(values), bool), nonexistent="shift_forward")
-    if dtype.kind in "iu":
+    if dtype.kind in "iu" and not column.categories:
         nearest, exact = column.inverse(column.forward(torch.from_numpy(numbers).round())), torch.from_numpy(numbers)
         whole = torch.where(column.possible(exact), exact, nearest).numpy()  # a mean may be impossible
         bits = 8 * dtype.itemsize - (dtype.kind == "i")
@@ -250,11 +255,11 @@ def fill(
 ) -> "pandas.Series":
     """Fill some places of a column with a run's numbers, keeping its dtype if that can hold them.
 
-    ``field``: the column's type in training, which is used if the column has no value.
+    ``field``: the column's type in training, which is used if the column has no value that is kept.
     """
     import pandas
 
-    known = bool(cells.notna().any())
+    known = bool(np.delete(cells.notna().to_numpy(), places).any())  # unseen categories are filled, too
     values = decode(column, numbers, field_of(cells) if known else field)
     filled, dtype = cells.astype(object), cells.dtype if known else values.dtype
     filled.iloc[places] = list(values)

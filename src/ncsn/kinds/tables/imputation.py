@@ -12,7 +12,7 @@ from ncsn.calibration import Trials, rank
 from ncsn.kinds.kind import Imputed
 from ncsn.kinds.tables.columns import AnyColumn, Columns, Listed, columns_of
 from ncsn.kinds.tables.conditional import ABSENT, ConditionalModel
-from ncsn.kinds.tables.frames import check, decode, fill, name_of, numbers_of
+from ncsn.kinds.tables.frames import check, check_frame, decode, fill, name_of, numbers_of
 from ncsn.kinds.tables.read import read_frame, write_frame
 from ncsn.machine.messages import bar, log
 from ncsn.run import Run, generator_of
@@ -224,6 +224,7 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
 
     given, columns = read_frame(rows), columns_of(run.transform, run.recipe.shape[0])
     frame = given.reset_index(drop=True)
+    check_frame(frame)
     x = numbers_of(frame, columns, "skip")
     try:
         check(x, frame, columns)

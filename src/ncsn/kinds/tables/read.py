@@ -2,6 +2,7 @@
 
 import csv
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64
 
-from ncsn.kinds.reading import DELIMITERS
+from ncsn.kinds.reading import DELIMITERS, TABLES
 from ncsn.kinds.stacks import arrays
 from ncsn.machine.messages import bar, log
 from ncsn.storage import atomic
@@ -35,9 +36,11 @@ def read_frame(path: Path) -> "pandas.DataFrame":
     with opened_as("a table", path):
         if path.suffix.lower() == ".parquet":
             return pandas.read_parquet(path)
+        if path.suffix.lower() not in DELIMITERS:
+            raise ValueError(f"expected {', '.join(TABLES)}")
         content = path.read_bytes()
         try:
-            text = content.decode("utf-8-sig")
+            text = content.decode("utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
         except UnicodeDecodeError:
             text = content.decode("cp1252")
             log.warning(f"{path} is not UTF-8; it is read as Windows-1252")
