@@ -60,14 +60,14 @@ def test_proposals_stay_within_their_ends(generator: Generator) -> None:
     assert ncsn.LogUniform(0.2, 0.2).sample(3).tolist() == pytest.approx([0.2] * 3)
 
 
-LADDERS = ncsn.LogUniform(1.0, 0.1), ncsn.LogNormal(0.0, 1.0, 1.0, 0.1), ncsn.Karras(1.0, 0.1, 3)
+NOISES = ncsn.LogUniform(1.0, 0.1), ncsn.LogNormal(0.0, 1.0, 1.0, 0.1), ncsn.Karras(1.0, 0.1, 3)
 REFUSED = [
     (lambda: ncsn.Geometric(1.0, 2.0, 3), "sigma_max >= sigma_min > 0"),
     (lambda: ncsn.Geometric(math.inf, 1.0, 3), "sigma_max is inf"),
     (lambda: ncsn.Geometric(1.0, 0.1, 0), "levels is 0"),
     (lambda: ncsn.suggest_noise(torch.eye(2), steps=0), "steps"),
     (lambda: ncsn.LogUniform(0.1, 0.0), "sigma_min is 0"),
-    *((lambda noise=noise: noise.sample(-1), "n is -1") for noise in LADDERS),
+    *((lambda noise=noise: noise.sample(-1), "n is -1") for noise in NOISES),
     (lambda: ncsn.Karras("a", 0.1, 3), "sigma_max is 'a'"),  # type: ignore[arg-type]
     (lambda: ncsn.LogNormal(0.0, 1.0, 0.1, 1.0), "sigma_max >= sigma_min > 0"),
     *((lambda n=n: ncsn.suggest_noise(torch.zeros(n, 2)), "data has") for n in (0, 5)),
