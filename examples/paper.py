@@ -213,13 +213,13 @@ These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dyn
 
 ![Digits, their visible halves, and eight completions each](paper/inpainting_replacement.png)
 
-The rows show test digits, their visible halves, and eight completions by the paper's method. The picture was drawn with two Langevin steps per level; this command takes five:
+Each row shows a test digit, its visible half, and eight completions by the paper's method. The picture was drawn with two Langevin steps per level; the following command uses five:
 
 `ncsn inpaint mnist --input 0 --method replacement`
 
 ![The same by moment matching](paper/inpainting_posterior.png)
 
-The same halves, completed by [moment matching](theory/posteriors.md#moment-matching):
+The picture above shows the same halves completed by [moment matching](theory/posteriors.md#moment-matching):
 
 `ncsn inpaint mnist --input 0 --levels 30`
 
@@ -235,7 +235,7 @@ Rows one and three are samples; below each is its nearest training image.
 
 ![Samples of a model with one noise level](paper/single_sigma.png)
 
-If a model is trained only at σ = 0.2, most of its samples are loose strokes; their Fréchet distance is {baseline[0]:.0f} instead of {annealed[0]:.1f}.
+If a model is trained only at σ = 0.2, most of its samples are loose strokes; after {paper.minutes:g} minutes of training, their Fréchet distance is {baseline[0]:.0f}.
 
 `python ./{paper.single}`
 
