@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from pydoc import locate
 from types import ModuleType
 from typing import Any
 
@@ -65,6 +66,14 @@ def test_every_public_name_is_in_the_reference() -> None:
     public -= {"ncsn.kinds", "ncsn.evaluation", "ncsn.metrics", "ncsn.plots", "ncsn.posteriors"}
     public -= {"ncsn.kinds.load_dataset", "ncsn.kinds.ConditionalModel"}  # by shorter names
     assert set(re.findall(r"^(?:<!-- auto\w+|```\{py:data\}) ([^\s;]+)", REFERENCE, re.M)) == public
+
+
+def test_names_on_pages_exist() -> None:
+    names = set(
+        re.findall(r"`(ncsn(?:\.\w+)+)`", "\n".join(ALL[name] for name in ALL if name != "benchmarks/RECORDS.md"))
+    )
+    assert "ncsn.samplers.slerp" in names
+    assert not [name for name in names if locate(name) is None]
 
 
 def test_what_pages_import_is_in_the_reference() -> None:

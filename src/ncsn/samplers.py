@@ -334,6 +334,20 @@ def heun(
     return edm(score, x, sigmas, churn=0.0, denoise=denoise)
 
 
+@torch.no_grad()
+def encode(score: Score, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "levels"]) -> Float[Tensor, "b *d"]:
+    """The noise that the probability flow turns into ``x``: the flow in reverse, by Heun's method.
+
+    Song et al. 2020, section 4.3 and appendix D.3.  NFE: 2·(levels − 1).
+
+    ``x``: clean examples, taken as the state of the flow at the last of the ``sigmas``, which descend.
+    """
+    sigmas = check_ladder(sigmas)
+    for sigma, following in pairwise(sigmas.flip(0)):
+        x = heun_step(score, x, sigma, following)
+    return x
+
+
 def edm(
     score: Score,
     x: Float[Tensor, "b *d"],
