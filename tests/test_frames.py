@@ -400,7 +400,7 @@ def test_real_tables_come_back_as_they_were() -> None:
 def gappy(n: int = 1500) -> pandas.DataFrame:
     """Where "b" is missing, "c" mostly is, too, and "b" is missing where "a" is large."""
     a, b, c = np.random.default_rng(1).standard_normal((3, n))
-    together, chance = RNG.random((2, n))
+    together, chance = np.random.default_rng(2).random((2, n))
     missing = a > 0.5
     frame = pandas.DataFrame({"a": a, "b": a + b, "c": c, "d": np.where(c > 0, "yes", "no")})
     frame.loc[missing, "b"] = None
@@ -427,9 +427,9 @@ def test_new_rows_have_gaps_as_often_and_in_the_same_places() -> None:
     assert (made["b"] & made["c"]).mean() > 0.6 * (old["b"] & old["c"]).mean()
     assert (new["a"][made["b"]] > 0.5).mean() > 0.6
     assert (new["a"][~made["b"]] > 0.5).mean() < 0.15
-    filled = run.impute(frame[:500], 2).frame()  # type: ignore[attr-defined]
+    filled = run.impute(frame[:500], 10).frame()  # type: ignore[attr-defined]
     assert_filled(filled, frame[:500])
-    assert np.corrcoef(filled["b"][old["b"]], frame["a"][:500][old["b"]])[0, 1] > 0.3, "as if missing at random"
+    assert np.corrcoef(filled["b"][old["b"]], frame["a"][:500][old["b"]])[0, 1] > 0.4, "as if missing at random"
 
 
 def test_where_values_are_missing_is_learned_only_on_request(tmp_path: Path) -> None:
