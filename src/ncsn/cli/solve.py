@@ -34,8 +34,8 @@ class Problem(RunOptions):
         measured: The input is the measurement itself. By default it is an image that ncsn measures first.
         n: Number of posterior samples.
         noise: Standard deviation of the measurement noise, for pixels in [0, 1].
-        levels: Number of noise levels; by default twice dpmpp-sde's own number (60, or more if the range of noise is
-            wide), or with replacement, annealed Langevin dynamics' own.
+        levels: Number of noise levels; by default 60, or more if the range of noise is wide. With replacement, the
+            default is that of annealed Langevin dynamics.
         solver_steps: Conjugate-gradient steps at each level.
         particles: Number of particles. The more there are, the closer samples are to the exact posterior. At each level
             a particle takes a backward pass for every measured number, or for every pixel if half of the pixels are
