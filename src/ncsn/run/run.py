@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -28,7 +29,7 @@ from ncsn.run.folder import VERSION, Config, claim, find, has_run, read_config, 
 from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptions
 from ncsn.run.recipe import Recipe
 from ncsn.run.steps import Steps, guidance_of
-from ncsn.run.trials import imputation, measurement, trials
+from ncsn.run.trials import Question, measurement, trials
 from ncsn.samplers import Sampling, slerp
 from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
 from ncsn.validation import GuideName, Json, as_floats, as_numbers, check_type, real, whole
@@ -452,16 +453,17 @@ class Run:
         n, draws, seed = whole("n", n, MIN_TRIALS), whole("draws", draws, 1), whole("seed", seed, 0)
         generator = generator_of(seed, self.device)
         if measure is None:
-            question = imputation(self, hidden, generator)
+            question = self.imputation(hidden, generator)
         else:
             noise: Noise = {"noise_std": noise_std, "noise_cov": noise_cov, "likelihood": likelihood}
             posterior = partial(self.posterior, measure, method=method, solver_steps=solver_steps, **noise)
-            question = measurement(self, hidden, generator, measure, posterior, noise, options)
+            question = measurement(self.recipe.shape, hidden, generator, measure, posterior, noise, options)
         chance, found = torch.Generator().manual_seed(seed), dict[str, Ranks]()
         sources = self.truths(examples, truths, n, chance)
         for name, x in sources.items():
             x = self.steps(n, label="none", guidance=1.0, seed=generator).last().cpu() if x is None else x
-            parts = trials(self, question, x, draws, chance, name)
+            stored = partial(self.recipe.kind.stored, self.transform)
+            parts = trials(question, x, draws, chance, block=self.block, stored=stored, name=name)
             found[name] = judge(parts, len(x), alpha=ALPHA / len(sources), seed=seed)
         return Calibration(found, draws)
 
@@ -517,6 +519,20 @@ class Run:
             imputed = self.recipe.kind.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device), unseen)
         return replace(imputed, again=self.draw_held_out)
 
+    def imputation(self, hidden: object, generator: torch.Generator) -> Question:
+        """The rest of an example given some of its numbers.  Raises ValueError for an invalid ``hidden``."""
+        what = 0.5 if hidden is None else hidden
+        if isinstance(what, Real) and not 0 < (what := float(what)) <= 1:
+            raise ValueError(f"hidden is {what}; a share must be above 0 and at most 1")
+
+        def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
+            known = ~gaps & self.transform.possible(x)
+            return self.impute(torch.where(known, x, torch.nan), k, seed=generator).draws
+
+        question = Question(partial(self.recipe.kind.hide, self, what), draw)
+        question.hide(tuple(self.transform.inverse(torch.zeros(1, *self.recipe.shape)).shape), torch.Generator())
+        return question
+
     def draw_held_out(
         self, missing: Bool[Tensor, "b *d"], n: int, examples: object, least: Int64[Tensor, "*d"]
     ) -> Trials:
@@ -537,7 +553,7 @@ class Run:
             few, needed = int(counts[short].min()), int(least.max())
             raise ValueError(f"level needs {needed} held-out examples of each value, but one has only {few}")
         repeats = max(1, LEAST_CONFORMAL // max(1, len(x)))
-        rows, question = x[chosen.repeat(repeats)], imputation(self, missing.numpy(), generator_of(0, self.device))
+        rows, question = x[chosen.repeat(repeats)], self.imputation(missing.numpy(), generator_of(0, self.device))
         hidden = question.hide(tuple(rows.shape), chance) & ~rows.isnan()
         draws, shape = question.draw(rows, hidden, n), (repeats, len(chosen), *x.shape[1:])
         return Trials(rows.reshape(shape), draws.reshape(n, *shape), hidden.reshape(shape))

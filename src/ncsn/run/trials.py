@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
-from numbers import Real
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+from typing_extensions import Unpack
 
 from ncsn.calibration import Trials
 from ncsn.kinds.kind import choose_patterns
@@ -17,9 +17,8 @@ from ncsn.machine.messages import bar, quieter
 from ncsn.posteriors.matching import MomentMatching
 from ncsn.posteriors.measurements import MIN_RATE, Measurement, Noise, measure_rows
 from ncsn.run.options import SamplingOptions, SeededOptions
-
-if TYPE_CHECKING:
-    from ncsn.run.run import Run
+from ncsn.run.steps import Steps
+from ncsn.score import Score
 
 
 class Question(NamedTuple):
@@ -33,36 +32,32 @@ class Question(NamedTuple):
     draw: Callable[[Shaped[Tensor, "b *d"], Bool[Tensor, "b *d"], int], Float[Tensor, "k b *d"]]
 
 
-def imputation(run: "Run", hidden: object, generator: torch.Generator) -> Question:
-    """The rest of an example given some of its numbers.  Raises ValueError for an invalid ``hidden``."""
-    what = 0.5 if hidden is None else hidden
-    if isinstance(what, Real) and not 0 < (what := float(what)) <= 1:
-        raise ValueError(f"hidden is {what}; a share must be above 0 and at most 1")
+class Given(Protocol):
+    """A run given a measurement."""
 
-    def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
-        known = ~gaps & run.transform.possible(x)
-        return run.impute(torch.where(known, x, torch.nan), k, seed=generator).draws
+    @property
+    def posterior_score(self) -> Score | None:
+        """The score of the posterior."""
 
-    question = Question(partial(run.recipe.kind.hide, run, what), draw)
-    question.hide(tuple(run.transform.inverse(torch.zeros(1, *run.recipe.shape)).shape), torch.Generator())
-    return question
+    def steps(self, n: int, **options: Unpack[SeededOptions]) -> Steps:
+        """Samples from the posterior."""
 
 
 def measurement(
-    run: "Run",
+    shape: tuple[int, ...],
     hidden: object,
     generator: torch.Generator,
     measure: Measurement,
-    posterior: Callable[[Tensor], "Run"],
+    posterior: Callable[[Tensor], Given],
     noise: Noise,
     options: SamplingOptions,
 ) -> Question:
     """Examples given noisy measurements of them; ``posterior``: the run given such measurements, and its errors."""
-    shape = run.recipe.shape
-    posterior(measure_rows(measure, torch.zeros(1, *shape, device=run.device)))  # rejects it before minutes of work
+    device = generator.device
+    posterior(measure_rows(measure, torch.zeros(1, *shape, device=device)))  # rejects it before minutes of work
 
     def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
-        y = add_noise(measure_rows(measure, x.to(run.device)), noise, generator)
+        y = add_noise(measure_rows(measure, x.to(device)), noise, generator)
         particles, given = options.get("particles"), posterior(y[:1]).posterior_score
         if isinstance(given, MomentMatching) and "sampler" not in options:  # as many as for a single measurement
             particles = given.with_particles(k, particles, shape=shape, labels=None).particles
@@ -88,20 +83,27 @@ def add_noise(clean: Float[Tensor, "b *m"], noise: Noise, generator: torch.Gener
 
 
 def trials(
-    run: "Run", question: Question, truths: Shaped[Tensor, "n *d"], k: int, chance: torch.Generator, name: str
+    question: Question,
+    truths: Shaped[Tensor, "n *d"],
+    k: int,
+    chance: torch.Generator,
+    *,
+    block: int,
+    stored: Callable[[Tensor], Tensor | np.ndarray],
+    name: str,
 ) -> Iterator[Trials]:
-    """A trial for each truth, in batches that are sampled together, under a progress bar."""
+    """A trial for each truth, in batches of at most ``block`` draws, under a progress bar; as ``stored`` in files."""
 
-    def stored(x: Tensor) -> Tensor:
-        return torch.as_tensor(run.recipe.kind.stored(run.transform, x.flatten(0, 1).cpu())).view(x.shape)
+    def written(x: Tensor) -> Tensor:
+        return torch.as_tensor(stored(x.flatten(0, 1).cpu())).view(x.shape)
 
     hidden = question.hide(tuple(truths.shape), chance) & ~truths.isnan()
-    size = max(1, min(run.block // k, len(truths) // 8))  # so that the bar moves, and trials can stop early
+    size = max(1, min(block // k, len(truths) // 8))  # so that the bar moves, and trials can stop early
     truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
     with bar(total=len(truths), name=name, unit="trial") as shown:
         for x, gaps in zip(torch.split(truths, size), torch.split(hidden, size), strict=True):
             with quieter(logging.ERROR):  # otherwise each batch would show a bar and warnings
                 draws = question.draw(x, gaps, k)
             shown.update(len(x))
-            # As stored in files: pixels are bytes, and ranks among equal bytes are random.
-            yield Trials(stored(x[None])[0], stored(draws), gaps)
+            # Pixels are written as bytes, and ranks among equal bytes are random.
+            yield Trials(written(x[None])[0], written(draws), gaps)
