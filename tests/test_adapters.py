@@ -218,6 +218,15 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         ncsn.from_diffusers(tmp_path)
 
 
+def test_latent_models_are_refused(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    decoder = diffusers.VQModel(block_out_channels=(8,), norm_num_groups=4)
+    monkeypatch.setattr(diffusers, "DDPMPipeline", lambda *parts: diffusers.LDMPipeline(decoder, *parts))
+    path, _, _ = save("DDIM")
+    with pytest.raises(ValueError, match="a UNet2DModel with a DDIMScheduler"):
+        ncsn.from_diffusers(path)
+
+
 def test_a_denoiser_of_azula_is_its_score() -> None:
     """The package's own exact denoiser of a Gaussian, which takes one time for all examples."""
     azula = pytest.importorskip("azula")

@@ -171,8 +171,8 @@ def from_diffusers(folder: str | Path) -> Score:
       or the sample, according to the scheduler's ``prediction_type``, see ``from_variance_preserving``; a learned
       variance is ignored.
 
-    Learned time embeddings, inverted or flow sigmas, continuous times, and models distilled for LCM or TCD aren't
-    supported.
+    Latent models, learned time embeddings, inverted or flow sigmas, continuous times, and models distilled for LCM or
+    TCD aren't supported.
 
     x is in the model's own range, usually [−1, 1], for ScoreSdeVe [0, 1].  Nothing is downloaded.  The network moves to
     the device of x.
@@ -189,6 +189,7 @@ def from_diffusers(folder: str | Path) -> Score:
     channels = 2 if settings.get("variance_type") in ("learned", "learned_range") else 1
     if (
         not isinstance(network, UNet2DModel)
+        or "vqvae" in parts  # which decodes what the network samples
         or network.class_embedding is not None
         or network.config.time_embedding_type == "learned"  # it has a vector for each integer t only
         or network.config.out_channels != network.config.in_channels * channels
