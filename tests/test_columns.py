@@ -321,6 +321,7 @@ def test_numbers_that_no_column_has_are_impossible() -> None:
         run.log_prob(rows[[0, 3]].double())
 
 
-def test_a_column_without_negative_numbers_is_not_left_below_zero() -> None:
-    _, columns = learn(np.random.default_rng(0).normal(5, 1, 400))
+@pytest.mark.parametrize("x", [RNG.normal(5, 1, 400), np.arange(15.0) ** 2 + 9], ids=["many", "few and whole"])
+def test_a_column_without_negative_numbers_is_not_left_below_zero(x: np.ndarray) -> None:
+    _, columns = learn(x)
     assert float(columns.inverse(torch.full((1, 1), -30.0, dtype=torch.float64))) == 0

@@ -103,6 +103,8 @@ def test_given_values_are_exact_and_the_others_are_drawn(given: dict[Any, Any], 
     assert_alike(made, KNOWN)
     for name, value in given.items():
         assert (made[name] == value).all(), name
+    said, kept = (run.recipe.kind.numbers(run, rows) for rows in (pandas.DataFrame([given]), made[[*given]][:1]))
+    assert torch.equal(said.nan_to_num(), kept.nan_to_num()), "what the others are drawn given"
     assert made["share"].nunique() > 20
 
 
@@ -433,10 +435,11 @@ def test_new_rows_have_gaps_as_often_and_in_the_same_places() -> None:
 
 
 def test_where_values_are_missing_is_learned_only_on_request(tmp_path: Path) -> None:
-    frame = gappy(400)
+    frame = gappy(400).astype({"b": "Float64"})
     run = ncsn.fit(frame, steps=2, keep_missing=True, quiet=True)
     assert run.recipe.shape == (6,)
     assert_alike(run.sample(300), frame)
+    assert run.sample(50, where="b > 0")["b"].notna().all()
     assert run.sample(300)[["b", "c"]].isna().any().all()
     run.save(tmp_path / "run")
     again = ncsn.load(tmp_path / "run")
@@ -444,7 +447,7 @@ def test_where_values_are_missing_is_learned_only_on_request(tmp_path: Path) -> 
     rows = frame.dropna()[:3]
     options: Any = {"probes": 1, "tolerance": 0.3}
     assert again.log_prob(rows, **options).tolist() == run.log_prob(rows, **options).tolist()
-    array = frame[["a", "b", "c"]].to_numpy()
+    array = frame[["a", "b", "c"]].to_numpy(float, na_value=math.nan)
     assert bool(ncsn.fit(array, steps=2, keep_missing=True, quiet=True).sample(300)[:, 1:].isnan().any(0).all())
     plain = ncsn.fit(frame, steps=2, quiet=True)
     assert plain.recipe.shape == (4,)

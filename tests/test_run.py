@@ -231,7 +231,8 @@ def test_blocks_can_be_drawn_alone() -> None:
         blocks = [steps.last() for steps in run.blocks(n, seed=5)]
         assert [len(x) for x in blocks] == [1000] * (n // 1000) + [n % 1000] * (n % 1000 > 0)
         assert torch.equal(blocks[0], run.sample(min(1000, n), seed=5))
-    # Nobody who asks for another seed gets a block of this one.
+    # No block is another's, and nobody who asks for another seed gets one of this seed.
+    assert not torch.equal(blocks[1], blocks[2])
     others = [run.sample(1000, seed=seed) for seed in (6, 7)]
     assert not any(torch.equal(x, other) for x in blocks[1:3] for other in (blocks[0], *others))
     alone = [steps.last() for steps in run.blocks(3500, seed=5, first=1, every=2)]

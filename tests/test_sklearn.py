@@ -131,6 +131,8 @@ def test_densities_are_those_of_the_data(capsys: pytest.CaptureFixture[str]) -> 
     assert np.mean(found) == pytest.approx(exact.mean(), abs=0.15)
     assert density.score(test) == pytest.approx(found.mean())
     assert density.score_samples([[5.0, 0.5, 3.0]]) == [-np.inf]
+    rough = clone(density).set_params(tolerance=0.5).fit(train).score_samples(test)
+    assert np.abs(rough - found).max() > 0.05, "by the tolerance"
     new = density.sample(500, random_state=0)
     assert {*new[:, 1]} == {0, 1}
     assert (new[:, 2] == 3).all()
