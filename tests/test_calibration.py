@@ -133,7 +133,7 @@ def test_a_measurement_is_calibrated_of_any_run(particles: int) -> None:
 
 @pytest.mark.parametrize(
     "noise",
-    [{"noise_cov": torch.tensor([[1.0, 0.9], [0.9, 1.0]])}, {"likelihood": ncsn.Poisson(3.0)}],
+    [{"noise_cov": torch.tensor([[0.04, 0.18], [0.18, 1.0]])}, {"likelihood": ncsn.Poisson(3.0)}],
     ids=["correlated", "counts"],
 )
 def test_other_noise_is_drawn_as_the_posterior_takes_it(noise: dict[str, Any]) -> None:
@@ -218,7 +218,7 @@ def test_other_operators_are_refused(
     assert refusal(capsys, "calibrate", "it", "--out", str(tmp_path), "--operator", operator)
 
 
-def test_the_command_hides_columns_shares_and_what_a_file_misses(
+def test_the_command_hides_columns_shares_pixels_and_what_a_file_misses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, asked = conditional_run(THREE), list[object]()
@@ -235,3 +235,6 @@ def test_the_command_hides_columns_shares_and_what_a_file_misses(
     assert asked[:3] == [None, ("0", "2"), 0.3]
     assert np.array_equal(asked[3], [[False, True, False]])  # type: ignore[arg-type]
     assert "operator" in refusal(capsys, *f"calibrate it --out {tmp_path} --operator denoise".split())
+    run = Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=20.0, sigma_min=0.01)
+    refusal(capsys, *f"calibrate it --out {tmp_path} --operator".split(), "inpaint --hide top")
+    assert np.array_equal(asked[4], [[4 * [y < 2] for y in range(4)]])  # type: ignore[arg-type]

@@ -221,14 +221,15 @@ def test_any_number_of_samples_are_the_blocks_of_the_run_whatever_a_kill_leaves(
     assert [*tmp_path.iterdir()] == [out]
 
 
+@pytest.mark.parametrize(("levels", "seed"), [(3, 5), (4, 4)])
 def test_a_job_goes_on_from_its_own_blocks_and_removes_nothing_else(
-    small: Run, tmp_path: Path, monkeypatch: Patch, capsys: Printed
+    levels: int, seed: int, small: Run, tmp_path: Path, monkeypatch: Patch, capsys: Printed
 ) -> None:
     folder = interrupted(tmp_path / "x.npz", monkeypatch, capsys)
     (folder / "chapter.tex").write_text("precious")
     np.savez(folder / "000001.npz", x=np.zeros((3, 1, 2, 3), np.uint8))  # whole, but of too few samples
-    x = drawn_by("sample it -n 2100 --levels 3 --seed 5 --device cpu", tmp_path / "x.npz")
-    assert torch.equal(x[:1000], quantize(small.sample(1000, seed=5, levels=3)))
+    x = drawn_by(f"sample it -n 2100 --levels {levels} --seed {seed} --device cpu", tmp_path / "x.npz")
+    assert torch.equal(x[:1000], quantize(small.sample(1000, seed=seed, levels=levels)))
     assert len([*folder.iterdir()]) == 3
     assert len(drawn_by(MANY_SAMPLES.replace("--out", "--overwrite"), tmp_path / "x.npz")) == 2100
     assert [path.name for path in folder.iterdir()] == ["chapter.tex"]

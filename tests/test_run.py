@@ -161,6 +161,8 @@ def test_a_class_goes_by_its_name_or_its_number_and_can_be_read_from_what_is_dra
     seen = run.posterior(lambda v: v, torch.tensor([4.5, 4.5]), noise_std=0.5)
     assert torch.equal(seen.sample(5), seen.sample(5, label="none"))
     assert not torch.equal(seen.sample(5), seen.sample(5, label=5))
+    alike = guided().posterior(lambda v: v, torch.tensor([4.5, 4.5]), noise_std=0.5)
+    assert torch.equal(alike.sample(5, particles=1), seen.sample(5, particles=1)), "guidance would distort it"
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -258,7 +260,7 @@ def test_log_densities_are_in_the_units_of_the_data() -> None:
 
 def test_each_measurement_may_have_noise_of_its_own_and_each_sample_a_measurement() -> None:
     noise, y = torch.tensor([120.0, 0.01]), torch.tensor([[2700.0, -3.0], [300.0, -2.98]])
-    x = standard().posterior(lambda x: x, y.repeat_interleave(700, 0), noise_std=noise).sample(1400, seed=6)
+    x = standard().posterior(lambda x: x, y.repeat_interleave(700, 0), noise_std=noise).sample(1400, seed=6, levels=16)
     share = SCALE**2 / (SCALE**2 + noise**2)
     for part, measured in ((x[:700], y[0]), (x[700:], y[1])):
         expected = SHIFT + share * (measured - SHIFT)

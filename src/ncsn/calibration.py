@@ -54,7 +54,7 @@ def rank(trials: Trials, generator: torch.Generator) -> Ranks:
     std = (both - mean).square().nanmean(rest, keepdim=True).sqrt()
     z = ((both - mean) / torch.where(std > 1e-9 * mean.abs(), std, math.inf)).nan_to_num().flatten(2)
     own = z.std(0)
-    varied = hidden & (own > VISIBLE)
+    varied = own > VISIBLE
     place = torch.multinomial(varied + 1e-9 * hidden, 1, generator=generator)
     point = torch.randn(z.shape[1:], generator=generator, dtype=torch.float64) * hidden
     numbers = {
