@@ -357,7 +357,7 @@ def columns(
         if j == 0:
             axes.set_ylabel(labels[i], parse_math=False)
         if i == j:
-            # Shares of all rows, including those outside of the panel.
+            # Shares of all rows, including those outside the panel.
             heights = [
                 np.histogram(rows[:, i], 40, range=ends[i], weights=np.full(len(rows), 1 / len(rows)))
                 for rows in (real, samples)
@@ -371,7 +371,7 @@ def columns(
             axes.scatter(*rows[:, [j, i]].T, s=3, alpha=0.6, linewidths=0, color=colour)
     beyond = [((rows[:, :d] < ends[:, 0]) | (rows[:, :d] > ends[:, 1])).any(1).mean() for rows in (real, samples)]
     line = "real rows are grey (below the diagonal), samples red (above)"
-    line += f"; {beyond[0]:.0%} of the rows and {beyond[1]:.0%} of the samples lie outside of a panel"
+    line += f"; {beyond[0]:.0%} of the rows and {beyond[1]:.0%} of the samples lie outside the panels"
     figure.supxlabel(textwrap.fill(line, 26 * d), fontsize=8)
     return _finish(figure, path)
 
