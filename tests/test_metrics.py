@@ -83,7 +83,7 @@ def test_a_gain_is_a_difference_of_kernel_distances_with_the_error_that_repetiti
     def drawn(r: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         noise = torch.randn(80, 3, generator=r)
         x = noise + torch.tensor([0.5, 0.0, 0.0])
-        return x, noise + 0.1 * torch.randn(80, 3, generator=r), torch.randn(1000, 3, generator=r)
+        return x, noise + 0.1 * torch.randn(80, 3, generator=r), torch.randn(80, 3, generator=r)
 
     sets = [drawn(torch.Generator().manual_seed(i)) for i in range(200)]
     found = [metrics.kernel_gain(*each) for each in sets]
