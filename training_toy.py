@@ -108,7 +108,7 @@ def main(settings: Toy) -> None:
 
     # Is the score accurate near the data, and far away from it?
     sigmas = noise.sigmas()
-    shown = sigmas[[-1, len(sigmas) * 3 // 8]].unique().tolist()
+    shown = sorted({*sigmas[[-1, len(sigmas) * 3 // 8]].tolist()})
     ncsn.plots.score_field(run.score, truth, shown, data, out / "score_field.png")
     near, (_, grid) = truth.sample(5000, generator=generator.manual_seed(settings.seed + 2)), ncsn.plots.plane(8, 120)
     numbers: dict[str, Any] = {"samplers": {}}
