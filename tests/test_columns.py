@@ -13,7 +13,7 @@ from torch import Tensor
 
 import ncsn
 from ncsn.distributions import GaussianMixture
-from ncsn.kinds.tables.columns import AnyColumn, Atomic, Columns, Integer, Listed, Real, learn_columns
+from ncsn.kinds.tables.columns import FEW, AnyColumn, Atomic, Columns, Integer, Listed, Real, learn_columns
 from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
 
@@ -307,6 +307,16 @@ def test_atoms_have_probabilities_and_the_rest_a_density(name: str) -> None:
     assert float(total) == pytest.approx(1, abs=0.03)
     shares = (x[:, None] == atoms).double().mean(0)
     assert density(column, atoms).tolist() == pytest.approx(shares.tolist(), abs=0.02)
+
+
+def test_few_numbers_of_one_sign_have_samples_of_that_sign() -> None:
+    column = one(np.random.default_rng(0).lognormal(0, 1, FEW - 1))[1]
+    assert float(column.inverse(normals(1000)).min()) == 0
+
+
+def test_small_numbers_next_to_large_ones_are_possible() -> None:
+    x = np.append(np.random.default_rng(0).normal(0, 1e13, FEW - 2), 2e-4)
+    assert bool(one(x)[1].possible(torch.from_numpy(x)).all())
 
 
 def test_numbers_that_no_column_has_are_impossible() -> None:

@@ -79,8 +79,12 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
             weights.append(ncsn.fit(form, steps=3, seed=seed).model.state_dict()["network.stem.weight"])
         assert torch.equal(after, torch.rand(3))
     assert [torch.equal(weight, weights[0]) for weight in weights] == [True] * 4 + [False]
+    run, gaps = ncsn.fit(x, steps=1), x[:40].masked_fill(x[:40] > x[:40].median(), math.nan)
+    draws, samples = run.impute(gaps, 2).draws, run.sample(40, levels=3)
     torch.set_default_dtype(torch.float64)
     assert ncsn.fit(x, steps=1).sample(2, levels=3).isfinite().all()
+    torch.testing.assert_close(run.impute(gaps, 2).draws, draws, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(run.sample(40, levels=3), samples, rtol=1e-4, atol=1e-4)
 
 
 class Own(nn.Module):
@@ -107,6 +111,7 @@ WITH_GAPS = table(200).masked_fill(table(200, seed=1) > table(200, seed=2) + 40,
         (IMAGES.train[:5], {}, "validation"),
         (torch.full((20, 2), math.nan), {}, "20 rows"),
         (torch.randn(20, 2) * 1j, {}, "complex"),
+        (torch.zeros(20, 2, device="meta"), {}, "data is a tensor .* on meta"),
         (torch.full((20, 2), math.inf), {}, "0, 1"),
         (np.ma.masked_less(np.random.default_rng(0).normal(size=(20, 2)), 0), {}, "masked"),
         (table(1000), {"batch_size": 2.5}, "batch_size is 2.5"),

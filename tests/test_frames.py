@@ -22,7 +22,8 @@ AGE, SEX, DAYS = RNG.integers(18, 90, N), RNG.random(N) < 0.4, RNG.integers(0, 6
 ZONED = pandas.Series(
     pandas.Timestamp("2024-03-01 12:00", tz="Europe/Berlin") + pandas.to_timedelta(37 * DAYS, unit="h")
 )
-GAPS = {"kids": 0.1, "region": 0.2, "seen": 0.1, "maybe": 0.1, "share": 0.1, "paid": 0.1}
+EVE = np.datetime64("2024-12-31", "s")
+GAPS = {"code": 0.1, "kids": 0.1, "region": 0.2, "seen": 0.1, "maybe": 0.1, "share": 0.1, "paid": 0.1}
 COLUMNS: dict[Any, Any] = {
     "age": pandas.array(AGE, dtype="int16"),
     "income": np.exp(8 + SEX + 0.5 * RNG.standard_normal(N)).astype("float32"),
@@ -38,6 +39,8 @@ COLUMNS: dict[Any, Any] = {
     "member": AGE > 60,
     "maybe": pandas.array(RNG.random(N) < 0.5, dtype="boolean"),
     "grade": pandas.Categorical(RNG.integers(1, 5, N), [4, 3, 2, 1]),
+    "wave": pandas.Categorical(np.where(RNG.random(N) < 0.5, EVE, EVE + np.timedelta64(1, "D"))),
+    "code": pandas.array(np.where(RNG.random(N) < 0.5, "007", "020"), dtype="string[python]"),
     "share": RNG.beta(2, 2, N),
     "id": [f"k{i:04}" for i in range(N)],
     7: np.where(RNG.random(N) < 0.5, "low", "high").astype(object),
@@ -92,7 +95,7 @@ def test_samples_are_like_the_frame_and_stay_so_when_the_run_is_loaded(run: ncsn
     [
         {"sex": "F"},
         {"sex": "M", "age": 40, 7: "low"},
-        {"income": 2345.5, "grade": 3, "member": True, "maybe": False},
+        {"income": 2345.5, "grade": 3, "member": True, "maybe": False, "wave": pandas.Timestamp(EVE), "code": "007"},
         {"seen": KNOWN["seen"].dropna().iloc[5], "born": "1990-05-17", "day": KNOWN["day"].iloc[9], "kids": 2},
         {"seen": "2024-05-01T10:00Z"},
         {"seen": "2024-05-01 12:00:00+02:00"},
@@ -229,6 +232,11 @@ def test_rows_that_a_run_cannot_take_are_refused_in_the_users_words(rows: Any, w
         (lambda run: run.sample(3, given={"id": "k1"}), "given names id"),
         (lambda run: run.sample(3, given={"sex": None}), "missing value for sex"),
         (lambda run: run.sample(3, given={}), "given is"),
+        (lambda run: run.log_prob(WHOLE[:2], given=WHOLE["age"]), "given is"),
+        (lambda run: run.sample(3, sampler=WHOLE["age"]), "sampler is"),
+        (lambda run: run.impute(FRAME, unseen=pandas.NA), "unseen"),
+        (lambda _: ncsn.fit(KNOWN, keep_missing=KNOWN.isna()), "keep_missing is"),
+        (lambda run: run.posterior(lambda x: x.numpy(), [0.5], noise_std=1.0), "returns ndarray"),
         (lambda run: run.sample(3, given={name: WHOLE[name].iloc[0] for name in KNOWN}), "every column"),
         (lambda run: run.sample(3, given={"region": "XX"}), "'XX'"),
         (lambda run: run.sample(3, given={"sex": "F"}, levels=3), "levels"),
@@ -299,6 +307,9 @@ def test_unseen_values_are_gaps_or_leave_their_rows_as_they_are(run: ncsn.Run) -
     skipped = run.impute(rows, 3, unseen="skip").frame()  # type: ignore[attr-defined]
     assert skipped["region"].tolist()[:2] == ["XX", "Ulm"]
     assert skipped["kids"].isna().tolist() == [True, True, False]
+    assert skipped["region"].iloc[2] in ("Bonn", "Kiel", "Ulm")
+    skipped = run.impute(rows.assign(region=[5.0, math.nan, math.nan]), 3, unseen="skip").frame()  # type: ignore[attr-defined]
+    assert skipped["region"].tolist()[0] == 5.0
     assert skipped["region"].iloc[2] in ("Bonn", "Kiel", "Ulm")
     array = conditional_run(torch.eye(3))
     numbers = torch.tensor([[1e30, math.nan, 0.0]])

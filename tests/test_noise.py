@@ -69,6 +69,9 @@ REFUSED = [
     (lambda: ncsn.LogUniform(0.1, 0.0), "sigma_min is 0"),
     *((lambda noise=noise: noise.sample(-1), "n is -1") for noise in NOISES),
     (lambda: ncsn.Karras("a", 0.1, 3), "sigma_max is 'a'"),  # type: ignore[arg-type]
+    (lambda: ncsn.Karras(torch.ones(1), 0.1, 3), "sigma_max is tensor"),  # type: ignore[arg-type]
+    (lambda: ncsn.LogNormal(math.nan, 1.0, 1.0, 0.1), "mean is nan"),
+    (lambda: ncsn.LogNormal(0.0, -1.0, 1.0, 0.1), "std is -1"),
     (lambda: ncsn.LogNormal(0.0, 1.0, 0.1, 1.0), "sigma_max >= sigma_min > 0"),
     *((lambda n=n: ncsn.suggest_noise(torch.zeros(n, 2)), "data has") for n in (0, 5)),
     (lambda: ncsn.suggest_noise(torch.tensor([[0.0, math.nan], [1.0, 2.0]])), "data has"),

@@ -89,6 +89,7 @@ def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path, monkeypat
         ("a;b\n1,2;573.629\n", [[1.2], [573.629]]),
         ("a;b\n1.5;1,5\n1.234;2,5\n2.250;3,5\n", [[1.5, 1.234, 2.25], [1.5, 2.5, 3.5]]),
         ('a,b\n"0,125",2\n"1,250",3\n', [[0.125, 1.25], [2, 3]]),
+        ("a;b\n1,625e+07;2\n2,312e-06;3\n", [[1.625e7, 2.312e-6], [2, 3]]),
         ("a\tb\n1.5\t2\n2.5\t3\n", [[1.5, 2.5], [2, 3]]),
     ],
 )
@@ -105,7 +106,9 @@ def test_commas_that_may_be_decimal_signs_are_announced(tmp_path: Path, capsys: 
     assert "1,200 is read as 1200" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("texts", [("E1", "e5"), ("1-2", "3"), ("00501", "A7"), ("1,2,3", "4"), ("infer", "1")])
+@pytest.mark.parametrize(
+    "texts", [("E1", "e5"), ("1-2", "3"), ("00501", "A7"), ("00501", "1"), ("1,2,3", "4"), ("infer", "1")]
+)
 def test_codes_are_text(texts: tuple[str, str], tmp_path: Path) -> None:
     pandas.DataFrame({"code": texts}).to_csv(tmp_path / "x.csv", index=False)
     assert table_in(tmp_path / "x.csv").categories == {"code": tuple(sorted(texts))}

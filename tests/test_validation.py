@@ -28,6 +28,7 @@ LEAST = {
     "Calibrate.n": 30,
     **dict.fromkeys(("seed", "max_broken", "port", "Toy.samples", "Sample.guidance", "Evaluate.guidance"), 0),
     **{"minutes": 0.001, "log_sigma_mean": -20, "guidance": 1, "tolerance": 1e-10, "Evaluate.n": 100, "Impute.n": 2},
+    "blur": 0.01,
     **dict.fromkeys(("Likelihood.n", "Likelihood.probes"), 2),
 }
 

@@ -164,6 +164,8 @@ class LogNormal:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        real("mean", self.mean)
+        real("std", self.std, 0)
         check_range(self.sigma_max, self.sigma_min)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:

@@ -342,7 +342,8 @@ def columns(
     real, samples = (_here(name, x, f"n, {len(names)}").double().numpy() for name, x in given.items())
     d = min(6, len(names))
     figure = _blank(1.7 * d + 0.8, 1.7 * d + 0.8)
-    low, high = np.nanquantile(real[:, :d], [0.005, 0.995], axis=0)
+    shown = np.where(np.isnan(real).all(0), 0.0, real)  # any axis will do for a column whose cells are all missing
+    low, high = np.nanquantile(shown[:, :d], [0.005, 0.995], axis=0)
     margin = 0.05 * np.maximum(np.where(high > low, high - low, 1), 1e-12 * abs(high))
     ends = np.stack([low - margin, high + margin], 1)
     labels = ["\n".join(textwrap.wrap(one_line(name), 22, max_lines=2, placeholder=" …")) for name in names[:d]]

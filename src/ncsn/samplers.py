@@ -115,7 +115,7 @@ def langevin(
     ``steps``: the number of steps, at least 1.
     ``denoise``: append the posterior mean x + σ²·s(x, σ) as a last state.
     ``generator``: draws the noise; by default torch's own.
-    Raises ValueError for a step size or a number of steps out of range.
+    Raises ValueError for a noise level, a step size or a number of steps out of range.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> score = ncsn.GaussianMixture(torch.zeros(1, 2))
@@ -124,6 +124,7 @@ def langevin(
     1.0
     """
     step_size, steps = real("step_size", step_size, above=0), whole("steps", steps, 1)
+    real("sigma", sigma, above=0)
     level = sigma.cpu() if isinstance(sigma, Tensor) else sigma  # every state reports it
 
     def step(x: Tensor, *_: float | Tensor) -> Tensor:
@@ -548,7 +549,7 @@ SAMPLERS: dict[str, SamplerSpec] = {
 
 def find_spec(name: str) -> SamplerSpec:
     """The row of a sampler.  Raises ValueError if there is none."""
-    if name not in SAMPLERS:
+    if not isinstance(name, str) or name not in SAMPLERS:
         raise ValueError(f"sampler is {name}; it must be one of {', '.join(SAMPLERS)}")
     return SAMPLERS[name]
 
@@ -631,7 +632,7 @@ class Sampling:
         Raises ValueError as the class does, for several levels of langevin, which stays on one, and for Langevin steps
         of a sampler that takes none.
         """
-        base = self if sampler is None or sampler == self.sampler else self.by(sampler)
+        base = self if sampler is None or find_spec(sampler) is self.spec else self.by(sampler)
         values = {name: value for name, value in changes.items() if value is not None}
         if not base.spec.langevin and not values.keys().isdisjoint(("steps", "eps")):
             size, steps = values.get("eps"), values.get("steps")
@@ -708,7 +709,8 @@ class Sampling:
         """
         sigma = self.sigma_max if isinstance(self.levels, int) else self.levels[0]
         check_generator(generator, mean.device)
-        return mean + sigma * torch.randn((n, *mean.shape[1:]), generator=generator, device=mean.device)
+        shape = n, *mean.shape[1:]
+        return mean + sigma * torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
 
     def follow(self, score: Score, x: Float[Tensor, "b *d"], *, generator: torch.Generator) -> Iterator[Step]:
         """The states of the sampler from ``x`` on; the last one is denoised."""

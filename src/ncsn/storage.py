@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -137,6 +137,12 @@ def read_checkpoint(path: Path) -> Json:
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}")
     return state
+
+
+def check_files(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
+    """``check_out`` for files in a folder that may not exist yet."""
+    for path in [folder / name for name in names] if folder.exists() else [folder]:
+        check_out(path, overwrite=overwrite)
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:

@@ -66,7 +66,8 @@ def whole(name: str, value: object, least: int) -> int:
 def real(name: str, value: object, least: float | None = None, *, above: float | None = None) -> float:
     """A user's finite number.  Raises ValueError for anything else, below ``least``, and not above ``above``."""
     with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # torch and numpy raise them for several numbers
-        number = float(value) if isinstance(value, SupportsFloat) else math.nan  # text has none
+        # Text and arrays have none.
+        number = float(value) if isinstance(value, SupportsFloat) and not getattr(value, "ndim", 0) else math.nan
         if math.isfinite(number) and (least is None or number >= least) and (above is None or number > above):
             return number
     bound = "" if least is None else f" of at least {least:g}"

@@ -70,9 +70,8 @@ class Calibrate(RunOptions):
         else:
             self.refuse("hide", "rows", of="tables and signals")
         out = self.out or (self.run if self.run == run.folder else Path())
-        out.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            storage.check_out(out / name, overwrite=self.overwrite)
+        storage.check_files(out, FILES, overwrite=self.overwrite)
+        out.mkdir(exist_ok=True)
         n, draws = kind.trials
         known = None if self.data is None else run.held_out(self.data)
         calibrate = partial(

@@ -65,8 +65,7 @@ class Evaluate(SamplingOptions, RunOptions):
         out = self.out or (self.run if self.run == run.folder else Path())
         ruler = None
         if group.is_main:
-            for path in [out / name for name in FILES] if out.is_dir() else [out]:
-                storage.check_out(path, overwrite=self.overwrite)
+            storage.check_files(out, FILES, overwrite=self.overwrite)
             data = run.data(self.data)
             print(f"data: {data.name}, {data.describe()}")
             # Before sampling, so that unsuitable features are rejected without a wait of minutes.

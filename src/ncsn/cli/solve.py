@@ -199,7 +199,7 @@ class Deblur(Problem):
         blur: Standard deviation of the Gaussian blur in pixels.
     """
 
-    blur: Annotated[float, Interval(gt=0, le=100)] = 2.0
+    blur: Annotated[float, Interval(ge=0.01, le=100)] = 2.0
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
         """The blur; the blurred image as it is."""

@@ -16,7 +16,7 @@ from ncsn.kinds.stacks import Arrays, arrays
 from ncsn.kinds.tables.frames import frame_in
 from ncsn.kinds.tables.read import read_frame
 from ncsn.kinds.tables.table import rows_of, table_of_array, table_of_frame
-from ncsn.validation import check_type
+from ncsn.validation import as_numbers, check_type
 
 if TYPE_CHECKING:
     import pandas
@@ -122,7 +122,7 @@ def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_
 def array_of(data: Tensor | np.ndarray | Sequence[int | str]) -> np.ndarray:
     """Convert a tensor on any device, an array or a list to an array."""
     if isinstance(data, Tensor):
-        data = data.detach().cpu()
+        data = as_numbers("data", data).detach().cpu()
         data = (data.float() if str(data.dtype) == "torch.bfloat16" else data).numpy()  # numpy has no bfloat16
     array = np.ascontiguousarray(data)
     return array.astype(str) if array.dtype == object and all(isinstance(each, str) for each in array.flat) else array

@@ -108,8 +108,9 @@ def fit(
     given = budget | {name: value for name, value in options.items() if value is not None}
     own = OwnParts(network=network, objective=objective, noise=noise, start=start)
     for name, value, kind in (("settings", settings, TrainSettings), ("record", record, Record)):
-        if value is not None:
-            check_type(name, value, kind)
+        check_type(name, value, kind, type(None))
+    for name, flag in (("signals", signals), ("keep_missing", keep_missing)):
+        check_type(name, flag, bool)
     base = TrainSettings(minutes=1.0) if settings is None else settings
     job = base.job if device is None else replace(base.job, device=device)
     ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}

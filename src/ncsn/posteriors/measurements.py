@@ -27,7 +27,7 @@ Measurement = Callable[[Tensor], Tensor]
 """A linear function of a batch of examples, (b, *d) → (b, *m), or one with a constant added (affine)."""
 
 MIN_RATE = 1e-3  # counts: the least rate of Poisson noise
-MAX_BLUR = 100  # pixels; a larger kernel would fill the memory
+MIN_BLUR, MAX_BLUR = 0.01, 100  # pixels; beyond them weights underflow, or the kernel fills the memory
 RANDOM_SHARE = 0.25  # of the pixels that are known when the hidden ones are random
 
 
@@ -102,10 +102,10 @@ def downsampled(factor: int) -> Measurement:
 def blurred(std: float) -> Measurement:
     """Convolution with a Gaussian of standard deviation ``std`` pixels, cut off at 3 ``std``, with zeros outside.
 
-    ``std``: above 0 and at most 100.
+    ``std``: from 0.01 to 100.
     Raises ValueError for other values.
     """
-    if real("std", std, above=0) > MAX_BLUR:
+    if real("std", std, MIN_BLUR) > MAX_BLUR:
         raise ValueError(f"std is {std}; it must be at most {MAX_BLUR} pixels")
     radius = max(1, round(3 * std))
     offsets = torch.arange(-radius, radius + 1, device="cpu")
@@ -394,6 +394,7 @@ def observe(
     if sum(noise.get(name) is not None for name in kinds) != 1:
         raise ValueError(f"give exactly one of {', '.join(kinds)}")
     std, likelihood = noise.get("noise_std"), noise.get("likelihood")
+    check_type("repeated", noise.get("repeated", False), bool)
     if likelihood is not None:
         check_type("likelihood", likelihood, Poisson)
     seen = measure_rows(measure, shift[None])

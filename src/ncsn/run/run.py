@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
@@ -23,7 +23,7 @@ from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.machine.messages import bar, log
 from ncsn.posteriors.matching import MomentMatching, Posterior, Replacement
-from ncsn.posteriors.measurements import Measurement, Noise, Numbers, Observation, Poisson, as_mask, observe
+from ncsn.posteriors.measurements import Measurement, Noise, Numbers, Observation, Poisson, apply, as_mask, observe
 from ncsn.quantization import reals
 from ncsn.run.folder import VERSION, Config, claim, find, has_run, read_config, read_model, write_config, write_model
 from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptions
@@ -309,7 +309,7 @@ class Run:
 
         That is the origin denoised at σ_max, which differs from MNIST's means by 0.4 if σ_max is 10.
         """
-        middle = torch.zeros(self.recipe.shape, device=self.device)[None]
+        middle = torch.zeros(self.recipe.shape, dtype=torch.float32, device=self.device)[None]
         score, which = self.prior, torch.zeros(1, dtype=torch.long, device=self.device)
         if labels is not None:
             classes, which = torch.unique(labels, return_inverse=True)
@@ -351,7 +351,7 @@ class Run:
         shift, scale, affine = self.transform.affine(self.recipe.shape)
         if not bool(affine.all()):
             each = torch.eye(len(zero), device=self.device)
-            if bool((measure(each) - measure(zero[None])).cpu()[~affine].any()):
+            if bool((apply(measure, each) - apply(measure, zero[None])).cpu()[~affine].any()):
                 bent = "; ".join(self.transform.describe())
                 raise ValueError(f"measure uses columns that are transformed ({bent}); use run.impute instead")
         if method not in ("moments", "dps"):
@@ -403,6 +403,8 @@ class Run:
         ``columns``: values of columns whose names can't be keywords, such as ``{"blood pressure": 120}``.
         Raises ValueError as ``sample`` does, and if this isn't the run of a table.
         """
+        if columns is not None:
+            check_type("given", columns, Mapping)
         conditional: Run = self.recipe.kind.condition(self, {**(columns or {}), **values})
         return conditional
 
@@ -513,7 +515,7 @@ class Run:
         Raises ValueError for unknown columns or impossible values, for images, and for rows if the run was not trained
         by ``fit`` on a table with the package's own network.
         """
-        if unseen not in get_args(Unseen):
+        if not isinstance(unseen, str) or unseen not in get_args(Unseen):
             raise ValueError(f"unseen is {unseen!r}; it must be one of {', '.join(get_args(Unseen))}")
         with hardware.threads_for(self.score):
             imputed = self.recipe.kind.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device), unseen)

@@ -66,7 +66,7 @@ def walk(top: Path) -> Files:
 
 def file_bytes(path: Path) -> bytes:
     """A file's bytes.  Raises ValueError for a pipe, which would block."""
-    if not path.is_file():
+    if path.exists() and not path.is_file():
         raise ValueError("it is not a regular file")
     return path.read_bytes()
 

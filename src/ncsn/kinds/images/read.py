@@ -37,7 +37,7 @@ from ncsn.kinds.stacks import Arrays, check_finite, labels_of, split_arrays, spl
 from ncsn.kinds.transform import Transform
 from ncsn.machine.messages import bar, log
 from ncsn.quantization import reals
-from ncsn.validation import one_line
+from ncsn.validation import one_line, reason
 
 
 def mnist() -> Dataset:
@@ -236,7 +236,7 @@ def read_example(
         try:
             one = picture(partial(files.file_bytes, Path(name)), replace(reading, size=None))
         except Exception as error:  # codecs raise many kinds
-            raise ValueError(f"{name} is neither an index nor a readable image ({one_line(error)})") from error
+            raise ValueError(f"input {name!r} is neither an index nor a readable image ({reason(error)})") from error
         if shape[0] == 1 and one.pixels.shape[3] == 3:
             one = one._replace(pixels=np.asarray(Image.fromarray(one.pixels[0]).convert("L"))[None, ..., None])
             one.notes.append("converted to grey")

@@ -73,8 +73,8 @@ class Column:
 
     @property
     def rounding(self) -> float:
-        """How far a number may lie from the nearest possible sample."""
-        return 0.0
+        """How far a number may lie from the nearest possible sample: at least the rounding of ``forward``."""
+        return 1e-9 * self.scale
 
     @property
     def affine(self) -> bool:
@@ -147,7 +147,7 @@ class Real(Column):
 
     @property
     def rounding(self) -> float:
-        return 0.51 * self.step
+        return max(0.51 * self.step, super().rounding)
 
     def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
         v = x + self.step * (place - 0.5)
@@ -314,7 +314,8 @@ class Columns(Transform):
         count = len(self.columns) + len(self.marks)
         if generator is None:
             return [0.5] * count
-        return torch.rand(len(x), count, generator=generator, device=generator.device).cpu().double().unbind(-1)
+        chance = torch.rand(len(x), count, generator=generator, dtype=torch.float32, device=generator.device)
+        return chance.cpu().double().unbind(-1)
 
     def forward(self, x: Shaped[Tensor, "b d"], generator: torch.Generator | None = None) -> Float[Tensor, "b e"]:
         """The user's rows as the model sees them; NaN stays NaN."""
@@ -453,15 +454,15 @@ def learn_column(x: Float[Tensor, "n"], name: str, seen: Float64[np.ndarray, "m"
     v, low, high = (column.enter(exact, place) for place in (torch.from_numpy(places), 0.0, 1.0))
     if not isinstance(column, Atomic):  # its scale is already the width of an atom's cell
         column = place(v, column)
+    widest = (0.0 if numbers.min() >= 0 else -UNBOUNDED, UNBOUNDED)
     if few:
-        return column
+        return replace(column, bounds=widest)
     t, low, high = ((each - column.shift) / column.scale for each in (v, low, high))
     every = isinstance(column, Listed | Atomic)
     knots, closed = normal_scores(t.numpy(), low.numpy(), high.numpy(), share, every=every)
     # Samples keep the sign, and if the minimum is within a standard deviation of zero, they don't go below it.
     logarithm = isinstance(column, Real) and column.log and column.decimals <= 0
     closed[0] |= 0 <= numbers.min() < numbers.std() and not logarithm
-    widest = (0.0 if numbers.min() >= 0 else -UNBOUNDED, UNBOUNDED)
     ends = (float(numbers.min()), float(numbers.max()))
     bounds = (ends[0] if closed[0] else widest[0], ends[1] if closed[1] else widest[1])
     start, end = (tuple(each.tolist()) for each in knots)

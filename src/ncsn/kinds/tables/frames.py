@@ -82,7 +82,8 @@ def field_of(column: "pandas.Series") -> Field:
     elif column.dtype.kind in "biufM":
         return Field(label=label, dtype=str(column.dtype))
     elif (kind := pandas.api.types.infer_dtype(column, skipna=True)) in OBJECTS:
-        return Field(label=label, dtype=str(column.dtype), of=kind)
+        dtype = str(column.dtype)
+        return Field(label=label, dtype=f"string[{column.dtype.storage}]" if dtype == "string" else dtype, of=kind)
     raise ValueError(f"column {name_of(label)} has dtype {column.dtype} ({kind}); {ALLOWED}")
 
 
@@ -136,7 +137,7 @@ def encode(column: AnyColumn, field: Field | None, cells: "pandas.Series") -> Fl
         number = {text: i for i, text in enumerate(column.categories)}
         if numeric:
             cells = cells.map(lambda cell: f"{cell:.15g}", na_action="ignore")
-        elif dtype.kind != "b" and not isinstance(dtype, pandas.CategoricalDtype):
+        elif dtype.kind not in "bM" and not isinstance(dtype, pandas.CategoricalDtype):
             cells = clean_cells(cells)
         else:
             cells = cells.astype(object).map(str, na_action="ignore")
@@ -260,7 +261,10 @@ def fill(
     import pandas
 
     known = bool(np.delete(cells.notna().to_numpy(), places).any())  # unseen categories are filled, too
-    values = decode(column, numbers, field_of(cells) if known else field)
+    try:
+        values = decode(column, numbers, field_of(cells) if known else field)
+    except ValueError:  # text in a column that has only numbers, which training hasn't seen
+        return fill(cells.astype(object), places, column, numbers, field)
     filled, dtype = cells.astype(object), cells.dtype if known else values.dtype
     filled.iloc[places] = list(values)
     if isinstance(dtype, pandas.CategoricalDtype) and not {*values} <= {*dtype.categories}:

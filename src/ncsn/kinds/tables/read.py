@@ -110,7 +110,8 @@ def numbers_in(texts: Sequence[str], name: str) -> Float64[np.ndarray, "n"] | No
     """
     plain = [re.sub(r"(?<![^-])[$€£]\s*|\s*%$", "", text) for text in texts]
     for decimal, between in (".,", ",."):
-        digits = rf"(?=[{decimal}]?\d)([1-9]\d{{0,2}}([{between}]\d{{3}})+|\d+)?([{decimal}]\d*)?(e[-+]?\d+)?"
+        grouped = rf"[1-9]\d{{0,2}}([{between}]\d{{3}})+([{decimal}]\d*)?"
+        digits = rf"{grouped}|(?=[{decimal}]?\d)\d*([{decimal}]\d*)?(e[-+]?\d+)?"
         if all(re.fullmatch(rf"[-+]?({digits}|inf(inity)?)", text, re.IGNORECASE) for text in plain):
             joined = [text for text in plain if between in text]
             if joined and not any(decimal in text for text in plain):

@@ -14,11 +14,12 @@ from ncsn.kinds.kind import Dataset, digest_of
 from ncsn.kinds.reading import short_name
 from ncsn.kinds.tables.columns import AnyColumn, Field, is_constant, learn_columns
 from ncsn.kinds.tables.frames import OTHER, days_of, field_of, frame_in, name_of
-from ncsn.kinds.tables.read import BOOLEANS, MISSING, parse
+from ncsn.kinds.tables.read import BOOLEANS, MISSING, clean_cells, parse
 from ncsn.kinds.transform import FAR
 from ncsn.machine.messages import bar, log
 from ncsn.validation import counted
 
+CODE = r"0\d+"  # such as the postal code 00501: text, although it has only digits
 UNNAMED = ("", "Unnamed: 0")  # names of an index that pandas has written to a file
 MAX_MISSING = 0.9  # share of rows; columns with more missing values say too little
 MIN_ROWS, MIN_TEST_ROWS = 10, 25
@@ -123,7 +124,7 @@ class Table:
                 rows[known, place] = new[codes[known].astype(int)]
                 categories[name] = (*listed, OTHER)
                 log.warning(f"{rare.sum()} rare values of {name} are merged into {OTHER!r}")
-        return replace(self, rows=rows, categories=categories).keep(kept, "they are text with mostly different values")
+        return replace(self, rows=rows, categories=categories).keep(kept, "most of their texts are rare")
 
 
 def numbers_rows(column: Float[np.ndarray, "n"]) -> bool:
@@ -160,7 +161,8 @@ def table_of_frame(rows: object, place: str = "the table", *, text: bool = False
     names = [name_of(label) for label in frame.columns]
     numbered = [is_number(name) for name in names]
     if names and all(numbered) and names != [str(i) for i in range(len(names))]:
-        raise ValueError(f"{place} has columns called {', '.join(names[:3])}; its first line must hold column names")
+        needed = "its first line must hold column names" if text else "rename them, so that they aren't numbers"
+        raise ValueError(f"{place} has columns called {', '.join(names[:3])}; {needed}")
     if index := [str(name) for name in frame.index.names if name is not None]:
         log.warning(f"the index ({', '.join(index)}) is left out; reset_index() makes it a column")
     cells = np.full((len(frame), len(names)), np.nan)
@@ -172,7 +174,8 @@ def table_of_frame(rows: object, place: str = "the table", *, text: bool = False
         if pandas.api.types.infer_dtype(column) == "date":
             column = pandas.to_datetime(column)
         elif column.dtype.kind not in "uifMb" and not isinstance(column.dtype, pandas.CategoricalDtype):
-            column = parse(column)
+            plain = clean_cells(column)
+            column = plain if plain.str.fullmatch(CODE).any() else parse(column)
         if column.isna().all():
             continue
         if column.dtype.kind in "uif":
