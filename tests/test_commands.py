@@ -547,6 +547,8 @@ def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
         ("evaluate POINTS", "does not say which data"),
         ("evaluate POINTS --out new", "does not say which data"),
         ("evaluate mnist --out small.png", "small.png"),
+        ("calibrate POINTS --out small.png --overwrite", "small.png"),
+        ("inpaint RUN --input none.png", "No such file"),
         ("denoise RUN --out taken.png", "--overwrite"),
         ("denoise mnist --input 10000", "0 to 9999"),
         ("denoise RUN --input small.png --measured", "(1, 28, 28)"),
