@@ -80,11 +80,13 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
         assert torch.equal(after, torch.rand(3))
     assert [torch.equal(weight, weights[0]) for weight in weights] == [True] * 4 + [False]
     run, gaps = ncsn.fit(x, steps=1), x[:40].masked_fill(x[:40] > x[:40].median(), math.nan)
-    draws, samples = run.impute(gaps, 2).draws, run.sample(40, levels=3)
+    given = run.posterior(lambda x: x[:, :1], x[:1, :1], noise_std=0.5)
+    draws, samples, answers = run.impute(gaps, 2).draws, run.sample(40, levels=3), given.sample(40, levels=3)
     torch.set_default_dtype(torch.float64)
     assert ncsn.fit(x, steps=1).sample(2, levels=3).isfinite().all()
     torch.testing.assert_close(run.impute(gaps, 2).draws, draws, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(run.sample(40, levels=3), samples, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(given.sample(40, levels=3), answers, rtol=1e-4, atol=1e-4)
 
 
 class Own(nn.Module):

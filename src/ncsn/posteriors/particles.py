@@ -112,7 +112,7 @@ def evidence(
 
 def systematic(weights: Float[Tensor, "p n"], count: int, generator: torch.Generator) -> Int64[Tensor, "p count"]:
     """Systematic resampling: ``count`` particles of each population by their weights (Kitagawa 1996)."""
-    first = torch.rand(len(weights), 1, generator=generator, device=generator.device).to(weights)
+    first = torch.rand(len(weights), 1, generator=generator, dtype=torch.float32, device=generator.device).to(weights)
     places = (first + torch.arange(count, device=weights.device)) / count
     return torch.searchsorted(weights.cumsum(1), places).clamp(max=weights.shape[1] - 1)
 
@@ -211,11 +211,11 @@ def advance(
     fall = math.log(sigma / following) if following else 0.0
     ahead = fall / (2 * height) * (change - basis @ (basis.mT @ change))[..., 0]
 
-    z = float64(torch.randn(solved.shape, generator=generator, device=x.device))
+    z = float64(torch.randn(solved.shape, generator=generator, dtype=torch.float32, device=x.device))
     latent = torch.linalg.solve_triangular(factor.mT, solved + z, upper=True)
     move, proposed = (factors.mT @ latent)[..., 0], z.square().sum((1, 2)) - latent.square().sum((1, 2))
     share = 1 - (following / sigma) ** 2
-    z = float64(torch.randn(move.shape, generator=generator, device=x.device))
+    z = float64(torch.randn(move.shape, generator=generator, dtype=torch.float32, device=x.device))
     step = share * move + following * share**0.5 * z
     x = x + share * (denoised - x) + (step + share * ahead).view_as(x).to(x)
     predicted = swarm.predicted
