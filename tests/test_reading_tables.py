@@ -75,6 +75,7 @@ def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path, monkeypat
         read_rows(tmp_path / "x.csv")
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -93,9 +94,11 @@ def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path, monkeypat
         ("a\tb\n1.5\t2\n2.5\t3\n", [[1.5, 2.5], [2, 3]]),
     ],
 )
-def test_numbers_are_read_as_people_write_them(text: str, expected: list[list[float]], tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text(text)
-    table = table_in(tmp_path / "x.csv")
+def test_numbers_are_read_as_people_write_them(
+    name: str, text: str, expected: list[list[float]], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    table = table_in(tmp_path / name)
     assert (table.names, table.categories) == (("a", "b"), {})
     np.testing.assert_array_equal(table.rows.T, expected)
 

@@ -68,7 +68,7 @@ def cells_in(text: str, usual: str) -> Iterator[list[str]]:
     def rows(delimiter: str) -> Iterator[list[str]]:
         return (row for row in csv.reader(lines, delimiter=delimiter) if row)
 
-    widths = {delimiter: {len(row) for row in islice(rows(delimiter), SAMPLE)} for delimiter in (usual, ";", "\t")}
+    widths = {delimiter: {len(row) for row in islice(rows(delimiter), SAMPLE)} for delimiter in (usual, ",", ";", "\t")}
     delimiter = next((each for each, found in widths.items() if len(found) == 1 and max(found) > 1), usual)
     width = None
     for number, row in enumerate(bar(rows(delimiter), "reading", total=len(lines), unit="line"), 1):
