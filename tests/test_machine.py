@@ -158,7 +158,9 @@ def test_threads_follow_the_load(
         torch.set_num_threads(usual)
 
 
-def test_python_samples_with_no_more_threads_than_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_samples_with_no_more_threads_than_are_free(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     monkeypatch.setattr(hardware, "STARTED", (time.perf_counter() - 60, hardware.spare_seconds()))  # none was free
@@ -170,8 +172,13 @@ def test_python_samples_with_no_more_threads_than_are_free(monkeypatch: pytest.M
 
     torch.set_num_threads(2)
     try:
-        ncsn.Run.of(score, (2,), sigma_max=2.0, sigma_min=0.1).sample(3)
+        run = ncsn.Run.of(score, (2,), sigma_max=2.0, sigma_min=0.1)
+        run.sample(3)
         assert (seen, torch.get_num_threads()) == ({1}, 2)
+        monkeypatch.setattr(Threads, "announced", False)
+        run.calibrate(measure=lambda x: x[:, :1], noise_std=0.5, truths="run", n=30, draws=3, levels=3)
+        assert "1 of 2" in capsys.readouterr().err.splitlines()[-1]
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(usual)
 

@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 
 from ncsn.calibration import Trials
 from ncsn.kinds.kind import choose_patterns
+from ncsn.machine.hardware import Threads
 from ncsn.machine.messages import bar, quieter
 from ncsn.posteriors.matching import MomentMatching
 from ncsn.posteriors.measurements import MIN_RATE, Measurement, Noise, measure_rows
@@ -101,7 +102,8 @@ def trials(
     size = max(1, min(block // k, len(truths) // 8))  # so that the bar moves, and trials can stop early
     truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
     with bar(total=len(truths), name=name, unit="trial") as shown:
-        for x, gaps in zip(torch.split(truths, size), torch.split(hidden, size), strict=True):
+        batches = zip(torch.split(truths, size), torch.split(hidden, size), strict=True)
+        for x, gaps in Threads().beside(batches):  # which says so if there are fewer
             with quieter(logging.ERROR):  # otherwise each batch would show a bar and warnings
                 draws = question.draw(x, gaps, k)
             shown.update(len(x))
