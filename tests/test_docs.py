@@ -250,7 +250,7 @@ def anchors(text: str) -> set[str]:
 
 @pytest.mark.parametrize("name", ALL)
 def test_links_lead_somewhere(name: str) -> None:
-    """On a code host, too: files are there, and headings in them."""
+    """On a code host, too: files are there, and headings in them.  The site has no other pages than its own."""
     text = re.sub(r"^```.*?^```|`[^`\n]*`", "", ALL[name], flags=re.S | re.M)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("https://", "mailto:")):
@@ -258,4 +258,6 @@ def test_links_lead_somewhere(name: str) -> None:
         place, _, anchor = target.partition("#")
         path = (ROOT / name).parent / place if place else ROOT / name
         assert path.exists(), target
+        if name.startswith("docs/") and path.suffix == ".md" and path.name != "RECORDS.md":  # which a page includes
+            assert path.resolve().is_relative_to(ROOT / "docs"), target
         assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), target
