@@ -25,7 +25,7 @@ class AboveBars(logging.Handler):
 
 
 log = logging.getLogger("ncsn")
-log.setLevel(log.level or logging.INFO)  # unless the user has set it before the first call
+log.setLevel(log.level or logging.INFO)  # unless the user set it before the first call
 log.addHandler(AboveBars())
 log.propagate = False  # otherwise a handler of the root logger would write every line twice
 

@@ -103,7 +103,7 @@ def trials(
     truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
     with bar(total=len(truths), name=name, unit="trial") as shown:
         batches = zip(torch.split(truths, size), torch.split(hidden, size), strict=True)
-        for x, gaps in Threads().beside(batches):  # which says so if there are fewer
+        for x, gaps in Threads().beside(batches):  # it logs a lower thread count, which quieter would hide
             with quieter(logging.ERROR):  # otherwise each batch would show a bar and warnings
                 draws = question.draw(x, gaps, k)
             shown.update(len(x))

@@ -124,7 +124,7 @@ class Table:
                 rows[known, place] = new[codes[known].astype(int)]
                 categories[name] = (*listed, OTHER)
                 log.warning(f"{rare.sum()} rare values of {name} are merged into {OTHER!r}")
-        return replace(self, rows=rows, categories=categories).keep(kept, "most of their texts are rare")
+        return replace(self, rows=rows, categories=categories).keep(kept, "most of their values are rare")
 
 
 def numbers_rows(column: Float[np.ndarray, "n"]) -> bool:
