@@ -224,7 +224,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         axes.plot(
             [row["minutes"] for row in rows], distances, "o-", label=label, linewidth=3 if name == "ours" else 1.5
         )
-    axes.axhline(floor, color="grey", linestyle=":", label="real images")
+    axes.axhline(floor, color="grey", linestyle=":", label="training images")
     axes.set(xscale="log", yscale="log", ylabel="Fréchet distance, n = 10,000")
     axes.set_xlabel(f"minutes of training, two cores with {usual(results)}")
     ticks = sorted({row["minutes"] for row in results})

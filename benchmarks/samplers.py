@@ -131,10 +131,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         default = [row for row in points if [row["levels"], row["guidance"]] == rows[0]["default"][sampler]]
         along(left, default, "o", color=color, markerfacecolor="none", markersize=12)
         along(left, points[len(guided) :], "x", color=color, markersize=8, label=None if guided else sampler)
-    left.set(xscale="log", yscale="log", xlabel="network evaluations a sample (NFE)")
-    left.set(
-        ylabel=f"Fréchet distance, n = {rows[0]['n']:,}", title="Samplers; ringed: as by default; ×: without the guide"
-    )
+    left.set(xscale="log", yscale="log", xlabel="network evaluations per sample (NFE)")
+    left.set(ylabel=f"Fréchet distance, n = {rows[0]['n']:,}", title="Samplers (circled: default; ×: without a guide)")
     left.set_xticks([6, 10, 20, 30, 60, 120, 200], ["6", "10", "20", "30", "60", "120", "200"])
     left.minorticks_off()
     right.plot([row["guidance"] for row in weights], [row["frechet_distance"] for row in weights], "o-")

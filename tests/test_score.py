@@ -1,6 +1,7 @@
 """Scores, what is made of them, and networks that become one."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -33,6 +34,25 @@ class Sine(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         return torch.sin(3 * x) + c.view(-1, *[1] * (x.ndim - 1))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda score: ncsn.posterior(score, lambda x: x[:, :1], torch.ones(1, 1), noise_std=1.0)(torch.ones(2, 3), 2.0),
+        lambda score: (
+            ncsn.Run.of(score, shape=(3,), sigma_max=9.0, sigma_min=0.1)
+            .posterior(lambda x: x[:, :1], [1.0], noise_std=1.0)
+            .sample(2)
+        ),
+        lambda score: ncsn.log_prob(score, torch.ones(2, 3), sigma_max=9.0, sigma_min=0.1),
+        lambda score: ncsn.ssm(score, torch.ones(2, 3), torch.ones(2)),
+    ],
+    ids=["posterior", "particles", "log_prob", "ssm"],
+)
+def test_what_differentiates_a_score_refuses_one_without_a_gradient(ask: Callable[[ncsn.Score], object]) -> None:
+    with pytest.raises(ValueError, match="the score"):
+        ask(torch.no_grad()(GaussianScore(0.3, STD)))
 
 
 class Classed(nn.Module):

@@ -69,6 +69,10 @@ def test_rules_suit_signals_and_volumes_of_any_size(shape: tuple[int, ...], monk
     run = unlearned(monkeypatch, x, signals=True, steps=6).run
     assert run.recipe.arguments["dimensions"] == max(1, len(shape) - 1)
     assert 4 < run.settings["sigma_max"] < 5 * np.prod(shape) ** 0.5 + 10
+    samples = run.sample(4, levels=4, seed=0).numpy()
+    assert samples.shape == (4, *(shape if len(shape) > 1 else (1, *shape)))
+    assert abs(samples.mean() - x.mean()) < 2 * x.std()  # in the data's units, though it has learned nothing else
+    assert 0.2 < samples.std() / x.std() < 3
 
 
 @pytest.mark.parametrize(

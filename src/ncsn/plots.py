@@ -432,7 +432,7 @@ def calibration(ranks: Mapping[str, Mapping[str, Float[Tensor, "n"]]], path: Pla
             counts, low, high = rank_histogram(u)
             axes.axhspan(low, high, color=QUIET, alpha=0.4)
             axes.stairs(counts.numpy(), np.linspace(0, 1, len(counts) + 1), color=POINTS, lw=1.5)
-            axes.set(title=f"rank of the {name}", xlim=(0, 1))
+            axes.set(title="rank of one number" if name == "number" else f"rank of the {name}", xlim=(0, 1))
         curves = {"coverage of intervals": (2 * found["number"] - 1).abs(), "TARP": found["distance"]}
         for axes, (name, u) in zip(row[-2:], curves.items(), strict=True):
             off, level = stats.kstwo.ppf(1 - 0.01 / 4, len(u)), np.linspace(0, 1, 101)

@@ -105,10 +105,13 @@ def float64(x: Tensor) -> Tensor:
 def score_at(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b *d"]:
     """The score at ``x``.
 
-    Raises ValueError for a score of another shape, which would be broadcast, and for x without floating-point numbers.
+    Raises ValueError for a score of another shape, which would be broadcast, for x without floating-point numbers, and
+    if the score is to be differentiated but has no gradient in x.
     """
     s = score(x, sigma)
     check_floats("the score", s)
+    if x.requires_grad and torch.is_grad_enabled() and not s.requires_grad:
+        raise ValueError("the score has no gradient with respect to x; it must be differentiable here")
     if s.shape != x.shape:
         raise ValueError(f"the score returned shape {tuple(s.shape)}; expected that of x, {tuple(x.shape)}")
     return s
