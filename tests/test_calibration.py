@@ -95,6 +95,14 @@ def test_sources_share_how_often_an_exact_sampler_may_fail() -> None:
     assert Calibration({"run": ranks, "held-out": ranks}, 39).calibrated == {"run": True, "held-out": True}
 
 
+def test_a_verdict_is_as_precise_as_its_trials_make_it() -> None:
+    """36 of 40 truths in 90 % intervals, which could be 76 % to 97 % (Clopper & Pearson)."""
+    even = (torch.arange(40).double() + 0.5) / 40
+    ends = stats.beta.ppf(0.025, 36, 5), stats.beta.ppf(0.975, 37, 4)
+    verdict = Calibration({"run": dict.fromkeys(("number", "mean", "spread", "distance"), even)}, 39).verdict
+    assert f"±{100 * max(0.9 - ends[0], ends[1] - 0.9):.0f}" in verdict
+
+
 def test_bands_of_a_histogram_hold_all_bins_of_uniform_ranks(generator: Generator) -> None:
     outside = 0
     for _ in range(200):
