@@ -17,8 +17,10 @@ from torch import clone as identity
 
 from ncsn import posteriors
 from ncsn.distributions import GaussianMixture
+from ncsn.noise import Karras
 from ncsn.posteriors import conjugate_gradient, known_pixels, masked, posterior
 from ncsn.run import Run
+from ncsn.samplers import dpm_solver
 from ncsn.score import Sigma, expand
 from ncsn.validation import Region
 
@@ -380,6 +382,11 @@ def test_where_fewer_are_measured_than_there_are_numbers_the_rest_keeps_the_prio
     for column, (mean, std) in enumerate([(1.5 / 1.01, 0.0995), (1.35 / 1.01, 0.4448), (0.0, 1.0)]):
         assert float(x[:, column].mean()) == pytest.approx(mean, abs=5 * std / 2000**0.5)
         assert float(x[:, column].std()) == pytest.approx(std, rel=0.1)
+    # Numbers that the measurement says nothing about are drawn as by DPM-Solver++(2M), with its error at few levels.
+    ladder, start = Karras(20.0, 0.02, 6).sigmas(), 20 * torch.randn(2000, 18, generator=generator)
+    *_, last = dpm_solver(GaussianScore(0.0, 1.0), start, ladder, stochasticity=1.0, generator=generator)
+    coarse = run.posterior(first, 1.5, noise_std=0.1).sample(2000, seed=4, levels=6)[:, 2:]
+    assert float(coarse.std()) == pytest.approx(float(last.x.std()), rel=0.02)
 
 
 def test_what_disagrees_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
