@@ -191,7 +191,7 @@ This score was learned by sliced score matching with almost no noise (σ = 0.1, 
 
 ![Data, Langevin and annealed Langevin samples](paper/mixing.png)
 
-With the exact score, plain Langevin dynamics puts a fraction of {numbers["langevin, exact score"]:.3f} of the samples into the smaller mode, which should hold 0.2. Annealed Langevin dynamics puts {numbers["annealed, exact score"]:.3f} there, or {numbers["annealed, learned score"]:.3f} with a learned score.
+With the exact score, plain Langevin dynamics puts a fraction {numbers["langevin, exact score"]:.3f} of the samples into the smaller mode, which should hold 0.2. Annealed Langevin dynamics puts {numbers["annealed, exact score"]:.3f} there, or {numbers["annealed, learned score"]:.3f} with a learned score.
 
 `python ./{MIXING}`
 
