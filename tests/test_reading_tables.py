@@ -42,6 +42,7 @@ BROKEN = {
     "huge": ("a,b\n1,1e200\n2,3\n", "1e150 in b"),
     "twice": ("a,a\n1,2\n3,4\n", "'a'"),
     "empty": ("", "cannot be read"),
+    "open": ('a,b\n1,2\n3,"4\n5,6\n', "row 3: .*quotes"),
 }
 # Of numbers, which name no columns.
 FIRST_LINES = ["1.5,2", "5.0655e+01,1", "+1.5,2", "1E5,3", "1.,2", " 2.5,3", "nan,1", "inf,0"]
@@ -92,6 +93,7 @@ def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path, monkeypat
         ('a,b\n"0,125",2\n"1,250",3\n', [[0.125, 1.25], [2, 3]]),
         ("a;b\n1,625e+07;2\n2,312e-06;3\n", [[1.625e7, 2.312e-6], [2, 3]]),
         ("a\tb\n1.5\t2\n2.5\t3\n", [[1.5, 2.5], [2, 3]]),
+        ("a,\tb\n1.5,\t2\n2.5,\t3\n", [[1.5, 2.5], [2, 3]]),
     ],
 )
 def test_numbers_are_read_as_people_write_them(
@@ -101,6 +103,22 @@ def test_numbers_are_read_as_people_write_them(
     table = table_in(tmp_path / name)
     assert (table.names, table.categories) == (("a", "b"), {})
     np.testing.assert_array_equal(table.rows.T, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('k;"name, unit";z\n1;"n, 2";3\n', ["k", "name, unit", "z"]),
+        ('a\t"k;1"\tb, c\n1\t"2; x"\t3,5\n', ["a", "k;1", "b, c"]),
+        ("price;weight, kg\n1;2,5\n", ["price", "weight, kg"]),
+        ('k,"a\tb; ""c"\n1,"2\t3;"\n', ["k", 'a\tb; "c']),
+        ("a,b\u2028\n1,2\x0b\n", ["a", "b\u2028"]),
+    ],
+)
+def test_delimiters_within_cells_do_not_count(text: str, names: list[str], tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    frame = read_frame(tmp_path / "x.csv")
+    assert (list(frame), len(frame)) == (names, 1)
 
 
 def test_commas_that_may_be_decimal_signs_are_announced(tmp_path: Path, capsys: Any) -> None:

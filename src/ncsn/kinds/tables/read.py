@@ -4,6 +4,7 @@ import csv
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ MISSING = ["", "?", "-", "--", ".", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "
 MISSING += ["#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NULL!"]
 BOOLEANS = ("False", "True")
 SAMPLE = 100  # lines that decide the delimiter
+UNCOUNTED = re.compile(r'(?<![^\r\n,;\t])"[^"]*(?:""[^"]*)*"|(?<=[,;])\t')  # quoted cells, and tabs used as blanks
 
 
 def read_frame(path: Path) -> "pandas.DataFrame":
@@ -59,23 +61,25 @@ def read_rows(path: Path) -> "pandas.DataFrame | np.ndarray":
 
 
 def cells_in(text: str, usual: str) -> Iterator[list[str]]:
-    """The cells of each line, split at the first delimiter that gives all lines the same number of cells.
+    """The cells of each line, split at the first delimiter that all lines have equally often outside of quotes.
 
-    Raises ValueError for a line whose number of cells differs from that of the first.
+    Raises ValueError for a line whose number of cells differs from that of the first, and for misplaced quotes.
     """
-    lines = text.splitlines(keepends=True)
-
-    def rows(delimiter: str) -> Iterator[list[str]]:
-        return (row for row in csv.reader(lines, delimiter=delimiter) if row)
-
-    widths = {delimiter: {len(row) for row in islice(rows(delimiter), SAMPLE)} for delimiter in (usual, ",", ";", "\t")}
-    delimiter = next((each for each, found in widths.items() if len(found) == 1 and max(found) > 1), usual)
-    width = None
-    for number, row in enumerate(bar(rows(delimiter), "reading", total=len(lines), unit="line"), 1):
-        width = len(row) if width is None else width
-        if len(row) != width:
-            raise ValueError(f"row {number} has {len(row)} cells, but the first has {width}")
-        yield row
+    lines = list(StringIO(text, newline=""))
+    first = islice(StringIO(UNCOUNTED.sub("", text), newline=""), SAMPLE)
+    counted = [line for line in first if line.strip("\r\n")]
+    fitting = (each for each in "\t;," if len({line.count(each) for line in counted}) == 1 and each in counted[0])
+    delimiter = next(fitting, usual)
+    rows = (row for row in csv.reader(lines, delimiter=delimiter, strict=True) if row)
+    width, number = None, 0
+    try:
+        for number, row in enumerate(bar(rows, "reading", total=len(lines), unit="line"), 1):
+            width = len(row) if width is None else width
+            if len(row) != width:
+                raise ValueError(f"row {number} has {len(row)} cells, but the first has {width}")
+            yield row
+    except csv.Error as error:
+        raise ValueError(f"row {number + 1}: {error}; are its quotes in place?") from error
     if width is None:
         raise ValueError("it is empty")
 
