@@ -481,6 +481,7 @@ BROKEN: list[posteriors.Measurement] = [torch.round, lambda x: x.detach() * x, l
         (partial(posterior, gaussian, identity, torch.zeros(1, 3), "a"), "noise_std is 'a'"),  # type: ignore[arg-type]
         (partial(posteriors.replacement(gaussian, KNOWN, torch.zeros(4, 2)), torch.zeros(3, 2), 1.0), "known has"),
         (partial(posteriors.replacement, gaussian, [1.0, 0.0], torch.zeros(3, 2)), "known has"),  # type: ignore[arg-type]
+        (partial(MODES.replacement, KNOWN, [math.nan, 0.0]), "y has NaN"),
         (partial(MODES.posterior, "first", 4.0, noise_std=1.0), "measure is 'first'"),  # type: ignore[arg-type]
     ],
 )

@@ -328,6 +328,11 @@ def test_a_run_that_is_saved_copied_or_pickled_is_the_same(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="guide_recipe"):
         replace(run, guide_recipe=None).save(tmp_path / "mine", overwrite=True)
     assert ncsn.load(tmp_path / "mine", device="cpu").digest == run.digest
+    guided = replace(run, recipe=replace(IN_UNITS, sampling=replace(SAMPLING, guidance=2.0)))
+    guided.save(tmp_path / "guided")
+    (tmp_path / "guided" / "guide" / "config.json").unlink()
+    with pytest.raises(ValueError, match="guide is not a run"):
+        ncsn.load(tmp_path / "guided")
     others[1].save(tmp_path / "mine", overwrite=True)
     assert ncsn.load(tmp_path / "mine", device="cpu").digest == others[1].digest
 
@@ -517,7 +522,7 @@ def test_what_python_users_get_wrong_is_named_in_a_line(call: Callable[[], objec
 def test_arrays_are_as_good_as_tensors() -> None:
     points, start = np.random.default_rng(0).normal(size=(50, 2)), np.zeros((2, 2), np.float32)
     with unchecked():
-        assert PLAIN.sample(2, start=start, levels=3).shape == (2, 2)  # type: ignore[arg-type]
+        assert PLAIN.sample(2, start=start, levels=np.int64(3)).shape == (2, 2)  # type: ignore[arg-type]
         assert ncsn.GaussianMixture(points[:1]).sample(3).shape == (3, 2)  # type: ignore[arg-type]
         assert ncsn.Empirical(points).mean.shape == (2,)  # type: ignore[arg-type]
         assert ncsn.suggest_noise(points) == ncsn.suggest_noise(torch.from_numpy(points))  # type: ignore[arg-type]
@@ -530,6 +535,8 @@ def test_bytes_and_reals_of_an_image_have_one_density() -> None:
     run, digits = ncsn.load("mnist", device="cpu"), ncsn.load_dataset("mnist").test[:1]
     of_bytes, of_reals = (run.log_prob(x, tolerance=0.05, probes=1) for x in (digits, (digits + 0.5) / 256))
     assert of_bytes == pytest.approx(of_reals)
+    with pytest.raises(ValueError, match="cannot be 200"):
+        run.replacement(torch.ones(1, 28, 28, dtype=torch.bool), np.full((1, 28, 28), 200))
 
 
 def test_a_density_uses_its_probes_and_leaves_the_model_as_it_was() -> None:

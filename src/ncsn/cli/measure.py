@@ -173,7 +173,8 @@ class Likelihood(RunOptions):
         x = run.recipe.kind.numbers(run, read_rows(place))
         whole, density = ~x.isnan().any(1), x[:, 0] * torch.nan
         if not bool(whole.any()):
-            raise ValueError(f"{place} has no row without missing values; only complete rows have a density")
+            missing = run.transform.place(0, int(x[0].isnan().long().argmax()))
+            raise ValueError(f"{place} has no complete row, and only these have a density; {missing} is missing")
         run.transform.check(x)  # before incomplete rows are dropped, so that the row in an error message is the file's
         # A looser tolerance overestimates the density by up to a tenth of a nat.
         tolerance = self.tolerance or 1e-4

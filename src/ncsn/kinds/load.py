@@ -110,13 +110,13 @@ def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_
         allowed = "expected a tensor, an array, a DataFrame, a dataset or a path"
         raise ValueError(f"data is a {type(data).__name__} of {x.dtype}; {allowed}")
     if labels is None:
-        return from_arrays("data", {"images": x}, reading)
+        return from_arrays("data", {"": x}, reading)
     if x.ndim == 2 and not reading.signals:
         raise ValueError("labels are for images; in a table, pass classes as a column")
     classes = array_of(labels)
     if classes.shape != x.shape[:1]:
         raise ValueError(f"labels has shape {classes.shape}; expected one label for each of {len(x)} images")
-    return from_arrays("data", {"images": x, "labels": classes}, reading)
+    return from_arrays("data", {"": x, "labels": classes}, reading)
 
 
 def array_of(data: Tensor | np.ndarray | Sequence[int | str]) -> np.ndarray:

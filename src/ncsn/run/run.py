@@ -574,8 +574,11 @@ class Run:
         if shape not in (target.shape, target.shape[1:]):
             raise ValueError(f"y has shape {tuple(target.shape)}; expected {shape}, or one more axis for samples")
         target = target[None] if target.ndim == len(shape) else target
-        if target.is_floating_point():
-            self.transform.check(torch.where(mask.to(target.device), target, torch.nan))
+        if target.dtype != torch.uint8:
+            seen = mask.to(target.device)
+            if target[:, seen].isnan().any():
+                raise ValueError("y has NaN among the known numbers")
+            self.transform.check(torch.where(seen, target, torch.nan))
         target = move_to(self.transform.forward(target), self.device)
         # With the usual two steps per level, the example of ``ncsn.replacement`` is off by 0.07; with five, by 0.03.
         sampling = self.recipe.sampling.but(sampler="annealed", guidance=1.0)
@@ -738,7 +741,8 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
     folder = find(run)
     config, guide, guide_recipe = read_config(folder), None, None
     model = read_model(folder, config, network=network)
-    if has_run(folder / "guide"):
+    sampling = config.recipe.sampling
+    if has_run(folder / "guide") or (sampling.guide == "smaller" and sampling.guidance != 1):
         smaller = read_config(folder / "guide")
         guide, guide_recipe = read_model(folder / "guide", smaller), smaller.recipe
     loaded = Run(

@@ -202,7 +202,8 @@ class Listed(Column):
         return (tensor(self.values) < x[:, None]).sum(1).double() + place
 
     def leave(self, v: Numbers) -> Numbers:
-        return tensor(self.values)[v.nan_to_num().floor().clamp(0, len(self.values) - 1).long()]
+        nearest = v.nan_to_num().floor().clamp(0, len(self.values) - 1).long()
+        return tensor(self.values)[nearest].where(~v.isnan(), v)
 
 
 @dataclass(frozen=True, kw_only=True)
