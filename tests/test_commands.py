@@ -40,7 +40,9 @@ from ncsn.storage import HOST
 
 Patch = pytest.MonkeyPatch
 Printed = pytest.CaptureFixture[str]
-RECIPE = Recipe(network="UNet", arguments={"num_classes": 10}, shape=(1, 8, 8), sampling=SAMPLING)
+RECIPE = Recipe(
+    network="UNet", arguments={"num_classes": 10}, shape=(1, 8, 8), sampling=replace(SAMPLING, guidance=2.0)
+)
 SMALL = replace(RECIPE, shape=(1, 4, 4))
 PRIOR = GaussianScore(0.5, 0.3)
 

@@ -742,7 +742,8 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
     config, guide, guide_recipe = read_config(folder), None, None
     model = read_model(folder, config, network=network)
     sampling = config.recipe.sampling
-    if has_run(folder / "guide") or (sampling.guide == "smaller" and sampling.guidance != 1):
+    needed = sampling.guidance != 1 and sampling.guide == "smaller" and not config.recipe.num_classes
+    if needed or has_run(folder / "guide"):
         smaller = read_config(folder / "guide")
         guide, guide_recipe = read_model(folder / "guide", smaller), smaller.recipe
     loaded = Run(
