@@ -27,6 +27,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Annotated, NamedTuple
 
+import numpy as np
 import torch
 from annotated_types import Interval
 from jaxtyping import Float
@@ -634,7 +635,7 @@ class Sampling:
         """
         base = self if sampler is None or find_spec(sampler) is self.spec else self.by(sampler)
         values = {name: value for name, value in changes.items() if value is not None}
-        values = {name: value.item() if getattr(value, "ndim", 1) == 0 else value for name, value in values.items()}
+        values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
         if not base.spec.langevin and not values.keys().isdisjoint(("steps", "eps")):
             size, steps = values.get("eps"), values.get("steps")
             raise ValueError(f"steps is {steps}, eps is {size}; {base.sampler} takes no Langevin steps, only levels")
