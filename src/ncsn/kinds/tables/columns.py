@@ -199,7 +199,7 @@ class Listed(Column):
         return f"is not among {', '.join(allowed[:LISTED])}{more}"
 
     def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
-        return (tensor(self.values) < x[:, None]).sum(1).double() + place
+        return ((tensor(self.values) < x[:, None]).sum(1).double() + place).where(~x.isnan(), x)
 
     def leave(self, v: Numbers) -> Numbers:
         nearest = v.nan_to_num().floor().clamp(0, len(self.values) - 1).long()
