@@ -72,7 +72,7 @@ def signature(name: str, node: ast.FunctionDef, *, returns: bool = True) -> str:
     """A function's signature as in the source, with one argument per line if it is long."""
     decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
     result = f" -> {ast.unparse(node.returns).strip(QUOTES)}" if returns and node.returns else ""
-    if "property" in decorators:
+    if decorators & {"property", "cached_property"}:
         return f"{name}{result}".replace(" ->", ":")
     spec = node.args
     spec.posonlyargs = [arg for arg in spec.posonlyargs if arg.arg not in ("self", "cls")]
