@@ -14,6 +14,7 @@ from ncsn.cli import console
 from ncsn.cli.main import MODULES, find_command
 from ncsn.machine.distributed import PeerError
 from ncsn.machine.interrupts import Stopped, stop_on_signals
+from ncsn.machine.messages import bar
 from ncsn.samplers import NonFiniteSampleError
 from ncsn.training import NonFiniteLossError
 
@@ -118,3 +119,8 @@ def test_help_says_what_giving_an_option_does(
 def test_the_cure_of_what_is_not_installed_is_named_where_it_is_one(name: str | None, tables: bool) -> None:
     status, line = console.ending(ImportError("it cannot be imported", name=name))
     assert (status, "ncsn[tables]" in line, "cannot be imported" in line) == (2, tables, not tables)
+
+
+def test_a_program_without_a_console_has_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert [*bar(range(3), delay=0)] == [0, 1, 2]

@@ -180,12 +180,13 @@ def test_columns_may_be_absent_or_unknown_and_a_dict_is_as_good_as_a_frame(run: 
     [
         pandas.array([1, *[None] * 30], dtype="Int64"),
         ["1", *[None] * 30],
+        ["1", 2.5, *[None] * 29],
         pandas.Categorical([1, *[None] * 30]),
         [9] * 31,
         [True] * 31,
         pandas.to_datetime(["2024-01-01"] * 31),
     ],
-    ids=["integers", "text", "categories", "unseen", "booleans", "dates"],
+    ids=["integers", "text", "mixed", "categories", "unseen", "booleans", "dates"],
 )
 def test_categories_are_filled_into_cells_of_any_type(cells: Any, run: ncsn.Run) -> None:
     """The draws are those of a column of reals; cells that training has not seen are drawn, too."""
@@ -199,6 +200,14 @@ def test_categories_are_filled_into_cells_of_any_type(cells: Any, run: ncsn.Run)
     assert {*expected.astype(float)} <= {1, 2, 3, 4}
 
 
+@pytest.mark.parametrize("name", ["age", "share", "seen"])
+def test_categories_of_numbers_and_dates_take_any_draw(name: str, run: ncsn.Run) -> None:
+    rows = KNOWN[::40].copy()
+    rows.loc[rows.index[::2], name] = None
+    plain, filled = (run.impute(each, 3).frame()[name] for each in (rows, rows.astype({name: "category"})))
+    assert filled.tolist() == plain.tolist()
+
+
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
@@ -209,6 +218,7 @@ def test_categories_are_filled_into_cells_of_any_type(cells: Any, run: ncsn.Run)
         ({"age": [1, "old"]}, r"age 'old' \(row 2\) is not a number"),
         ({"share": ["0.5", "0,5"]}, r"share '0,5' \(row 2\) is not a number"),
         ({"born": ["1990-01-01", "May"]}, r"born 'May' \(row 2\) is not a date"),
+        ({"born": ["1990-01-01T12:00"]}, r"born '1990-01-01T12:00' \(row 1\) is not a whole day between"),
         ({"seen": ["2024-03-01"]}, "Europe/Berlin"),
         ({"ages": [1]}, "ages, but the run has age, income"),
         ({"age": 40}, "dict of columns"),

@@ -44,12 +44,12 @@ def quieter(level: int, name: str = "ncsn") -> Iterator[None]:
 
 def refresh_interval() -> float:
     """Seconds between updates of a progress bar: short in a terminal, long in a log file."""
-    return 0.3 if sys.stderr.isatty() else 30.0
+    return 0.3 if sys.stderr and sys.stderr.isatty() else 30.0
 
 
 def bar(parts: Iterable[T] | None = None, name: str | None = None, **options: object) -> "tqdm[T]":
     """A tqdm progress bar on standard error, shown after a second, unless the logger only lets warnings through."""
     options = {"delay": 1, "leave": False} | options
-    if not log.isEnabledFor(logging.INFO):
+    if not log.isEnabledFor(logging.INFO) or sys.stderr is None:  # as in a program without a console
         options["disable"] = True
     return tqdm(parts, name, mininterval=refresh_interval(), **options)

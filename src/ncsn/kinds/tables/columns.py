@@ -172,7 +172,7 @@ class Integer(Column):
 
     @property
     def requirement(self) -> str:
-        return super().requirement.replace("is not", "is not a whole number", 1)
+        return super().requirement.replace("is not", f"is not a whole {'day' if self.date else 'number'}", 1)
 
     def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
         return x + (place - 0.5)

@@ -260,11 +260,13 @@ def fill(
     """
     import pandas
 
+    if isinstance(cells.dtype, pandas.CategoricalDtype) and not column.categories:
+        cells = cells.astype(object).infer_objects()  # levels of numbers or dates, which draws are rarely equal to
     known = bool(np.delete(cells.notna().to_numpy(), places).any())  # unseen categories are filled, too
     try:
         values = decode(column, numbers, field_of(cells) if known else field)
-    except ValueError:  # text in a column that has only numbers, which training hasn't seen
-        return fill(cells.astype(object), places, column, numbers, field)
+    except ValueError:  # text in a column that has only numbers, or values of several types, unlike in training
+        cells, values = cells.astype(object), decode(column, numbers)
     filled, dtype = cells.astype(object), cells.dtype if known else values.dtype
     filled.iloc[places] = list(values)
     if isinstance(dtype, pandas.CategoricalDtype) and not {*values} <= {*dtype.categories}:
