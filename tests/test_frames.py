@@ -204,7 +204,7 @@ def test_categories_are_filled_into_cells_of_any_type(cells: Any, run: ncsn.Run)
 def test_categories_of_numbers_and_dates_take_any_draw(name: str, run: ncsn.Run) -> None:
     rows = KNOWN[::40].copy()
     rows.loc[rows.index[::2], name] = None
-    plain, filled = (run.impute(each, 3).frame()[name] for each in (rows, rows.astype({name: "category"})))
+    plain, filled = (run.impute(each, 3).frame()[name] for each in (rows, rows.astype({name: "category"})))  # type: ignore[attr-defined]
     assert filled.tolist() == plain.tolist()
 
 
