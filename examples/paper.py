@@ -1,4 +1,4 @@
-"""Reproduce the figures of Song & Ermon 2019 that need only toy data and MNIST, with numbers.
+"""Reproduce figures 2 to 6 of Song & Ermon 2019 with toy data and MNIST, and with numbers.
 
 python examples/paper.py                             # about ten minutes on two cores; writes docs/paper.md and docs/paper/
 python examples/paper.py --parts digits inpainting   # only some of it; other numbers stay as they were measured
@@ -177,7 +177,7 @@ def page(paper: Paper, numbers: dict[str, Any]) -> None:
     (paper.out / "paper.md").write_text(
         f"""# The paper, figure by figure
 
-This page reproduces the figures of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), that need only toy data or MNIST. `python examples/paper.py` draws them in about ten minutes on two cores, with the model in the package.
+This page reproduces figures 2 to 6 of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), with toy data and MNIST; the paper also uses CelebA and CIFAR-10. `python examples/paper.py` draws them in about ten minutes on two cores, with the model in the package.
 
 ## Figure 2: score estimation
 
@@ -191,7 +191,7 @@ This score was learned by sliced score matching with almost no noise (σ = 0.1, 
 
 ![Data, Langevin and annealed Langevin samples](paper/mixing.png)
 
-With the exact score, plain Langevin dynamics puts a fraction {numbers["langevin, exact score"]:.3f} of the samples into the smaller mode, which should hold 0.2. Annealed Langevin dynamics puts {numbers["annealed, exact score"]:.3f} there, or {numbers["annealed, learned score"]:.3f} with a learned score.
+With the exact score, plain Langevin dynamics puts {numbers["langevin, exact score"]:.3f} of the samples into the smaller mode, which should hold 0.2. Annealed Langevin dynamics puts {numbers["annealed, exact score"]:.3f} there, or {numbers["annealed, learned score"]:.3f} with a learned score.
 
 `python ./{MIXING}`
 
