@@ -261,7 +261,7 @@ def fill(
     import pandas
 
     if isinstance(cells.dtype, pandas.CategoricalDtype) and not column.categories:
-        cells = cells.astype(object).infer_objects()  # levels of numbers or dates, which draws are rarely equal to
+        cells = cells.astype(object).infer_objects()  # draws of numbers or dates are rarely among its levels
     known = bool(np.delete(cells.notna().to_numpy(), places).any())  # unseen categories are filled, too
     try:
         values = decode(column, numbers, field_of(cells) if known else field)
