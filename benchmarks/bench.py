@@ -14,7 +14,6 @@ import platform
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -36,6 +35,7 @@ from ncsn.quantization import quantize
 HERE = Path(__file__).parent
 Name = Literal["ours", "reference", "diffusers", "azula", "denoising-diffusion-pytorch"]
 MARKS = ("<!-- table -->", "<!-- end of table -->")
+LABELS = {"ours": "ncsn", "reference": "NCSN, tutorial style"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,38 +203,39 @@ def beside(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]
     return next(iter(alike or (own if row["peer"] in UNTOLD else [])), None)
 
 
-def usual(results: list[dict[str, Any]]) -> str:
-    """The processor with most rows of MNIST."""
-    counts = Counter(str(row["processor"]) for row in results if data_of(row) == "mnist")
-    return counts.most_common(1)[0][0]
+def comparisons(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """For each dataset, with and without labels: the longest budget's rows, on the processor with most packages."""
+    alike: dict[tuple[str, str, float, bool], list[dict[str, Any]]] = {}
+    for row in results:
+        alike.setdefault(key_of(row), []).append(row)
+    largest: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    for rows in sorted(alike.values(), key=lambda rows: (rows[0]["minutes"], len(rows))):
+        largest[data_of(rows[0]), told(rows[0])] = rows
+    return [largest[key] for key in sorted(largest, reverse=True) if len(largest[key]) > 1]
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Fréchet distance on MNIST against minutes of training, with a line per package."""
-    results = [row for row in results if data_of(row) == "mnist" and row["processor"] == usual(results)]
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    floor = max(results, key=lambda row: row["n"])["metrics"]["frechet_distance"]["training"]
-    for name, classes in dict.fromkeys((row["peer"], told(row)) for row in results):
-        alike = [row for row in results if (row["peer"], told(row)) == (name, classes)]
-        rows = sorted(alike, key=lambda row: row["minutes"])
-        distances = [row["metrics"]["frechet_distance"]["generated"] for row in rows]
-        fewest = min(row["n"] for row in rows)
-        label = {"ours": "ncsn", "reference": "NCSN, tutorial style"}.get(name, name)
-        label += (", with labels" if classes else "") + (f", n = {fewest:,}" if fewest < 10_000 else "")
-        axes.plot(
-            [row["minutes"] for row in rows], distances, "o-", label=label, linewidth=3 if name == "ours" else 1.5
-        )
-    axes.axhline(floor, color="grey", linestyle=":", label="training images")
-    axes.set(xscale="log", yscale="log", ylabel="Fréchet distance, n = 10,000")
-    axes.set_xlabel(f"minutes of training, two cores with {usual(results)}")
-    ticks = sorted({row["minutes"] for row in results})
-    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    axes.set_xlim(ticks[0] / 1.5, ticks[-1] * 1.5)
-    axes.xaxis.minorticks_off()
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axes.grid(which="both", alpha=0.25)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=240)
+    """Each package's Fréchet distance over ours, with a panel per comparison."""
+    panels = comparisons(results)
+    figure, axes = plt.subplots(
+        len(panels), figsize=(7, 5.5), layout="constrained", height_ratios=[len(rows) for rows in panels], sharex=True
+    )
+    for panel, rows in zip(axes, panels, strict=True):
+        own = next(row for row in rows if row["peer"] == "ours")
+        ratios = {LABELS.get(row["peer"], row["peer"]): over_ours(row, own) for row in rows}
+        names = sorted(ratios, key=ratios.__getitem__, reverse=True)
+        panel.hlines(names, 1, [ratios[name] for name in names], color="#8d99ae")
+        panel.plot([ratios[name] for name in names], names, "o", color="#30638e")
+        for name in names:
+            panel.annotate(f"{ratios[name]:.2g}", (ratios[name], name), (6, -4), textcoords="offset points")
+        data = {"mnist": "MNIST", "cifar10": "Half of CIFAR-10"}.get(data_of(own), data_of(own))
+        labels = "with" if told(own) else "without"
+        panel.set_title(f"{data}, {own['minutes']:g} minutes, {labels} labels", loc="left", size=10)
+        panel.set(xscale="log", xlim=(0.9, 100), ylim=(-0.6, len(names) - 0.4))
+        panel.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("Fréchet distance, in multiples of ncsn's (less is better)")
+    axes[-1].xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 

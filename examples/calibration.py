@@ -128,11 +128,12 @@ def main() -> None:
             start = time.monotonic()
             result, passes = ranks(prior, particles)
             shares = [coverage(result.hidden, first) for first in (5, 1)]
-            cells = [prior.name, method, p_value(result.turned), *shares]
+            p = p_value(result.turned)
+            cells = [prior.name, method, p, *shares]
             print("|", " | ".join([*cells, f"{passes:,}", f"{time.monotonic() - start:.0f}"]), "|", flush=True)
             axis.hist(result.turned.tolist(), 10, range=(-0.5, DRAWS + 0.5), color="#d1495b")
             axis.axhline(MEASUREMENTS / 10, color="k", lw=1, ls=":")
-            axis.set_title(f"{prior.name}\n{method}", fontsize=8)
+            axis.set_title(f"{prior.name}\n{method}, p = {p}", fontsize=8)
             axis.set_xticks([0, DRAWS])
     plt.savefig(PICTURE, dpi=180)
 

@@ -177,13 +177,13 @@ def page(paper: Paper, numbers: dict[str, Any]) -> None:
     (paper.out / "paper.md").write_text(
         f"""# The paper, figure by figure
 
-This page reproduces figures 2 to 6 of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), with toy data and MNIST; the paper also uses CelebA and CIFAR-10. `python examples/paper.py` draws them in about ten minutes on two cores, with the model in the package.
+This page reproduces figures 2 to 6 of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), with toy data and MNIST. We don't reproduce its results on CelebA and CIFAR-10. `python examples/paper.py` draws the figures below in about ten minutes, with the model in the package.
 
 ## Figure 2: score estimation
 
 ![Exact and estimated score of two Gaussians, and the error between them](paper/score_estimation.png)
 
-This score was learned by sliced score matching with almost no noise (σ = 0.1, the only level). Its relative error is {numbers["near"]:.4f} on the data and {numbers["far"]:.2f} far from it.
+As in the paper, the score is right near the data and wrong elsewhere. It was learned by sliced score matching with almost no noise (σ = 0.1, the only level); its squared relative error is {numbers["near"]:.4f} on the data and {numbers["far"]:.2f} far from it.
 
 `python ./{SLICED}`
 
@@ -191,7 +191,7 @@ This score was learned by sliced score matching with almost no noise (σ = 0.1, 
 
 ![Data, Langevin and annealed Langevin samples](paper/mixing.png)
 
-With the exact score, plain Langevin dynamics puts {numbers["langevin, exact score"]:.3f} of the samples into the smaller mode, which should hold 0.2. Annealed Langevin dynamics puts {numbers["annealed, exact score"]:.3f} there, or {numbers["annealed, learned score"]:.3f} with a learned score.
+Plain Langevin dynamics ignores the weights of the modes: it puts {numbers["langevin, exact score"]:.3f} of the samples into the smaller mode, which should hold 0.2 (or {numbers["langevin, learned score"]:.3f} with a learned score). Annealed Langevin dynamics puts {numbers["annealed, exact score"]:.3f} there, or {numbers["annealed, learned score"]:.3f} with a learned score.
 
 `python ./{MIXING}`
 
@@ -205,7 +205,7 @@ The digits take shape as σ falls from 1 to 0.3.
 
 ![A hundred samples, not hand-picked](paper/samples.png)
 
-These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A classifier is confident about {100 * annealed[1]:.0f} % of them ({100 * real[1]:.0f} % for real digits), and their Fréchet distance from the test images is {annealed[0]:.2f} ({real[0]:.2f} for as many real digits). The default sampler reaches {100 * default[1]:.0f} % and {default[0]:.2f}, [less than real digits](quality.md#images).
+These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A classifier is confident about {100 * annealed[1]:.0f} % of them ({100 * real[1]:.0f} % for real digits), and their Fréchet distance from the test images is {annealed[0]:.2f} ({real[0]:.2f} for as many held-out digits). The default sampler reaches {100 * default[1]:.0f} % and {default[0]:.2f}.
 
 `ncsn sample mnist -n {numbers["n"]} --sampler annealed --out samples.npz`
 
@@ -213,33 +213,33 @@ These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dyn
 
 ![Digits, their visible halves, and eight completions each](paper/inpainting_replacement.png)
 
-Each row shows a test digit, its visible half, and eight completions by the paper's method. The picture was drawn with two Langevin steps per level; the following command uses five:
+Each row shows a test digit, its visible half, and eight completions by the paper's method. The picture was made with two Langevin steps per level. This command completes one digit, with five:
 
 `ncsn inpaint mnist --input 0 --method replacement`
 
 ![The same by moment matching](paper/inpainting_posterior.png)
 
-The picture above shows the same halves completed by [moment matching](theory/posteriors.md#moment-matching):
+These are the same halves, completed by [moment matching](theory/posteriors.md#moment-matching):
 
 `ncsn inpaint mnist --input 0 --levels 30`
 
-In the hidden halves of {numbers["inpainted"]} test images, the mean of eight completions has a [PSNR](glossary.md) of {numbers["replacement_mean"]:.1f} dB with the paper's method, and of {numbers["posterior_mean"]:.1f} dB with moment matching. (These are too few images to tell which is better; a constant grey gives {numbers["fill"]:.1f} dB.)
+For {numbers["inpainted"]} test images, the means of eight completions have a [PSNR](glossary.md) of {numbers["replacement_mean"]:.1f} dB with the paper's method and {numbers["posterior_mean"]:.1f} dB with moment matching (a constant grey: {numbers["fill"]:.1f} dB). These are too few images to tell which is better.
 
 ## Appendix: nearest neighbours
 
 ![Samples, each above its nearest training image](paper/neighbours.png)
 
-Rows one and three are samples; below each is its nearest training image.
+None of these samples (above) is a copy of its nearest training image (below).
 
 ## A single noise level
 
 ![Samples of a model with one noise level](paper/single_sigma.png)
 
-If a model is trained only at σ = 0.2, most of its samples are loose strokes; after {paper.minutes:g} minutes of training, their Fréchet distance is {baseline[0]:.0f}.
+If a model is trained only at σ = 0.2 (with one level, `--sigma-max` only sets where sampling starts), most of its samples are loose strokes; after {paper.minutes:g} minutes of training, their Fréchet distance is {baseline[0]:.0f}.
 
 `python ./{paper.single}`
 
-*Fréchet distances use the features of the digit classifier, and "confident" means p > 0.9 for one class. The relative error of a score is E‖ŝ − s‖²/E‖s‖²; "far" means more than 2 away from the data.*
+*Fréchet distances use the features of the digit classifier, and "confident" means p > 0.9 for one class. The squared relative error of a score is E‖ŝ − s‖²/E‖s‖²; "far" means more than 2 away from the data.*
 """,
         encoding="utf-8",
     )

@@ -202,6 +202,13 @@ CHECKED = (
     "docs/howto/python.md",
     "docs/reference/sklearn.md",
 )
+def check_walks(names: dict[str, Any]) -> None:
+    """Six walks of twelve: neighbours on a walk are closer than examples of two walks."""
+    walks = names["samples"].view(6, 12, -1)
+    steps, others = ((a - b).square().mean() for a, b in ((walks[:, 1:], walks[:, :-1]), (walks[1:], walks[:-1])))
+    assert steps < others / 2
+
+
 CHECKS = {
     "found": check_calibration,
     "imputer": check_pipeline,
@@ -210,8 +217,10 @@ CHECKS = {
     "income": check_table,
     "Mine": check_normal,
     "my_sampler": check_normal,
+    "my_objective": check_normal,
     "settings": check_images,
     "x": check_covariance,
+    "samples": check_walks,
 }
 """What holds of the samples of an example, by a name that it has."""
 

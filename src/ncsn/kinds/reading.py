@@ -31,8 +31,8 @@ class Reading:
         max_broken: Number of unreadable files that may be skipped. If there are more, ncsn lists them and stops.
         signals: The array holds signals (n, channels, length), or (n, length) for one channel, instead of images or
             rows.
-        keep_missing: Of a table, learn where values are missing, too: new rows then have gaps as often and in the same
-            places.
+        keep_missing: Of a table, learn where values are missing, too: new rows then have gaps as often and in similar
+            patterns.
     """
 
     size: str | None = None

@@ -26,7 +26,7 @@ from ncsn.samplers import Step
 from ncsn.validation import as_numbers, counted
 
 MIN_POWER = 1e-6  # relative to the mean power; anything weaker is rounding error
-DRAWS_AT_ONCE = 2**10  # signals, so that activations fit in a processor's cache
+DRAWS_AT_ONCE = 2**7  # signals, so that activations fit in a processor's cache
 
 
 @dataclass(frozen=True)

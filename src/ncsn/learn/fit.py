@@ -83,8 +83,8 @@ def fit(
     ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
     ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
     d, h, w): real numbers, whose location and scale the run remembers for each channel.
-    ``keep_missing``: learn where a table has missing values, too, so that new rows have them as often and in the same
-    places.
+    ``keep_missing``: learn where a table has missing values, too, so that new rows have them as often and in similar
+    patterns.
     ``settings``: the settings of ``ncsn train``.  Other arguments take precedence.
     ``start``: a run of images or signals whose network and weights training starts from, unless the settings say
     otherwise.  Layers that depend on a different number of colours or classes are initialised at random.
