@@ -202,6 +202,8 @@ CHECKED = (
     "docs/howto/python.md",
     "docs/reference/sklearn.md",
 )
+
+
 def check_walks(names: dict[str, Any]) -> None:
     """Six walks of twelve: neighbours on a walk are closer than examples of two walks."""
     walks = names["samples"].view(6, 12, -1)
