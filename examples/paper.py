@@ -191,7 +191,7 @@ As in the paper, the score is right near the data and wrong elsewhere. It was le
 
 ![Data, Langevin and annealed Langevin samples](paper/mixing.png)
 
-Plain Langevin dynamics ignores the weights of the modes: it puts {numbers["langevin, exact score"]:.3f} of the samples into the smaller mode, which should hold 0.2 (or {numbers["langevin, learned score"]:.3f} with a learned score). Annealed Langevin dynamics puts {numbers["annealed, exact score"]:.3f} there, or {numbers["annealed, learned score"]:.3f} with a learned score.
+Plain Langevin dynamics ignores the weights of the modes: it puts {numbers["langevin, exact score"]:.3f} of the samples ({numbers["langevin, learned score"]:.3f} with a learned score) into the smaller mode, which should hold 0.2. Annealed Langevin dynamics puts {numbers["annealed, exact score"]:.3f} there, or {numbers["annealed, learned score"]:.3f} with a learned score.
 
 `python ./{MIXING}`
 
@@ -213,7 +213,7 @@ These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dyn
 
 ![Digits, their visible halves, and eight completions each](paper/inpainting_replacement.png)
 
-Each row shows a test digit, its visible half, and eight completions by the paper's method. The picture was made with two Langevin steps per level. This command completes one digit, with five:
+Each row shows a test digit, its visible half, and eight completions by the paper's method. The picture was made with two Langevin steps per level. By default, the command takes five; this completes one digit:
 
 `ncsn inpaint mnist --input 0 --method replacement`
 
