@@ -211,7 +211,7 @@ def comparisons(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     largest: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for rows in sorted(alike.values(), key=lambda rows: (rows[0]["minutes"], len(rows))):
         largest[data_of(rows[0]), told(rows[0])] = rows
-    return [largest[key] for key in sorted(largest, reverse=True) if len(largest[key]) > 1]
+    return [largest[key] for key in sorted(largest, reverse=True) if {"ours"} < {row["peer"] for row in largest[key]}]
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
