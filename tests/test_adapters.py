@@ -237,6 +237,24 @@ def test_a_denoiser_of_azula_is_its_score() -> None:
         torch.testing.assert_close(ncsn.from_azula(denoiser)(x, sigma), TRUTH(x, sigma), rtol=1e-3, atol=1e-3)
 
 
+def test_a_score_is_a_denoiser_of_azula() -> None:
+    """The exact mean at both ends of its schedule and between them, at one time for all examples and one for each."""
+    pytest.importorskip("azula")
+    denoiser = ncsn.to_azula(TRUTH, sigma_max=20.0, sigma_min=0.05)
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    times, sigmas = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0.05, 1.0, 20.0])
+    torch.testing.assert_close(denoiser(x, times).mean, tweedie(TRUTH, x, sigmas))
+    torch.testing.assert_close(denoiser(x, times[1]).mean, tweedie(TRUTH, x, 1.0))
+    torch.testing.assert_close(ncsn.from_azula(denoiser)(x, 3.0), TRUTH(x, 3.0))
+
+
+@pytest.mark.parametrize("levels", [(0.05, 20.0), (1.0, 1.0), (1.0, 0.0), (float("nan"), 0.1)])
+def test_a_denoiser_of_azula_has_ordered_noise_levels(levels: tuple[float, float]) -> None:
+    pytest.importorskip("azula")
+    with pytest.raises(ValueError, match="sigma_m"):
+        ncsn.to_azula(TRUTH, sigma_max=levels[0], sigma_min=levels[1])
+
+
 def test_a_denoiser_without_a_schedule_is_none_of_azula() -> None:
     with unchecked(), pytest.raises(ValueError, match="without a schedule"):
         ncsn.from_azula(lambda x, t: x)

@@ -10,6 +10,7 @@ from .adapters import from_flow as from_flow
 from .adapters import from_ncsn as from_ncsn
 from .adapters import from_noise_predictor as from_noise_predictor
 from .adapters import from_variance_preserving as from_variance_preserving
+from .adapters import to_azula as to_azula
 from .batching import Batch as Batch
 from .batching import batches as batches
 from .distributions import Empirical as Empirical

@@ -1,4 +1,4 @@
-"""Adapters for other models: denoisers, noise predictors and flows become scores, which drive every sampler.
+"""Adapters: denoisers, noise predictors and flows become scores, which drive every sampler, and scores denoisers.
 
 Here σ is the standard deviation of noise on unscaled data ("variance exploding").  A model trained on
 x_t = a_t·x₀ + b_t·z is called at a_t·x, at the t for which b_t/a_t = σ.  Up to known factors it predicts E[z | x_t],
@@ -8,15 +8,18 @@ and the score is −E[z | x_t]/σ.
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.networks import NCSN, NCSNv2
-from ncsn.score import Copies, Plain, Scaled, Score, ScoreModel, Sigma, as_level, expand, float64, place_level
-from ncsn.validation import as_numbers
+from ncsn.score import Copies, Plain, Scaled, Score, ScoreModel, Sigma, as_level, expand, float64, place_level, tweedie
+from ncsn.validation import as_numbers, real
+
+if TYPE_CHECKING:
+    from azula.denoise import Denoiser
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """A network: examples (b, *d), and a noise level or time for each (b,) → predictions (b, *d)."""
@@ -154,6 +157,27 @@ def from_azula(denoiser: Callable[..., Any]) -> Score:
         return (mean - x) / expand(level, x) ** 2
 
     return score
+
+
+def to_azula(score: Score, *, sigma_max: float, sigma_min: float) -> "Denoiser":
+    """A score as one of azula's denoisers, for its samplers and its approximate posteriors (``azula.guidance``).
+
+    ``score``: a run's (``run.score``, which isn't in the data's units if ``run.transform`` changes them), or any other.
+    ``sigma_max``, ``sigma_min``: the noise levels at t = 1 and t = 0; x_t = x₀ + σ_t·z, and ln σ_t is linear in t.
+    Raises ValueError unless 0 < sigma_min < sigma_max, and ImportError without azula.
+    """
+    from azula.denoise import Denoiser, DiracPosterior
+    from azula.noise import VESchedule
+
+    sigma_max = real("sigma_max", sigma_max, above=real("sigma_min", sigma_min, above=0))
+
+    class ScoreDenoiser(Denoiser):  # type: ignore[misc]
+        schedule = VESchedule(sigma_min, sigma_max)
+
+        def forward(self, x_t: Tensor, t: Tensor, **_: object) -> DiracPosterior:
+            return DiracPosterior(tweedie(score, x_t, self.schedule.sigma(t)))
+
+    return ScoreDenoiser()
 
 
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
