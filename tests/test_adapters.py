@@ -255,6 +255,41 @@ def test_a_denoiser_of_azula_has_ordered_noise_levels(levels: tuple[float, float
         ncsn.to_azula(TRUTH, sigma_max=levels[0], sigma_min=levels[1])
 
 
+AXIS = torch.linspace(-8, 8, 400)
+GRID = torch.cartesian_prod(AXIS, AXIS)
+CLOUD = ncsn.GaussianMixture(torch.tensor([[2.0, 2.0]]))
+
+
+def intensity(x: Tensor) -> Tensor:
+    return x.square().sum(-1, keepdim=True)
+
+
+def count(x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+    rates = torch.distributions.Poisson(3 * x.clamp(min=0.01))
+    return rates.log_prob(torch.tensor([12.0, 3.0])) / (1 + sigma**2)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@pytest.mark.parametrize("name", ["intensity", "counts"])
+def test_azula_draws_posteriors_of_nonlinear_measurements_and_counts(name: str) -> None:
+    """As on the page about operators; approximately, beside sums over a grid."""
+    azula, denoiser = pytest.importorskip("azula"), ncsn.to_azula(CLOUD, sigma_max=40.0, sigma_min=0.02)
+    if name == "intensity":
+        noise = azula.linalg.covariance.IsotropicCovariance(torch.tensor(1.0))
+        given = azula.guidance.mmps.MMPSDenoiser(denoiser, torch.tensor([16.0]), intensity, noise)
+        sampler = azula.sample.DDPMSampler(given, steps=256, silent=True)
+        log_likelihood = -(intensity(GRID)[:, 0] - 16).square() / 2
+    else:
+        sampler = azula.guidance.tds.TDSSampler(denoiser, count, steps=64, silent=True)
+        log_likelihood = count(GRID).sum(1)
+    torch.manual_seed(0)
+    x = sampler(sampler.init((4000, 2)))
+    weights = (CLOUD.log_prob(GRID, 0.0) + log_likelihood).softmax(0)
+    mean = weights @ GRID
+    std = (weights @ (GRID - mean) ** 2).sqrt()
+    assert float(((x.mean(0) - mean) / std).abs().max()) < 0.2
+    assert float((x.std(0) / std - 1).abs().max()) < 0.15
+
+
 def test_a_denoiser_without_a_schedule_is_none_of_azula() -> None:
     with unchecked(), pytest.raises(ValueError, match="without a schedule"):
         ncsn.from_azula(lambda x, t: x)

@@ -139,17 +139,6 @@ def test_a_measurement_is_calibrated_of_any_run(particles: int) -> None:
     assert found.calibrated == {"run": True, "held-out": False}
 
 
-@pytest.mark.parametrize(
-    "noise",
-    [{"noise_cov": torch.tensor([[0.04, 0.18], [0.18, 1.0]])}, {"likelihood": ncsn.Poisson(3.0)}],
-    ids=["correlated", "counts"],
-)
-def test_other_noise_is_drawn_as_the_posterior_takes_it(noise: dict[str, Any]) -> None:
-    run = Run.of(GaussianMixture(torch.full((1, 2), 4.0), 0.5), (2,), sigma_max=20.0, sigma_min=0.02)
-    found = run.calibrate(measure=torch.clone, truths="run", n=40, draws=9, particles=64, **noise)
-    assert found.calibrated == {"run": True}
-
-
 def test_signals_are_calibrated_with_a_gap_in_their_middle() -> None:
     run = Run.of(GaussianScore(0.0, 1.0), (1, 6), sigma_max=20.0, sigma_min=0.02)
     found = run.calibrate(torch.randn(40, 1, 6), hidden=0.3, n=40, draws=5, truths="held-out")

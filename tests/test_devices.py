@@ -443,12 +443,6 @@ def posteriors(device: str, folder: Path) -> None:
                 there(posterior.sample(3, particles=count, **how), device)
             there(posterior.sample(3, sampler="heun", **how), device)
     there(run.posterior(lambda x: x @ matrix.to(x), 0.5, noise_std=0.1).sample(3, **how), device)
-    counts = run.posterior(lambda x: x @ matrix.to(x), [3.0], likelihood=ncsn.Poisson(5.0))
-    covariance = torch.tensor([[0.1, 0.05], [0.05, 0.2]])
-    bent = run.posterior(torch.square, torch.ones(3, 2), noise_cov=covariance, repeated=True, method="dps")
-    for posterior in (counts, bent):
-        there(posterior.sample(3, particles=1, **how), device)
-        there(posterior.sample(3, particles=4, **how), device)
     x = pixels(device).posterior(blurred(1.0), torch.rand(1, 4, 4), noise_std=0.1).sample(2, particles=1, **how)
     there(x, device)
 

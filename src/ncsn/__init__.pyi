@@ -37,7 +37,6 @@ from .objectives import fisher as fisher
 from .objectives import posterior_dsm as posterior_dsm
 from .objectives import ssm as ssm
 from .objectives import training_loss as training_loss
-from .posteriors import Poisson as Poisson
 from .posteriors import posterior as posterior
 from .posteriors import replacement as replacement
 from .run import Recipe as Recipe

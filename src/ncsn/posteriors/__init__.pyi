@@ -6,7 +6,6 @@ from .matching import posterior as posterior
 from .matching import replacement as replacement
 from .measurements import Measurement as Measurement
 from .measurements import Observation as Observation
-from .measurements import Poisson as Poisson
 from .measurements import blurred as blurred
 from .measurements import downsampled as downsampled
 from .measurements import known_pixels as known_pixels

@@ -73,15 +73,6 @@ def for_eigh(matrices: Tensor) -> Tensor:
     return matrices.cpu() if matrices.device.type == "mps" else matrices
 
 
-def derivative(measure: Measurement, at: Float[Tensor, "b *d"]) -> Measurement:
-    """The function v ↦ ∂A/∂x v at ``at``: the transpose of what takes a weight to ∂A/∂xᵀ times it."""
-    at = at.detach().requires_grad_()
-    image = measure(at)
-    weight = torch.zeros_like(image, requires_grad=True)
-    transposed = torch.autograd.grad(image, at, weight, create_graph=True)[0]
-    return lambda v: torch.autograd.grad(transposed, weight, v, retain_graph=True)[0]
-
-
 def posterior(
     score: Score,
     measure: Measurement,
@@ -89,7 +80,6 @@ def posterior(
     noise_std: float,
     *,
     steps: int = 3,
-    linear: bool = True,
 ) -> Score:
     """The score of p_σ(x | y) by moment matching: p(x₀ | x) is replaced by a Gaussian with its mean and covariance.
 
@@ -105,7 +95,6 @@ def posterior(
     ``y``: one measurement for each example, (b, *m).
     ``noise_std``: σ_y > 0 in the units of y.
     ``steps``: conjugate-gradient steps for the inverse, at least 1; each takes one backward pass.
-    ``linear``: whether A is linear; if not, it is linearised at D(x), which is approximate for any prior.
     Raises ValueError unless noise_std > 0 and steps ≥ 1.  The score raises ValueError if A isn't linear, or if y
     doesn't have the shape of A x.
 
@@ -133,7 +122,7 @@ def posterior(
         expected = measure(denoised)
         if y.shape != expected.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; expected {tuple(expected.shape)}, that of measure(x)")
-        push_forward = fixed(x.shape[1:], x.dtype, x.device) if linear else derivative(measure, denoised)
+        push_forward = fixed(x.shape[1:], x.dtype, x.device)
 
         pulled_back = list[Tensor]()  # ∂D/∂xᵀ Aᵀ u; as ∂D/∂x is symmetric, σ² times it is Cov Aᵀ u
 
@@ -253,9 +242,8 @@ class MomentMatching(Posterior):
         return 1 if self.populations is None else self.populations.size
 
     def score(self, prior: Score, n: int, generator: torch.Generator | None) -> Score:
-        y = repeat_for(self.observation.y, n)
         seen = self.observation
-        return posterior(prior, seen.measure, y, seen.noise_std, steps=self.solver_steps, linear=seen.linear)
+        return posterior(prior, seen.measure, repeat_for(seen.y, n), seen.noise_std, steps=self.solver_steps)
 
     def to(self, device: torch.device, prior: Score) -> "MomentMatching":
         return replace(self, prior=prior, observation=self.observation.to(device))
@@ -271,10 +259,7 @@ class MomentMatching(Posterior):
         states: Iterator[tuple[Step, Weight | None]]
         if self.populations is None:
             x = prior.start(n, labels)
-            if self.observation.linear:
-                self.observation.warn_if_precise(sampling.sigma_min, tuple(x.shape[1:]))
-            else:
-                log.warning("samples are approximate, because the measurement is linearised; particles correct that")
+            self.observation.warn_if_precise(sampling.sigma_min, tuple(x.shape[1:]))
             score = self.score(prior.score(n, labels), n, generator)
             states = ((step, None) for step in sampling.follow(score, x, generator=generator))
         else:

@@ -1,4 +1,4 @@
-"""Measurements with noise: y = A x + n, n ~ N(0, σ_y² I), and counts, y ~ Poisson(peak · A x).
+"""Linear measurements with noise: y = A x + n, n ~ N(0, σ_y² I).
 
 A measurement A is a plain differentiable function; its transpose comes from automatic differentiation.
 """
@@ -7,14 +7,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypedDict, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
-from typing_extensions import Unpack
 
 from ncsn.machine.messages import log
 from ncsn.noise import place_of
@@ -26,7 +25,6 @@ Numbers = Tensor | np.ndarray | Sequence[object] | float
 Measurement = Callable[[Tensor], Tensor]
 """A linear function of a batch of examples, (b, *d) → (b, *m), or one with a constant added (affine)."""
 
-MIN_RATE = 1e-3  # counts: the least rate of Poisson noise
 MIN_BLUR, MAX_BLUR = 0.01, 100  # pixels; beyond them weights underflow, or the kernel fills the memory
 RANDOM_SHARE = 0.25  # of the pixels that are known when the hidden ones are random
 
@@ -119,56 +117,6 @@ def blurred(std: float) -> Measurement:
     return blur
 
 
-@dataclass(frozen=True)
-class Poisson:
-    """Independent counts y ~ Poisson(peak · A x), such as photons or events: a likelihood for ``Run.posterior``.
-
-    ``peak``: the expected count where A x is 1, > 0.  The rate is at least 0.001 counts, even if A x is negative.
-    Raises ValueError for other peaks.
-
-    >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.full((1, 1), 5.0)), (1,), sigma_max=50.0, sigma_min=0.02)
-    >>> run.posterior(torch.clone, [60.0], likelihood=ncsn.Poisson(10.0)).sample(500).mean().round(decimals=1)
-    tensor(5.7000)
-    """
-
-    peak: float
-
-    def __post_init__(self) -> None:
-        """Check the peak."""
-        real("peak", self.peak, above=0)
-
-    def stabilise(self, seen: Tensor) -> Tensor:
-        """A transform of ``seen`` under which counts have noise of variance 1, approximately (Anscombe 1948)."""
-        return 2 * ((self.peak * seen).clamp(min=MIN_RATE) + 3 / 8).sqrt()
-
-    def log_prob(self, seen: Tensor, y: Tensor) -> Float64[Tensor, "b *m"]:
-        """The log of each count's probability, both as ``stabilise`` gives them."""
-        rates, counts = ((float64(part) / 2) ** 2 - 3 / 8 for part in (seen, y))
-        counts = counts.round().clamp(min=0)
-        logs: Tensor = torch.xlogy(counts, rates) - rates - torch.lgamma(counts + 1)
-        return logs
-
-
-def compose(after: Measurement, measure: Measurement, x: Tensor) -> Tensor:
-    """A measurement of what another one measures.  Partials of it can be pickled."""
-    return after(measure_rows(measure, x))
-
-
-def decorrelate(root: Float[Tensor, "m m"], seen: Float[Tensor, "b *m"]) -> Float[Tensor, "b m"]:
-    """L⁻¹ of each measurement, given ``root`` = L⁻¹."""
-    return seen.flatten(1) @ root.to(seen).T
-
-
-def repeat(count: int, seen: Float[Tensor, "b *m"]) -> Float[Tensor, "b k *m"]:
-    """``count`` copies of each measurement."""
-    return seen[:, None].expand(-1, count, *seen.shape[1:])
-
-
-def apply_at(a: Measurement, shift: Tensor, scale: Tensor, x: Tensor) -> Tensor:
-    """A(shift + scale·x)."""
-    return a(shift + scale * x)
-
-
 def apply_affine(
     a: Measurement, scale: Tensor | float, shift: Tensor | float, std: Tensor | float, x: Tensor
 ) -> Tensor:
@@ -212,26 +160,22 @@ def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measure
     off = (together[0] - 2 * first + 3 * second).abs()
     if not bool((off <= 1e-3 * together.abs().max() + 1e-5 * offset.abs().max()).all()):
         allowed = "it must be a linear function of each example, plus a constant"
-        raise ValueError(f'the measurement is not linear; {allowed}, or any smooth one with method="dps"')
+        raise ValueError(f"the measurement is not linear; {allowed}")
     return partial(apply_affine, measure, 1.0, offset, 1.0)
 
 
-def check_smooth(measure: Measurement, zero: Float[Tensor, "*d"], *, linear: bool) -> None:
-    """Raises ValueError if a measurement's gradient differs from finite differences, or if it mixes examples.
-
-    For a linear one, ``linear_part`` checks the latter.
-    """
-    z = torch.randn(64, *zero.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(zero)
-    x, move = z.clone().requires_grad_(), (1.0 if linear else 0.02) * z.roll(1, 0)
+def check_gradient(measure: Measurement, example: Float[Tensor, "1 *d"]) -> None:
+    """Raises ValueError if a linear measurement's gradient isn't its transpose, for example because it detaches."""
+    z = torch.randn(64, *example.shape[1:], generator=torch.Generator().manual_seed(0), device="cpu").to(example)
+    x, move = z.clone().requires_grad_(), z.roll(1, 0)
     with torch.no_grad():
         change = measure(z + move) - measure(z - move)
     with torch.enable_grad():
         seen = measure(x)
         back = torch.autograd.grad(seen, x, change, allow_unused=True)[0] if seen.requires_grad else None
-    size, seen = change.square().sum(), seen.detach()
-    alone = linear or bool(((measure(z[:1]) - seen[:1]).abs() <= 1e-3 * seen.abs().max()).all())
-    if back is None or not alone or not bool((2 * (back * move).sum() - size).abs() <= 0.1 * size):
-        raise ValueError("the measurement is not differentiable; it must be a smooth torch function of each example")
+    size = change.square().sum()
+    if back is None or not bool((2 * (back * move).sum() - size).abs() <= 0.1 * size):
+        raise ValueError("the measurement is not differentiable; it must be a torch function of each example")
 
 
 def rows_of(y: Tensor, shape: tuple[int, ...]) -> Float[Tensor, "k *m"]:
@@ -243,17 +187,6 @@ def rows_of(y: Tensor, shape: tuple[int, ...]) -> Float[Tensor, "k *m"]:
     if rows.shape[1:] != shape:
         raise ValueError(f"y has shape {tuple(y.shape)}; expected {shape}, or (n, ...) for several measurements")
     return rows
-
-
-def inverse_root(covariance: Tensor, m: int) -> Float64[Tensor, "m m"]:
-    """L⁻¹ of the covariance L Lᵀ of ``m`` numbers.  Raises ValueError if it isn't a covariance."""
-    if covariance.shape != (m, m):
-        raise ValueError(f"noise_cov has shape {tuple(covariance.shape)}; expected ({m}, {m}), as y has {m} numbers")
-    factor, failed = torch.linalg.cholesky_ex(float64(covariance))
-    if bool(failed) or not torch.allclose(covariance, covariance.T) or not bool(factor.isfinite().all()):
-        raise ValueError("noise_cov must be symmetric and positive definite")
-    root: Tensor = torch.linalg.inv(factor)
-    return root
 
 
 def move_with(part: T, device: torch.device) -> T:
@@ -271,25 +204,19 @@ class Observation:
 
     ``measure``: A.  ``y``: one measurement, (1, *m), or several.  ``noise_std``: σ_y.
     ``log_volume``: for each measurement, the log volume of y's unit in the user's units.
-    ``linear``: whether A is linear.
-    ``likelihood``: the likelihood of counts; A and y are then transformed by its ``stabilise``.
     """
 
     measure: Measurement
     y: Float[Tensor, "k *m"]
     noise_std: float
     log_volume: Float64[Tensor, "k"] | float = 0.0
-    linear: bool = True
-    likelihood: Poisson | None = None
 
     @classmethod
     @torch.inference_mode(False)
-    def of(
-        cls, measure: Measurement, y: Tensor, noise_std: Tensor, shift: Tensor, scale: Tensor, *, linear: bool = True
-    ) -> "Observation":
+    def of(cls, measure: Measurement, y: Tensor, noise_std: Tensor, shift: Tensor, scale: Tensor) -> "Observation":
         """An observation from the user's units, in which an example is shift + scale·z, where z is the score's.
 
-        ``measure``: linear or affine, or any smooth function if not ``linear``.
+        ``measure``: linear or affine.
         ``y``: one measurement (*m), or several (k, *m).
         ``noise_std``: σ_y > 0, one number, or a tensor that broadcasts against y; then A and y are divided by it, so
         that the noise is 1.
@@ -302,11 +229,8 @@ class Observation:
         measure = partial(measure_rows, measure)
         divisor, std = (noise_std.clone(), 1.0) if noise_std.ndim else (1.0, float(noise_std))
         place = measure(shift[None])  # far from 0, where scale·v is small in comparison: the two must not be added
-        if linear:
-            a = linear_part(partial(apply_affine, measure, scale.clone(), 0.0, 1.0), torch.zeros_like(shift[None]))
-            check_smooth(a, shift, linear=True)
-        else:
-            a, place = partial(apply_at, measure, shift.clone(), scale.clone()), torch.zeros_like(place)
+        a = linear_part(partial(apply_affine, measure, scale.clone(), 0.0, 1.0), torch.zeros_like(shift[None]))
+        check_gradient(a, shift[None])
         target = rows_of(y, tuple(place.shape[1:]))
         pairs = zip(noise_std.shape[::-1], target.shape[::-1], strict=False)
         if noise_std.ndim > target.ndim or any(own not in (1, theirs) for own, theirs in pairs):
@@ -315,21 +239,12 @@ class Observation:
         if not bool(target.isfinite().all()):
             raise ValueError("y has numbers that are not finite; leave unknown ones out of the measurement")
         volume = float64(noise_std.log().expand_as(target)).flatten(1).sum(1) if noise_std.ndim else 0.0
-        return cls(partial(apply_affine, a, 1.0, 0.0, divisor), (target - place) / divisor, std, volume, linear)
+        return cls(partial(apply_affine, a, 1.0, 0.0, divisor), (target - place) / divisor, std, volume)
 
     @property
     def log_constant(self) -> Float64[Tensor, "k"] | float:
-        """The log of a Gaussian's normalising constant, in the user's units; 0 for counts."""
-        if self.likelihood is not None:
-            return 0.0
+        """The log of a Gaussian's normalising constant, in the user's units."""
         return -self.y.shape[1:].numel() * math.log(math.sqrt(2 * math.pi) * self.noise_std) - self.log_volume
-
-    def log_likelihood(self, x: Float[Tensor, "b *d"], y: Float[Tensor, "b *m"]) -> Float64[Tensor, "b"]:
-        """Log p(y | x) without ``log_constant``."""
-        seen = self.measure(x)
-        if self.likelihood is not None:
-            return self.likelihood.log_prob(seen, y).flatten(1).sum(1)
-        return -(float64(y - seen) / self.noise_std).square().flatten(1).sum(1) / 2
 
     def to(self, device: torch.device) -> "Observation":
         """The observation on another device, except for tensors in a user's function."""
@@ -356,8 +271,6 @@ class Observation:
 
     def check_precision(self, sigma_max: float, shape: tuple[int, ...]) -> None:
         """Raises ValueError for noise too small for single precision, and for a y that is far from any example."""
-        if not self.linear:
-            return
         widest = sigma_max * self.measure_noise(shape).abs().amax(0)
         if bool((self.noise_std < 1e-7 * widest).any()):
             raise ValueError("noise_std is less than a ten-millionth of sigma_max, too small for single precision")
@@ -370,52 +283,6 @@ class Observation:
             log.warning(
                 f"noise_std is small compared with sigma_min = {sigma:g}: measured numbers will vary too little"
             )
-
-
-class Noise(TypedDict, total=False):
-    """The keyword arguments of ``Run.posterior`` that describe the noise of a measurement."""
-
-    noise_std: Numbers | None
-    noise_cov: Numbers | None
-    likelihood: Poisson | None
-    repeated: bool
-
-
-def observe(
-    measure: Measurement, y: Tensor, shift: Tensor, scale: Tensor, *, linear: bool, **noise: Unpack[Noise]
-) -> Observation:
-    """``Observation.of`` for every kind of noise, and for several observations of one example; see ``Run.posterior``.
-
-    Also raises ValueError unless exactly one kind of noise is given, for an invalid covariance, and for invalid counts.
-    """
-    if unknown := noise.keys() - Noise.__annotations__:
-        raise TypeError(f"posterior has no argument {min(unknown)}; of noise it has {', '.join(Noise.__annotations__)}")
-    kinds = ("noise_std", "noise_cov", "likelihood")
-    if sum(noise.get(name) is not None for name in kinds) != 1:
-        raise ValueError(f"give exactly one of {', '.join(kinds)}")
-    std, likelihood = noise.get("noise_std"), noise.get("likelihood")
-    check_type("repeated", noise.get("repeated", False), bool)
-    if likelihood is not None:
-        check_type("likelihood", likelihood, Poisson)
-    seen = measure_rows(measure, shift[None])
-    y, volume = rows_of(y, tuple(seen.shape[1:])), 0.0
-    if likelihood is not None or not linear:
-        check_smooth(partial(apply_at, partial(measure_rows, measure), shift, scale), shift, linear=False)
-    if (covariance := noise.get("noise_cov")) is not None:
-        root = inverse_root(as_numbers("noise_cov", covariance).to(y), seen.numel())
-        measure, y = partial(compose, partial(decorrelate, root.to(y)), measure), decorrelate(root, y)
-        volume = -float(root.diagonal().log().sum())
-    if likelihood is not None:
-        for wrong in y[~((y >= 0) & (y == y.round()))].flatten()[:1].tolist():
-            raise ValueError(f"y holds {wrong:g}; expected counts, which are whole numbers of at least 0")
-        measure, y = partial(compose, likelihood.stabilise, measure), likelihood.stabilise(y / likelihood.peak)
-        linear = False
-    if noise.get("repeated"):
-        count = len(y)
-        measure, y, volume = partial(compose, partial(repeat, count), measure), y[None], count * volume
-    std = as_numbers("noise_std", 1.0 if std is None else std).to(y)
-    found = Observation.of(measure, y, std, shift, scale, linear=linear)
-    return replace(found, log_volume=found.log_volume + volume, likelihood=likelihood)
 
 
 def repeat_for(y: Float[Tensor, "k *m"], n: int) -> Float[Tensor, "n *m"]:

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from ncsn.machine import hardware
 from ncsn.noise import check_generator
-from ncsn.posteriors.measurements import Measurement, Observation, repeat_for
+from ncsn.posteriors.measurements import Observation, repeat_for
 from ncsn.samplers import Step
 from ncsn.score import Copies, Score, float64, tweedie
 
 MAX_WHOLE = 16  # largest size of an example whose whole covariance particles use, however few numbers are measured
 MAX_FOR_PARTICLES = 64  # largest size of an example with particles by default: each number may take a backward pass
 SIZE, SIZE_BY_MANY_NUMBERS, SIZE_OF_SEVERAL = 1000, 250, 64  # particles in a population by default
-DOUBT = 2.0  # factor of a regression's residuals; otherwise a rare particle that it misjudges outweighs all others
 MIN_ANCESTORS = 2.0  # effective number of first particles from which on they tell how accurate the evidence is
 COVARIANCE_VALUES = 2**24  # numbers in the covariances of particles that are moved at a time
 
@@ -56,7 +55,7 @@ def local_gaussian(
     with hardware.uncompiled():
         denoised = tweedie(score, x, sigma)
     seen = linear(denoised).flatten(1)
-    whole = not observation.linear or denoised.shape[1:].numel() <= max(2 * seen.shape[1], MAX_WHOLE)
+    whole = denoised.shape[1:].numel() <= max(2 * seen.shape[1], MAX_WHOLE)
     columns = (denoised.flatten(1) if whole else seen).unbind(1)
     rows = sigma**2 * torch.stack([torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in columns], 1)
     with torch.no_grad():
@@ -66,37 +65,8 @@ def local_gaussian(
         # Directions without variance, and those in which a learned score's is negative, are left out.
         values = torch.where(values > 1e-9 * values[:, -1:], values, torch.inf)
         factors = values.rsqrt()[..., None] * vectors.mT @ float64(rows).flatten(2)
-        if not observation.linear:
-            return denoised.detach(), *linearise(observation.measure, denoised, factors)
         images = linear(factors.to(x).view_as(rows).flatten(0, 1))
     return denoised.detach(), factors, linear(denoised.detach()), float64(images).view(*factors.shape[:2], -1)
-
-
-def linearise(
-    measure: Measurement, denoised: Float[Tensor, "b *d"], factors: Float[Tensor, "b k d"]
-) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b *m"], Float[Tensor, "b l m"]]:
-    """F, the mean of A x₀ and F measured, by regression of A x₀ on x₀ ~ N(D, FᵀF) (statistical linearisation).
-
-    The residuals of A x₀ become additional rows, which don't move x₀.  The points have exactly the mean and covariance
-    of the Gaussian, so that a linear A leaves no residuals.
-    """
-    k, points = factors.shape[1], count_points(factors.shape[1])
-    z = torch.randn(points, k, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
-    z = z - z.mean(0)
-    z = torch.linalg.solve_triangular(torch.linalg.cholesky(z.T @ z / points), z.T, upper=False).T.to(factors)
-    x = (float64(denoised).flatten(1)[:, None] + z @ factors).flatten(0, 1)
-    seen = measure(x.to(denoised).view(-1, *denoised.shape[1:]))
-    values = float64(seen).reshape(len(denoised), points, -1)
-    mean, images = values.mean(1), z.T @ values / points
-    rest = DOUBT * torch.linalg.qr((values - mean[:, None] - z @ images) / (points - k - 1) ** 0.5, mode="r").R
-    still = factors.new_zeros(*rest.shape[:2], factors.shape[2])
-    expected = mean.to(seen).view(-1, *seen.shape[1:])
-    return torch.cat([factors, still], 1), expected, torch.cat([images, rest], 1)
-
-
-def count_points(k: int) -> int:
-    """How many points of a Gaussian in ``k`` dimensions are used to linearise a measurement."""
-    return max(64, 4 * k)
 
 
 def evidence(
@@ -199,12 +169,10 @@ def advance(
     residual, images = float64(y - expected).flatten(1) / std, images / std
     log, factor, solved = evidence(residual, images)
     swarm = swarm._replace(logs=swarm.logs + (log - swarm.predicted.to(log)).view_as(swarm.logs))
-    last = following == 0 and observation.linear
+    last = following == 0
     swarm, index = resample(swarm, draws if last else population, generator, always=last)
-    state = swarm.x, swarm.earlier, denoised, residual, factors, images, log, factor, solved
-    x, earlier, denoised, residual, factors, images, log, factor, solved = (
-        part[index.on(part.device)] for part in state
-    )
+    state = swarm.x, swarm.earlier, denoised, residual, factors, images, factor, solved
+    x, earlier, denoised, residual, factors, images, factor, solved = (part[index.on(part.device)] for part in state)
 
     # In directions outside the known covariance of x₀, D is extrapolated instead, as by dpmpp-sde.
     change, basis = float64(denoised - earlier).flatten(1)[..., None], torch.linalg.qr(factors.mT).Q
@@ -213,7 +181,7 @@ def advance(
 
     z = float64(torch.randn(solved.shape, generator=generator, dtype=torch.float32, device=x.device))
     latent = torch.linalg.solve_triangular(factor.mT, solved + z, upper=True)
-    move, proposed = (factors.mT @ latent)[..., 0], z.square().sum((1, 2)) - latent.square().sum((1, 2))
+    move = (factors.mT @ latent)[..., 0]
     share = 1 - (following / sigma) ** 2
     z = float64(torch.randn(move.shape, generator=generator, dtype=torch.float32, device=x.device))
     step = share * move + following * share**0.5 * z
@@ -223,13 +191,7 @@ def advance(
         _, factor, solved = evidence(step / (following * share**0.5), share**0.5 / following * factors)
         seen = torch.linalg.solve_triangular(factor, images, upper=False)
         predicted = evidence(residual - (seen.mT @ solved)[..., 0], seen)[0]
-    swarm = swarm._replace(x=x, earlier=denoised, predicted=predicted)
-    if following or last:
-        return swarm
-    # Samples are weighted by their true likelihood, because the Gaussian that drew them has linearised A.
-    gain = observation.log_likelihood(x, y) + proposed / 2 - factor.diagonal(dim1=1, dim2=2).log().sum(1) - log
-    swarm, index = resample(swarm._replace(logs=swarm.logs + gain.view_as(swarm.logs)), draws, generator, always=True)
-    return swarm._replace(x=swarm.x[index.on(x.device)])
+    return swarm._replace(x=x, earlier=denoised, predicted=predicted)
 
 
 def resample(swarm: Swarm, count: int, generator: torch.Generator, *, always: bool) -> tuple[Swarm, Copies]:
@@ -283,11 +245,8 @@ class Populations:
             size = SIZE_OF_SEVERAL if count > 1 else SIZE if rows <= MAX_WHOLE else SIZE_BY_MANY_NUMBERS
         repeat_for(observation.y, count)
         if n % count:
-            needed = "n must be a multiple of that; for repeated measurements of one x, pass repeated=True"
-            raise ValueError(f"y holds {count} measurements for {n} samples; {needed}")
+            raise ValueError(f"y holds {count} measurements for {n} samples; n must be a multiple of that")
         size = max(n // count, size)
-        if not observation.linear:
-            rows, numbers = count_points(numbers), max(numbers, measured)
         return cls(count, size, n // count, max(1, COVARIANCE_VALUES // (size * rows * numbers)))
 
     def states(

@@ -23,7 +23,7 @@ from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.machine.messages import bar, log
 from ncsn.posteriors.matching import MomentMatching, Posterior, Replacement
-from ncsn.posteriors.measurements import Measurement, Noise, Numbers, Observation, Poisson, apply, as_mask, observe
+from ncsn.posteriors.measurements import Measurement, Numbers, Observation, apply, as_mask
 from ncsn.quantization import reals
 from ncsn.run.folder import VERSION, Config, claim, find, has_run, read_config, read_model, write_config, write_model
 from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptions
@@ -323,24 +323,17 @@ class Run:
         measure: Measurement,
         y: Numbers,
         *,
-        method: Literal["moments", "dps"] = "moments",
+        noise_std: Numbers,
         solver_steps: int = 3,
-        **noise: Unpack[Noise],
     ) -> "Run":
         """A run that samples the posterior p(x | y), where y = A x + n is a measurement with noise n ~ N(0, σ_y²).
 
         ``measure``: A, a linear function of a batch of examples, (b, *d) → (b, *m); it may add a constant.
         ``y``: one measurement (*m) for any number of samples, or one for each sample, (n, *m).
         ``noise_std``: σ_y > 0 in the units of y: one number, or numbers that broadcast against y.
-        ``noise_cov``: instead, the covariance of the noise, (m, m) for the m numbers of a measurement.
-        ``likelihood``: instead, ``ncsn.Poisson(peak)`` for counts.  Samples are then drawn as with ``method="dps"``.
-        ``repeated``: whether ``y``, (k, *m), holds independent measurements of the same x, not one for each sample.
-        ``method``: "moments" for a linear A, or "dps" for any smooth A: diffusion posterior sampling (Chung et al.
-        2023, arXiv:2209.14687), here by moment matching with A linearised at D(x).  That is approximate, and a message
-        says so.  Particles, the default for examples of up to 64 numbers, make it exact.
         ``solver_steps``: conjugate-gradient steps of moment matching, see ``ncsn.posterior``.
-        Raises ValueError if ``y`` doesn't have the shape of A x, if the noise isn't positive, if A isn't linear (with
-        "dps": smooth), and if the run already is a posterior.
+        Raises ValueError if ``y`` doesn't have the shape of A x, if the noise isn't positive, if A isn't linear, and if
+        the run already is a posterior.
 
         >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=50.0, sigma_min=0.02)
         >>> answers = run.posterior(lambda x: x[:, :1], 2.0, noise_std=1.0).sample(1000)
@@ -354,10 +347,8 @@ class Run:
             if bool((apply(measure, each) - apply(measure, zero[None])).cpu()[~affine].any()):
                 bent = "; ".join(self.transform.describe())
                 raise ValueError(f"measure uses columns that are transformed ({bent}); use run.impute instead")
-        if method not in ("moments", "dps"):
-            raise ValueError(f"method is {method!r}; it must be moments or dps")
-        target, place = as_numbers("y", y).to(zero), (shift.to(zero), scale.to(zero))
-        observation = observe(measure, target, *place, linear=method == "moments", **noise)
+        std = as_numbers("noise_std", noise_std).to(zero)
+        observation = Observation.of(measure, as_numbers("y", y).to(zero), std, shift.to(zero), scale.to(zero))
         observation.check_precision(self.recipe.sampling.sigma_max, self.recipe.shape)
         return self.condition_on(observation, whole("solver_steps", solver_steps, 1))
 
@@ -415,9 +406,6 @@ class Run:
         hidden: object = None,
         measure: Measurement | None = None,
         noise_std: float | Tensor | None = None,
-        noise_cov: Tensor | None = None,
-        likelihood: Poisson | None = None,
-        method: Literal["moments", "dps"] = "moments",
         truths: Literal["both", "run", "held-out"] = "both",
         n: int = 300,
         draws: int = 39,
@@ -437,8 +425,7 @@ class Run:
         half), or booleans (d,) or (m, d), such as ``df.isna()``, one row of which is drawn for each example.  For
         signals, a share of the length, in the middle, or booleans.  With ``measure``, booleans that say which numbers
         to judge, by default all.
-        ``measure``: a measurement to test instead, with its ``noise_std``, ``noise_cov`` or ``likelihood``, ``method``
-        and ``solver_steps``, all as for ``posterior``.
+        ``measure``: a measurement to test instead, with its ``noise_std`` and ``solver_steps`` as for ``posterior``.
         ``truths``: the sources to use: run, held-out, or both.
         ``n``: trials per source, at least 30.  Each held-out example is used once, so there may be fewer.
         ``draws``: draws from each posterior.
@@ -457,9 +444,9 @@ class Run:
         if measure is None:
             question = self.imputation(hidden, generator)
         else:
-            noise: Noise = {"noise_std": noise_std, "noise_cov": noise_cov, "likelihood": likelihood}
-            posterior = partial(self.posterior, measure, method=method, solver_steps=solver_steps, **noise)
-            question = measurement(self.recipe.shape, hidden, generator, measure, posterior, noise, options)
+            std = as_numbers("noise_std", noise_std)
+            posterior = partial(self.posterior, measure, noise_std=std, solver_steps=solver_steps)
+            question = measurement(self.recipe.shape, hidden, generator, measure, posterior, std, options)
         chance, found = torch.Generator().manual_seed(seed), dict[str, Ranks]()
         sources = self.truths(examples, truths, n, chance)
         for name, x in sources.items():

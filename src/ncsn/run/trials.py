@@ -16,7 +16,7 @@ from ncsn.kinds.kind import choose_patterns
 from ncsn.machine.hardware import Threads
 from ncsn.machine.messages import bar, quieter
 from ncsn.posteriors.matching import MomentMatching
-from ncsn.posteriors.measurements import MIN_RATE, Measurement, Noise, measure_rows
+from ncsn.posteriors.measurements import Measurement, measure_rows
 from ncsn.run.options import SamplingOptions, SeededOptions
 from ncsn.run.steps import Steps
 from ncsn.score import Score
@@ -50,7 +50,7 @@ def measurement(
     generator: torch.Generator,
     measure: Measurement,
     posterior: Callable[[Tensor], Given],
-    noise: Noise,
+    noise_std: Tensor,
     options: SamplingOptions,
 ) -> Question:
     """Examples given noisy measurements of them; ``posterior``: the run given such measurements, and its errors."""
@@ -58,7 +58,9 @@ def measurement(
     posterior(measure_rows(measure, torch.zeros(1, *shape, device=device)))  # rejects it before minutes of work
 
     def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
-        y = add_noise(measure_rows(measure, x.to(device)), noise, generator)
+        clean = measure_rows(measure, x.to(device))
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        y = clean + noise * noise_std.to(clean)
         particles, given = options.get("particles"), posterior(y[:1]).posterior_score
         if isinstance(given, MomentMatching) and "sampler" not in options:  # as many as for a single measurement
             particles = given.with_particles(k, particles, shape=shape, labels=None).particles
@@ -67,20 +69,6 @@ def measurement(
         return posterior(y).steps(len(x) * k, **own).last().view(len(x), k, *shape).transpose(0, 1)
 
     return Question(partial(choose_patterns, np.ones(shape, bool) if hidden is None else hidden), draw)
-
-
-def add_noise(clean: Float[Tensor, "b *m"], noise: Noise, generator: torch.Generator) -> Tensor:
-    """Noisy measurements, given those without noise; see ``Run.posterior``."""
-    poisson, covariance, std = noise.get("likelihood"), noise.get("noise_cov"), noise.get("noise_std")
-    if poisson is not None:
-        return torch.poisson((poisson.peak * clean).clamp(min=MIN_RATE), generator=generator)
-    z: Tensor = torch.randn(clean.shape, generator=generator, device=generator.device)
-    if covariance is not None:
-        root = torch.linalg.cholesky(torch.as_tensor(covariance).to(clean))
-        z = (z.flatten(1) @ root.T).view_as(clean)
-    elif std is not None:
-        z = z * torch.as_tensor(std).to(clean)
-    return clean + z
 
 
 def trials(
