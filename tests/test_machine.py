@@ -1,5 +1,6 @@
 """Devices, precision, compilation, threads and denormal numbers: what follows from what a machine is."""
 
+import logging
 import math
 import os
 import subprocess
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 import ncsn
 from ncsn import Run, ScoreModel
 from ncsn.learn.settings import TrainSettings
-from ncsn.machine import hardware
+from ncsn.machine import hardware, messages
 from ncsn.machine.hardware import Threads
 from ncsn.networks import MLP, UNet
 
@@ -239,3 +240,14 @@ def test_memory_is_kept_where_the_library_can(library: str, calls: list[Any], mo
     monkeypatch.setattr("ctypes.CDLL", lambda _: c)
     hardware.keep_memory()
     assert c.mallopt.call_args_list == calls
+
+
+def test_a_logger_is_as_before_when_the_last_of_overlapping_blocks_has_ended() -> None:
+    """As when two threads calibrate: the second begins before the first ends."""
+    first, second = messages.quieter(logging.ERROR), messages.quieter(logging.WARNING)
+    before = messages.log.level
+    with first:
+        second.__enter__()
+    assert messages.log.level == logging.WARNING
+    second.__exit__(None, None, None)
+    assert messages.log.level == before

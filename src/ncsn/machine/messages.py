@@ -6,6 +6,7 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -13,6 +14,8 @@ from typing import TypeVar
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
+LOCK = threading.Lock()
+LEVELS: dict[str, list[int]] = {}  # of the loggers within ``quieter``: their own level, and those of all blocks
 
 
 class AboveBars(logging.Handler):
@@ -32,14 +35,20 @@ log.propagate = False  # otherwise a handler of the root logger would write ever
 
 @contextmanager
 def quieter(level: int, name: str = "ncsn") -> Iterator[None]:
-    """Within it, the logger of this name drops messages below ``level``."""
+    """Within it, the logger of this name drops messages below ``level``; such blocks may overlap in several threads."""
     logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(max(level, before))
+    with LOCK:
+        levels = LEVELS.setdefault(name, [logger.level])
+        levels.append(level)
+        logger.setLevel(max(levels))
     try:
         yield
     finally:
-        logger.setLevel(before)
+        with LOCK:
+            levels.remove(level)
+            logger.setLevel(max(levels))
+            if len(levels) == 1:
+                del LEVELS[name]
 
 
 def refresh_interval() -> float:
