@@ -1,7 +1,6 @@
 """Whether posteriors hold what they promise: exact samplers pass, and others fail, each by its name."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from scipy import stats
 from torch import Generator, Tensor
 
 import ncsn
-from ncsn.calibration import Calibration, Trials, calibration, judge, rank
+from ncsn.calibration import Calibration, Trials, calibration, rank
 from ncsn.cli import main as cli
 from ncsn.distributions import GaussianMixture
 from ncsn.metrics import rank_histogram
@@ -74,23 +73,25 @@ def test_ranks_of_exact_draws_are_uniform_whatever_is_unknown(discrete: bool, ge
         assert stats.kstest((2 * u - 1).abs().numpy(), "uniform").pvalue > 1e-3
 
 
-def test_looking_early_makes_no_exact_sampler_fail_and_ends_trials_of_bad_ones(generator: Generator) -> None:
-    """Of 40 exact samplers at most three look wrong at some look, where one in a hundred may."""
-
-    def parts(scale: float) -> Iterator[Trials]:
-        for _ in range(10):
-            x = torch.randn(20, 12, 1, generator=generator)
-            yield Trials(x[0], scale * x[1:], torch.ones(12, 1, dtype=torch.bool))
-
-    found = [judge(parts(1.0), 120, seed=seed) for seed in range(40)]
-    assert sum(len(ranks["number"]) < 120 for ranks in found) <= 3
-    assert len(judge(parts(0.1), 120)["number"]) < 60
+@pytest.mark.parametrize("exact", [True, False])
+def test_ranks_and_tarp_agree_with_those_of_sbi(exact: bool) -> None:
+    """The same ranks of single numbers; sbi's TARP curve has other random points, and leaves the diagonal as ours."""
+    sbc, tarp = pytest.importorskip("sbi.diagnostics.sbc"), pytest.importorskip("sbi.diagnostics.tarp")
+    x, draws = mixture(400, 99, 3, NOISE if exact else NOISE / 4)
+    ranks = sbc._run_sbc(x[:, :1], x, draws[..., :1], "marginals", show_progress_bar=False)
+    ours = calibration(x[:, :1], draws[..., :1]).ranks["given"]["number"]
+    assert torch.equal((100 * ours).floor(), ranks[:, 0].double())
+    torch.manual_seed(0)
+    area, _ = tarp.check_tarp(*tarp._run_tarp(draws, x, tarp.get_tarp_references(x)))
+    distance = calibration(x, draws).ranks["given"]["distance"]
+    assert abs(area) < 0.01 if exact else area < -0.03
+    assert (stats.kstest(distance.numpy(), "uniform").pvalue > 0.01) == exact
 
 
 def test_sources_share_how_often_an_exact_sampler_may_fail() -> None:
-    """Ranks whose p value is 0.0033, between the limits for two sources and for a single one."""
+    """Ranks whose p value is 0.0072, between the limits for two sources and for a single one."""
     even = (torch.arange(1000).double() + 0.5) / 1000
-    ranks = {"number": even + 0.066 * (torch.pi * even).sin(), "mean": even, "spread": even, "distance": even}
+    ranks = {"number": even + 0.063 * (torch.pi * even).sin(), "mean": even, "spread": even, "distance": even}
     assert Calibration({"run": ranks}, 39).calibrated == {"run": False}
     assert Calibration({"run": ranks, "held-out": ranks}, 39).calibrated == {"run": True, "held-out": True}
 
@@ -124,11 +125,11 @@ def test_imputation_is_calibrated_where_the_model_is(hidden: Any) -> None:
     assert found.calibrated == {"run": True, "held-out": True}
 
 
-def test_held_out_rows_say_that_a_model_is_wrong_and_end_its_trials() -> None:
+def test_held_out_rows_say_that_a_model_is_wrong() -> None:
     found = conditional_run(THREE).calibrate(gaussian(200, 3.0), n=200, draws=9, truths="held-out")
     assert found.calibrated == {"held-out": False}
     assert "overconfident" in found.verdict
-    assert len(found.ranks["held-out"]["number"]) < 200
+    assert len(found.ranks["held-out"]["number"]) == 200
 
 
 @pytest.mark.parametrize("particles", [1, 64])
@@ -186,33 +187,18 @@ def test_without_held_out_data_only_the_sampler_is_tested(capsys: pytest.Capture
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("what", ["inpaint --hide top", "denoise --noise 0.3", "superres --factor 2", "deblur"])
-def test_the_command_calibrates_images_and_stores_what_it_finds(
-    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_command_prints_the_verdict_and_draws_it_into_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=20.0, sigma_min=0.01)
-    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run, raising=False)
-    operator = f"{what} --particles 1 --levels 12"
-    line = [*f"calibrate it --truths run -n 30 --draws 3 --out {tmp_path} --operator".split(), operator]
+    """A single one, so that a kill leaves all or nothing, and the same command then isn't refused."""
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: conditional_run(THREE), raising=False)
+    line = f"calibrate it --truths run -n 30 --draws 3 --out {tmp_path / 'x.png'}".split()
     cli.main(line)
-    stored = json.loads((tmp_path / "calibration.json").read_text())
-    assert stored["calibrated"] == {"run": True}
-    assert {len(ranks) for ranks in stored["ranks"]["run"].values()} == {30}
-    assert stored["verdict"] in capsys.readouterr().out
-    assert (tmp_path / "calibration.png").stat().st_size > 10_000
-    assert str(tmp_path) in refusal(capsys, *line)
-
-
-@pytest.mark.parametrize(
-    "operator",
-    ["", "impute", "inpaint --method replacement", "superres --factor 3", "deblur --sharp 1", "superres --out x"],
-)
-def test_other_operators_are_refused(
-    operator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=20.0, sigma_min=0.01)
-    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run, raising=False)
-    assert refusal(capsys, "calibrate", "it", "--out", str(tmp_path), "--operator", operator)
+    expected = conditional_run(THREE).calibrate(truths="run", n=30, draws=3)
+    assert str(expected) in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+    assert "--overwrite" in refusal(capsys, *line)
 
 
 def test_the_command_hides_columns_shares_pixels_and_what_a_file_misses(
@@ -227,11 +213,10 @@ def test_the_command_hides_columns_shares_pixels_and_what_a_file_misses(
 
     monkeypatch.setattr(Run, "calibrate", calibrate)
     np.save(tmp_path / "gaps.npy", np.array([[0.5, np.nan, 1.0]]))
+    out = tmp_path / "x.png"
     for options in ("", "--hide 0 2", "--hide 0.3", f"--rows {tmp_path / 'gaps.npy'}"):
-        refusal(capsys, *f"calibrate it --out {tmp_path} {options}".split())
+        refusal(capsys, *f"calibrate it --out {out} {options}".split())
     assert asked[:3] == [None, ("0", "2"), 0.3]
     assert np.array_equal(asked[3], [[False, True, False]])  # type: ignore[arg-type]
-    assert "operator" in refusal(capsys, *f"calibrate it --out {tmp_path} --operator denoise".split())
     run = Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=20.0, sigma_min=0.01)
-    refusal(capsys, *f"calibrate it --out {tmp_path} --operator".split(), "inpaint --hide top")
-    assert np.array_equal(asked[4], [[4 * [y < 2] for y in range(4)]])  # type: ignore[arg-type]
+    assert "run.calibrate(measure=" in refusal(capsys, *f"calibrate it --out {out}".split())

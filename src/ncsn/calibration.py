@@ -15,16 +15,14 @@ For the mean and the distance, numbers are in units of the standard deviation of
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
-from ncsn import plots, storage
 from ncsn.metrics import rank_histogram
-from ncsn.validation import Json, as_floats, whole
+from ncsn.validation import as_floats, whole
 
 MIN_TRIALS = 30  # with fewer, the bands of a histogram of four bins reach down to zero
 ALPHA = 0.01  # largest probability that an exact sampler is not called calibrated
@@ -70,26 +68,13 @@ def rank(trials: Trials, generator: torch.Generator) -> Ranks:
     }
 
 
-def judge(parts: Iterable[Trials], n: int, *, alpha: float = ALPHA, seed: int = 0) -> Ranks:
-    """The ranks of up to ``n`` trials, which come in batches; fewer if the ranks are clearly not uniform.
-
-    It looks after a quarter and a half of the trials and at the end.  Each look spends part of ``alpha`` (Bonferroni: a
-    quarter twice, and half at the end), so that looking early doesn't make exact samplers fail more often.
-    Raises ValueError for fewer than ``MIN_TRIALS`` trials.
-    """
-    if n < MIN_TRIALS:
-        raise ValueError(f"n is {n}; calibration needs at least {MIN_TRIALS} trials")
-    generator, looks, found = torch.Generator().manual_seed(seed), [n // 4, n // 2], list[Ranks]()
-    ranks: Ranks = {}
-    for part in parts:
-        found.append(rank(part, generator))
-        ranks = {name: torch.cat([each[name] for each in found]) for name in found[0]}
-        count = len(ranks["number"])
-        if looks and n > count >= looks[0]:
-            looks = [look for look in looks if look > count]
-            if strangest(ranks)[0] < alpha / 4:
-                break
-    return ranks
+def rank_all(parts: Iterable[Trials], *, seed: int = 0) -> Ranks:
+    """The ranks of trials that come in batches.  Raises ValueError if there are none."""
+    generator = torch.Generator().manual_seed(seed)
+    found = [rank(part, generator) for part in parts]
+    if not found:
+        raise ValueError("no example has any of the hidden numbers")
+    return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
 
 def strangest(ranks: Ranks) -> tuple[float, str]:
@@ -123,18 +108,16 @@ class Calibration:
     @property
     def calibrated(self) -> dict[str, bool]:
         """For each source, whether its ranks could be uniform; 99 % of exact samplers pass."""
-        # Half of each source's share of ALPHA is left for its last look.
-        return {source: strangest(u)[0] >= ALPHA / len(self.ranks) / 2 for source, u in self.ranks.items()}
+        return {source: strangest(u)[0] >= ALPHA / len(self.ranks) for source, u in self.ranks.items()}
 
     @property
     def verdict(self) -> str:
         """One sentence: calibrated, and how precisely that is known; overconfident; too wide; or shifted."""
         names = {"run": "truths from the run", "held-out": "held-out examples", "given": "the given truths"}
-        found = [self.describe(each, self.calibrated[source]) for source, each in self.ranks.items()]
+        found = [self._describe(each, self.calibrated[source]) for source, each in self.ranks.items()]
         return "; ".join(f"{names[source]}: {text}" for source, text in zip(self.ranks, found, strict=True))
 
-    def describe(self, ranks: Ranks, calibrated: bool) -> str:
-        """The verdict about the truths of one source."""
+    def _describe(self, ranks: Ranks, calibrated: bool) -> str:
         from scipy import stats
 
         name = "number" if calibrated else strangest(ranks)[1]
@@ -173,16 +156,6 @@ class Calibration:
             lines.append("the sampler is calibrated, but the model isn't: train longer, or on more examples")
         return "\n".join([*lines, self.verdict])
 
-    def report(self) -> Json:
-        """The same as a dictionary for JSON."""
-        ranks = {source: {name: u.tolist() for name, u in each.items()} for source, each in self.ranks.items()}
-        return {"verdict": self.verdict, "calibrated": self.calibrated, "draws": self.draws, "ranks": ranks}
-
-    def save(self, folder: str | Path) -> None:
-        """Write calibration.json and calibration.png."""
-        plots.calibration(self.ranks, Path(folder) / "calibration.png")
-        storage.write_json(Path(folder) / "calibration.json", self.report())
-
 
 def calibration(truth: Float[Tensor, "n *d"], draws: Float[Tensor, "k n *d"], *, seed: int = 0) -> Calibration:
     """Test the calibration of any posterior sampler, from truths and draws given a measurement of each.
@@ -202,5 +175,6 @@ def calibration(truth: Float[Tensor, "n *d"], draws: Float[Tensor, "k n *d"], *,
     if truth.ndim < 2 or draws.shape[1:] != truth.shape:
         shapes = f"truth has shape {tuple(truth.shape)}, draws {tuple(draws.shape)}"
         raise ValueError(f"{shapes}; expected (n, *d) and (k, n, *d) with k >= 1")
+    whole("n", len(truth), MIN_TRIALS)
     trials = Trials(truth, draws, torch.ones_like(truth, dtype=torch.bool))
-    return Calibration({"given": judge([trials], len(truth), seed=seed)}, len(draws))
+    return Calibration({"given": rank_all([trials], seed=seed)}, len(draws))

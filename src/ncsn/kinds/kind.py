@@ -376,7 +376,6 @@ class Kind(ABC, Generic[R]):
     ``compiled``: whether compiling the network pays for many samples.
     ``guided``: whether sampling uses guidance.
     ``imputes``: whether missing values are drawn by ``impute``; otherwise by ``Run.posterior``.
-    ``trials``: how many trials calibrate a posterior, and how many draws each of them takes.
     ``posterior_targets``: whether training may use posterior targets at high noise.
     ``refused``: options that do not apply to this kind.
     ``shown``: how many samples training draws at the end, as a multiple of its setting.
@@ -397,7 +396,6 @@ class Kind(ABC, Generic[R]):
     compiled: bool = False
     guided: bool = False
     imputes: bool = True
-    trials: tuple[int, int] = (300, 39)
     posterior_targets: bool = True
     refused: tuple[str, ...] = ()
     shown: int = 1

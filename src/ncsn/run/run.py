@@ -16,20 +16,20 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ncsn.calibration import ALPHA, MIN_TRIALS, Calibration, Ranks, Trials, judge
-from ncsn.kinds.kind import Dataset, Imputed, Origin, Unseen, UserData, Values
+from ncsn.calibration import MIN_TRIALS, Calibration, Ranks, Trials, rank_all
+from ncsn.kinds.kind import Dataset, Imputed, Origin, Unseen, UserData, Values, choose_patterns
 from ncsn.kinds.transform import Transform
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.machine.messages import bar, log
 from ncsn.posteriors.matching import MomentMatching, Posterior, Replacement
-from ncsn.posteriors.measurements import Measurement, Numbers, Observation, apply, as_mask
+from ncsn.posteriors.measurements import Measurement, Numbers, Observation, apply, as_mask, measure_rows
 from ncsn.quantization import reals
 from ncsn.run.folder import VERSION, Config, claim, find, has_run, read_config, read_model, write_config, write_model
 from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptions
 from ncsn.run.recipe import Recipe
 from ncsn.run.steps import Steps, guidance_of
-from ncsn.run.trials import Question, measurement, trials
+from ncsn.run.trials import Question, trials
 from ncsn.samplers import Sampling, slerp
 from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
 from ncsn.validation import GuideName, Json, as_floats, as_numbers, check_type, real, whole
@@ -416,9 +416,8 @@ class Run:
         """Test whether this run's posteriors are calibrated: whether 90 % intervals contain nine truths out of ten.
 
         Each trial observes part of a known example, and ranks the example among draws from the posterior; see
-        ``ncsn.calibration``.  Trials stop early once the ranks are clearly not uniform.  Examples come from two
-        sources, which are tested separately: samples of the run itself test how posteriors are drawn, as if the model
-        were exact, and held-out examples test the model, too.
+        ``ncsn.calibration``.  Examples come from two sources, which are tested separately: samples of the run itself
+        test how posteriors are drawn, as if the model were exact, and held-out examples test the model, too.
 
         ``examples``: held-out examples, in the form that ``impute`` takes; by default the run's test examples.
         ``hidden``: what to hide.  For a table, the names of columns, a share of the cells at random (by default one
@@ -444,16 +443,15 @@ class Run:
         if measure is None:
             question = self.imputation(hidden, generator)
         else:
-            std = as_numbers("noise_std", noise_std)
+            std = as_numbers("noise_std", noise_std).to(self.device)
             posterior = partial(self.posterior, measure, noise_std=std, solver_steps=solver_steps)
-            question = measurement(self.recipe.shape, hidden, generator, measure, posterior, std, options)
+            question = self._measurement(measure, posterior, std, hidden, generator, options)
         chance, found = torch.Generator().manual_seed(seed), dict[str, Ranks]()
-        sources = self.truths(examples, truths, n, chance)
-        for name, x in sources.items():
+        stored = partial(self.recipe.kind.stored, self.transform)
+        for name, x in self.truths(examples, truths, n, chance).items():
             x = self.steps(n, label="none", guidance=1.0, seed=generator).last().cpu() if x is None else x
-            stored = partial(self.recipe.kind.stored, self.transform)
             parts = trials(question, x, draws, chance, block=self.block, stored=stored, name=name)
-            found[name] = judge(parts, len(x), alpha=ALPHA / len(sources), seed=seed)
+            found[name] = rank_all(parts, seed=seed)
         return Calibration(found, draws)
 
     def truths(
@@ -521,6 +519,30 @@ class Run:
         question = Question(partial(self.recipe.kind.hide, self, what), draw)
         question.hide(tuple(self.transform.inverse(torch.zeros(1, *self.recipe.shape)).shape), torch.Generator())
         return question
+
+    def _measurement(
+        self,
+        measure: Measurement,
+        posterior: Callable[[Tensor], "Run"],
+        noise_std: Tensor,
+        hidden: object,
+        generator: torch.Generator,
+        options: SamplingOptions,
+    ) -> Question:
+        shape = self.recipe.shape
+        posterior(measure_rows(measure, torch.zeros(1, *shape, device=self.device)))  # rejects it before any work
+
+        def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
+            clean = measure_rows(measure, x.to(self.device))
+            y = clean + noise_std * torch.randn(clean.shape, generator=generator, device=self.device)
+            particles, given = options.get("particles"), posterior(y[:1]).score
+            if isinstance(given, MomentMatching) and "sampler" not in options:  # as many as for a single measurement
+                particles = given.with_particles(k, particles, shape=shape, labels=None).particles
+            y = y.repeat_interleave(k, 0) if particles in (None, 1) else y
+            own: SeededOptions = {**options, "seed": generator, "particles": particles}
+            return posterior(y).steps(len(x) * k, **own).last().view(len(x), k, *shape).transpose(0, 1)
+
+        return Question(partial(choose_patterns, np.ones(shape, bool) if hidden is None else hidden), draw)
 
     def draw_held_out(
         self, missing: Bool[Tensor, "b *d"], n: int, examples: object, least: Int64[Tensor, "*d"]

@@ -2,24 +2,16 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
-from typing_extensions import Unpack
 
 from ncsn.calibration import Trials
-from ncsn.kinds.kind import choose_patterns
 from ncsn.machine.hardware import Threads
 from ncsn.machine.messages import bar, quieter
-from ncsn.posteriors.matching import MomentMatching
-from ncsn.posteriors.measurements import Measurement, measure_rows
-from ncsn.run.options import SamplingOptions, SeededOptions
-from ncsn.run.steps import Steps
-from ncsn.score import Score
 
 
 class Question(NamedTuple):
@@ -31,44 +23,6 @@ class Question(NamedTuple):
 
     hide: Callable[[tuple[int, ...], torch.Generator], Bool[Tensor, "n *d"]]
     draw: Callable[[Shaped[Tensor, "b *d"], Bool[Tensor, "b *d"], int], Float[Tensor, "k b *d"]]
-
-
-class Given(Protocol):
-    """A run given a measurement."""
-
-    @property
-    def posterior_score(self) -> Score | None:
-        """The score of the posterior."""
-
-    def steps(self, n: int, **options: Unpack[SeededOptions]) -> Steps:
-        """Samples from the posterior."""
-
-
-def measurement(
-    shape: tuple[int, ...],
-    hidden: object,
-    generator: torch.Generator,
-    measure: Measurement,
-    posterior: Callable[[Tensor], Given],
-    noise_std: Tensor,
-    options: SamplingOptions,
-) -> Question:
-    """Examples given noisy measurements of them; ``posterior``: the run given such measurements, and its errors."""
-    device = generator.device
-    posterior(measure_rows(measure, torch.zeros(1, *shape, device=device)))  # rejects it before minutes of work
-
-    def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
-        clean = measure_rows(measure, x.to(device))
-        noise = torch.randn(clean.shape, generator=generator, device=device)
-        y = clean + noise * noise_std.to(clean)
-        particles, given = options.get("particles"), posterior(y[:1]).posterior_score
-        if isinstance(given, MomentMatching) and "sampler" not in options:  # as many as for a single measurement
-            particles = given.with_particles(k, particles, shape=shape, labels=None).particles
-        y = y.repeat_interleave(k, 0) if particles in (None, 1) else y
-        own: SeededOptions = {**options, "seed": generator, "particles": particles}
-        return posterior(y).steps(len(x) * k, **own).last().view(len(x), k, *shape).transpose(0, 1)
-
-    return Question(partial(choose_patterns, np.ones(shape, bool) if hidden is None else hidden), draw)
 
 
 def trials(
@@ -87,7 +41,7 @@ def trials(
         return torch.as_tensor(stored(x.flatten(0, 1).cpu())).view(x.shape)
 
     hidden = question.hide(tuple(truths.shape), chance) & ~truths.isnan()
-    size = max(1, min(block // k, len(truths) // 8))  # so that the bar moves, and trials can stop early
+    size = max(1, min(block // k, len(truths) // 8))  # so that the bar moves
     truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
     with bar(total=len(truths), name=name, unit="trial") as shown:
         batches = zip(torch.split(truths, size), torch.split(hidden, size), strict=True)

@@ -100,7 +100,6 @@ IMAGES = Images(
     compiled=True,
     guided=True,
     imputes=False,
-    trials=(100, 5),
     refused=("keep_missing",),
     kept=36,
 )
