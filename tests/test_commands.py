@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import re
 import shlex
 import shutil
@@ -24,11 +23,10 @@ from torch import Tensor, nn
 import ncsn
 from ncsn import evaluation, plots
 from ncsn import run as runs
+from ncsn.cli import console
 from ncsn.cli import main as cli
-from ncsn.cli.sample import write_array
 from ncsn.cli.solve import Superres
 from ncsn.kinds import Dataset, Depth, mnist
-from ncsn.machine.distributed import ALONE
 from ncsn.machine.interrupts import Stopped
 from ncsn.networks import UNet
 from ncsn.plots import image_grid
@@ -171,70 +169,33 @@ def test_a_command_leaves_what_it_is_asked_for_and_nothing_else(
 MANY_SAMPLES = "sample it -n 2100 --levels 3 --seed 4 --device cpu --out"
 
 
-def interrupted(out: Path, monkeypatch: Patch, capsys: Printed) -> Path:
-    """What SIGTERM leaves of that command when two of its three blocks are on the disk: the hidden folder."""
-    calls, real = [], os.fsync
+@pytest.mark.parametrize("name", ["x.npz", "x.npy"])
+def test_any_number_of_samples_are_the_blocks_of_the_run_whatever_a_kill_leaves(
+    name: str, small: Run, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """Each block is written before the next is drawn, into a file that a kill leaves hidden; then it starts again."""
+    out, left = tmp_path / name, tmp_path / f".x.partial.{HOST}.{2**22 + 1}.0123456789abcdef{Path(name).suffix}"
+    follow, files = console.follow, list[int]()
 
-    def fsync(descriptor: int) -> None:
-        calls.append(descriptor)
-        if len(calls) == 3:
+    def following(*arguments: Any) -> Any:
+        files.append(len([*tmp_path.iterdir()]))
+        if len(files) == 3:
             raise Stopped(15)
-        real(descriptor)
+        return follow(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", fsync)
+        patched.setattr(console, "follow", following)
         with pytest.raises(SystemExit, match="143"):
             cli.main([*MANY_SAMPLES.split(), str(out)])
-    assert "the same command" in capsys.readouterr().err
-    assert not out.exists()
-    (folder,) = out.parent.glob(".*.partial")
-    assert [path.name for path in sorted(folder.iterdir())] == ["000000.npz", "000001.npz"]
-    return folder
-
-
-Damage = Callable[[bytes], bytes]
-HALF = f".000001.partial.{HOST}.99999.0123456789abcdef.npz"
-
-
-@pytest.mark.parametrize(
-    ("name", "victim", "damage", "there"),
-    [
-        ("x.npz", "000001.npz", lambda block: block, 1000),
-        ("x.npy", HALF, lambda block: block[:99], 1000),
-        ("x.npz", "000001.npz", lambda block: block[:-9], 0),
-        ("x.npy", "000001.npz", lambda block: block[:900] + bytes([block[900] ^ 4]) + block[901:], 0),
-    ],
-)
-def test_any_number_of_samples_are_the_blocks_of_the_run_whatever_a_kill_leaves(
-    name: str, victim: str, damage: Damage, there: int, small: Run, tmp_path: Path, monkeypatch: Patch, capsys: Printed
-) -> None:
-    out = tmp_path / name
+    assert files == [0, 1, 1]
+    assert [*tmp_path.iterdir()] == []
+    left.write_bytes(b"what kill -9 leaves")
     cli.main([*MANY_SAMPLES.split(), str(out)])
+    assert [*tmp_path.iterdir()] == [out]
     expected = torch.cat([[*steps][-1].x for steps in small.blocks(2100, seed=4, levels=3)])
     written = np.load(out)["samples"] if name == "x.npz" else np.load(out)
     assert np.array_equal(written, quantize(expected).numpy())
-    never, _ = out.read_bytes(), capsys.readouterr()
-    out.unlink()
-    folder = interrupted(out, monkeypatch, capsys)
-    (folder / victim).write_bytes(damage((folder / "000001.npz").read_bytes()))
-    cli.main([*MANY_SAMPLES.split(), str(out)])
-    assert re.findall(r"; ([\d,]+) were already", capsys.readouterr().out) == [f"{there:,}"] * bool(there)
-    assert out.read_bytes() == never
-    assert [*tmp_path.iterdir()] == [out]
-
-
-@pytest.mark.parametrize(("levels", "seed"), [(3, 5), (4, 4)])
-def test_a_job_goes_on_from_its_own_blocks_and_removes_nothing_else(
-    levels: int, seed: int, small: Run, tmp_path: Path, monkeypatch: Patch, capsys: Printed
-) -> None:
-    folder = interrupted(tmp_path / "x.npz", monkeypatch, capsys)
-    (folder / "chapter.tex").write_text("precious")
-    np.savez(folder / "000001.npz", x=np.zeros((3, 1, 2, 3), np.uint8))  # whole, but of too few samples
-    x = drawn_by(f"sample it -n 2100 --levels {levels} --seed {seed} --device cpu", tmp_path / "x.npz")
-    assert torch.equal(x[:1000], quantize(small.sample(1000, seed=seed, levels=levels)))
-    assert len([*folder.iterdir()]) == 3
-    assert len(drawn_by(MANY_SAMPLES.replace("--out", "--overwrite"), tmp_path / "x.npz")) == 2100
-    assert [path.name for path in folder.iterdir()] == ["chapter.tex"]
+    assert torch.equal(quantize(small.sample(1000, seed=4, levels=3)), torch.from_numpy(written[:1000]))
 
 
 def small_images(shape: tuple[int, int, int], n: int = 150) -> Dataset:
@@ -597,19 +558,3 @@ def test_what_the_data_refuses_leaves_nothing_behind(
         cli.main(line.format(tmp_path, points).split())
     assert complaint in capsys.readouterr().err.splitlines()[-1]
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_blocks_of_one_job_are_in_one_folder_on_all_gpus(tmp_path: Path, monkeypatch: Patch) -> None:
-    folders = []
-
-    def sweep(folder: Path, **_: Any) -> None:
-        folders.append(folder.name)
-        raise RuntimeError
-
-    monkeypatch.setattr("ncsn.storage.sweep", sweep)
-    run = Run.of(GaussianScore(0.0, 1.0), (2,), sigma_max=9.0, sigma_min=0.1)
-    for number, n in ((0, 5), (1, 5), (1, 6)):
-        on_one = replace(run, device=torch.device("cpu", number))
-        with pytest.raises(RuntimeError):
-            write_array(tmp_path / "x.npz", on_one, n, seed=0, group=ALONE, options={})
-    assert folders[0] == folders[1] != folders[2]

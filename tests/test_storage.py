@@ -4,7 +4,6 @@ import errno
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,9 +22,7 @@ from torch.utils._pytree import tree_leaves
 import ncsn
 from ncsn import plots, storage
 from ncsn import run as runs
-from ncsn.cli import main as cli
 from ncsn.kinds.load import dataset_of
-from ncsn.machine.interrupts import Stopped
 from ncsn.networks import MLP
 from ncsn.run import Recipe, Run
 from ncsn.run.folder import CHECKPOINT, MODEL, claim, find
@@ -301,16 +298,3 @@ def test_weights_that_two_layers_share_are_written_for_both() -> None:
     weight = torch.arange(6.0).view(2, 3)
     given = {"a": weight, "b": weight, "c": weight[:1]}
     torch.testing.assert_close(load(seal(given)), given, rtol=0, atol=0)
-
-
-def test_a_job_goes_on_from_no_other_runs_blocks(tmp_path: Path) -> None:
-    """Killed by SIGTERM once its first block is there; then another run draws into the same file."""
-    for bias in (0.0, 1.0):
-        Run(score=ScoreModel(MLP(2, 8, 1), bias), recipe=RECIPE).save(tmp_path / f"run{bias}")
-    options = ["-n", "2100", "--levels", "3", "--guidance", "1", "--device", "cpu", "--out", str(tmp_path / "x.npy")]
-    with patch("os.fsync", side_effect=[None, None, Stopped(signal.SIGTERM)]), pytest.raises(SystemExit, match="143"):
-        cli.main(["sample", str(tmp_path / "run0.0"), *options])
-    assert [*tmp_path.glob(".x.npy*partial/000001.npz")]
-    cli.main(["sample", str(tmp_path / "run1.0"), *options])
-    blocks = ncsn.load(tmp_path / "run1.0", device="cpu").blocks(2100, levels=3, guidance=1.0)
-    assert np.array_equal(np.load(tmp_path / "x.npy"), torch.cat([[*steps][-1].x for steps in blocks]).numpy())

@@ -51,31 +51,27 @@ class Evaluate(SamplingOptions, RunOptions):
     overwrite: bool = False
 
     def __call__(self) -> None:
+        if not console.is_main():  # under torchrun, only the main process evaluates
+            return
         import numpy as np
         import torch
 
         import ncsn
         from ncsn import storage
-        from ncsn.machine import distributed
 
-        run, group = ncsn.load(self.run, device=self.device), distributed.join()
+        run = ncsn.load(self.run, device=self.device)
         kind = run.recipe.kind
         if not kind.guided:
             self.refuse("features", of="evaluations of images")
         out = self.out or (self.run if self.run == run.folder else Path())
-        ruler = None
-        if group.is_main:
-            storage.check_files(out, FILES, overwrite=self.overwrite)
-            data = run.data(self.data)
-            print(f"data: {data.name}, {data.describe()}")
-            # Before sampling, so that unsuitable features are rejected without a wait of minutes.
-            ruler = kind.ruler(run, data, self.features, self.n, self.target)
-            out.mkdir(exist_ok=True)
-        n = int(group.broadcast(str(ruler and ruler.n).encode()))
+        storage.check_files(out, FILES, overwrite=self.overwrite)
+        data = run.data(self.data)
+        print(f"data: {data.name}, {data.describe()}")
+        # Before sampling, so that unsuitable features are rejected without a wait of minutes.
+        ruler = kind.ruler(run, data, self.features, self.n, self.target)
+        out.mkdir(exist_ok=True)
         units = kind.units_to_judge(run.transform)
-        drawn = write_array(out / SAMPLES, run, n, seed=self.seed, group=group, options=self.options(), transform=units)
-        if ruler is None or drawn is None:
-            return
+        drawn = write_array(out / SAMPLES, run, ruler.n, seed=self.seed, options=self.options(), transform=units)
         samples = torch.from_numpy(np.load(out / SAMPLES)["samples"])
         result = ruler.judge(samples)
         facts: dict[str, object] = {"source": str(self.run), "run_digest": run.digest, "seed": self.seed}

@@ -1,13 +1,13 @@
 """``ncsn sample``: draw samples from a run."""
 
 import csv
-import hashlib
 import importlib
-import json
 import time
 import zipfile
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -17,15 +17,13 @@ from ncsn.cli import console
 from ncsn.cli.console import RunOptions, SamplingOptions, check_output
 from ncsn.kinds.reading import TABLES
 from ncsn.learn.settings import Given
-from ncsn.machine.interrupts import Stopped
 from ncsn.validation import Count, Seed, counted
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ncsn.kinds import Transform
-    from ncsn.machine.distributed import Group
-    from ncsn.run import Drawn, Recipe, Run
+    from ncsn.run import Drawn, Run
     from ncsn.run.options import SamplingOptions as SamplingKeywords
 
 PICTURES = (".png", ".gif")
@@ -42,7 +40,7 @@ class Sample(SamplingOptions, RunOptions):
         out: The output file. .png is a grid of images, or the first six signals. .gif animates how up to 36 images
             emerge from noise. .npy is an array, .npz has it under the key samples; images are (n, c, h, w) with the
             dtype of the training files, usually uint8. .csv, .tsv and .parquet are tables. Arrays can have any number
-            of samples in the memory of 1,000. If the command is killed, the same command continues it.
+            of samples in the memory of 1,000.
         given: Values to condition a table on, such as sex=F or sex=F,age=40; the other columns are drawn given these,
             and rows are written to .csv, .tsv or .parquet.
         overwrite: Replace an existing file.
@@ -55,8 +53,9 @@ class Sample(SamplingOptions, RunOptions):
     overwrite: bool = False
 
     def __call__(self) -> None:
+        if not console.is_main():  # under torchrun, only the main process samples
+            return
         import ncsn
-        from ncsn.machine import distributed
 
         picture = self.out.suffix in PICTURES
         if picture and self.n > MAX_IN_PICTURE:
@@ -64,23 +63,20 @@ class Sample(SamplingOptions, RunOptions):
         if self.out.suffix in TABLES:
             for name in ("pandas", "pyarrow"):  # a missing package shows before sampling starts
                 importlib.import_module(name)
-        main, run = console.is_main(), ncsn.load(self.run, device=self.device)
+        run = ncsn.load(self.run, device=self.device)
         kind = run.recipe.kind
         if self.out.suffix not in kind.writers:
             raise ValueError(f"{self.out}: {kind.noun} can be written to {', '.join(kind.writers)}")
-        if main:
-            check_output(self.out, *kind.writers, overwrite=self.overwrite)
+        check_output(self.out, *kind.writers, overwrite=self.overwrite)
         if self.given is not None:
             if self.out.suffix not in TABLES:
                 raise ValueError(f"{self.out}: with --given, rows can be written to {', '.join(TABLES)}")
-            if main:
-                self.write_given(run, self.given)
-            return
-        if not picture:
-            write_array(self.out, run, self.n, seed=self.seed, group=distributed.join(), options=self.options())
+            self.write_given(run, self.given)
             return
         write = kind.writers[self.out.suffix]
-        if main and write is not None:  # other processes draw no pictures
+        if not picture:
+            write_array(self.out, run, self.n, seed=self.seed, options=self.options())
+        elif write is not None:
             keep = kind.kept if self.out.suffix == ".gif" else 0
             drawn = console.draw(run, self.n, seed=self.seed, keep=keep, **self.options())
             write(drawn.samples, drawn.path, self.out)
@@ -103,113 +99,42 @@ class Sample(SamplingOptions, RunOptions):
 
 
 def write_array(
-    out: Path,
-    run: "Run",
-    n: int,
-    *,
-    seed: int,
-    group: "Group",
-    options: "SamplingKeywords",
-    transform: "Transform | None" = None,
-) -> "Drawn | None":
-    """Write ``n`` samples of a run to an .npz, an .npy or a table, block by block (``Run.blocks``).
+    out: Path, run: "Run", n: int, *, seed: int, options: "SamplingKeywords", transform: "Transform | None" = None
+) -> "Drawn":
+    """Write ``n`` samples of a run to an .npz, an .npy or a table, drawn block by block (``Run.blocks``).
 
-    ``group``: the processes that share the work, in a folder that all of them can access.
     ``transform``: of the array's units; the run's by default.
-    Returns the last block; None on all processes but the main one.
-
-    Blocks are files in a hidden folder next to the output.  Its name contains a digest of everything that determines
-    the samples, so that a job only continues itself.  Damaged blocks, recognised by their checksums, are redrawn.
+    Returns the last block.
     """
     import numpy as np
-    import torch
 
-    from ncsn import storage
     from ncsn.run import cost
 
-    usual, kind = next(run.blocks(n, seed=seed, **options)), run.recipe.kind
-    folder = partial_folder(out, run, transform or run.transform, n, seed, sorted(options.items()))
-    shape = run.transform.inverse(torch.zeros(1, *run.recipe.shape)).shape[1:]
-    shapes = [(min(run.block, n - first), *shape) for first in range(0, n, run.block)]
-    paths = [folder / f"{number:06}.npz" for number in range(len(shapes))]
-    missing = find_missing(folder, paths, shapes, group)
-    began = time.perf_counter()
-    console.compile_for(run, n, usual)
-    try:
-        for number in missing[group.rank :: group.size]:
-            steps = next(run.blocks(n, seed=seed, first=number, **options))
-            drawn = console.follow(steps, f"block {number + 1} of {len(paths)}", began)
-            with storage.atomic(paths[number]) as temporary:
-                np.savez(temporary, x=kind.stored(transform or run.transform, drawn.samples))
-        group.barrier()
-        if not group.is_main:
-            return None
-        join_blocks(paths, n, out, run.recipe)
-        for path in paths:
-            path.unlink()
-    except Stopped as error:
-        raise Stopped(error.number, "; run the same command again to continue") from error
-    finally:
-        with suppress(OSError):  # blocks to continue from are still in it
-            folder.rmdir()
-    now = sum(shapes[number][0] for number in missing)
-    there = f"; {n - now:,} were already there" if now < n else ""
-    print(f"{out}: {cost(now, drawn.steps, drawn.seconds)}{there}")
-    return drawn
+    blocks, kind = run.blocks(n, seed=seed, **options), run.recipe.kind
+    began, count, drawn = time.perf_counter(), -(-n // run.block), list["Drawn"]()
+
+    def arrays() -> "Iterator[np.ndarray]":
+        for number, steps in enumerate(blocks, 1):
+            if number == 1:
+                console.compile_for(run, n, steps)
+            drawn[:] = [console.follow(steps, f"block {number} of {count}", began)]
+            yield np.asarray(kind.stored(transform or run.transform, drawn[0].samples))
+
+    if out.suffix in TABLES:
+        kind.write_table(run.transform, np.concatenate([*arrays()]), out)
+    else:
+        write_blocks(out, arrays(), n)
+    print(f"{out}: {cost(n, drawn[0].steps, drawn[0].seconds)}")
+    return drawn[0]
 
 
-def partial_folder(out: Path, run: "Run", *how: object) -> Path:
-    """The folder of the blocks of a job, which is named by all that samples are made of."""
-    import torch
-
-    from ncsn import __version__
-
-    job = repr((__version__, torch.__version__, run.digest, run.device.type, *how))
-    return out.with_name(f".{out.name[:30]}.{hashlib.sha256(job.encode()).hexdigest()}.partial")
-
-
-def find_missing(folder: Path, paths: list[Path], shapes: list[tuple[int, ...]], group: "Group") -> list[int]:
-    """The numbers of the blocks to draw, in a folder without leftovers; the main process tells the others.
-
-    The first is always redrawn, so that the main process can report the cost of samples.
-    """
-    from ncsn import storage
-
-    missing: list[int] = []
-    if group.is_main:
-        folder.mkdir(exist_ok=True)
-        storage.sweep(folder, everybodys=True)
-        missing = [i for i, path in enumerate(paths) if i == 0 or not is_whole(path, shapes[i])]
-    return list(json.loads(group.broadcast(json.dumps(missing).encode())))
-
-
-def read_block(path: Path) -> "np.ndarray":
-    """The samples in a block."""
-    import numpy as np
-
-    with path.open("rb") as file, np.load(file) as block:
-        return np.asarray(block["x"])
-
-
-def is_whole(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether there is an undamaged block of this shape."""
-    try:
-        return read_block(path).shape == shape
-    except Exception:  # numpy and zipfile raise many kinds
-        return False
-
-
-def join_blocks(paths: list[Path], n: int, out: Path, recipe: "Recipe") -> None:
-    """Join the blocks of ``n`` samples into an array, in the memory of one block, or into a table."""
-    import numpy as np
+def write_blocks(out: Path, blocks: "Iterator[np.ndarray]", n: int) -> None:
+    """Write an array of ``n`` rows, whose blocks are drawn only when the previous one is in the file."""
     from numpy.lib import format
 
     from ncsn import storage
 
-    if out.suffix in TABLES:
-        recipe.kind.write_table(recipe.transform, np.concatenate([read_block(path) for path in paths]), out)
-        return
-    first = read_block(paths[0])
+    first = next(blocks)
     header = {"descr": first.dtype.str, "fortran_order": False, "shape": (n, *first.shape[1:])}
     file: IO[bytes]
     with storage.atomic(out) as temporary, ExitStack() as files:
@@ -219,5 +144,5 @@ def join_blocks(paths: list[Path], n: int, out: Path, recipe: "Recipe") -> None:
             archive = files.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED))
             file = files.enter_context(archive.open("samples.npy", "w", force_zip64=True))
         format.write_array_header_1_0(file, header)
-        for path in paths:
-            file.write(read_block(path).tobytes())
+        for block in chain([first], blocks):
+            file.write(block.tobytes())

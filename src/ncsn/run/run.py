@@ -265,21 +265,16 @@ class Run:
         """The number of samples that ``blocks`` draws together: 1,000, or fewer if they exceed 16 million numbers."""
         return max(1, min(BLOCK, BLOCK_VALUES // math.prod(self.recipe.shape)))
 
-    def blocks(
-        self, n: int, *, seed: int = 0, first: int = 0, every: int = 1, **options: Unpack[SamplingOptions]
-    ) -> Iterator[Steps]:
+    def blocks(self, n: int, *, seed: int = 0, **options: Unpack[SamplingOptions]) -> Iterator[Steps]:
         """Draw ``n`` samples one ``block`` at a time, in the memory of a single block; yields ``Steps`` for each.
 
-        The first block has the samples of ``steps`` with this seed.  Every other block has its own generator, so that
-        it can be drawn independently.
+        The first block has the samples of ``steps`` with this seed, and every other block a generator of its own.
 
         ``seed``: the seed of the first block; those of the others follow from it.
-        ``first``: the index of the first block to draw.
-        ``every``: draw only every k-th block from there on.
         ``options``: as for ``steps``; ``label`` must be one class for all, "any" or "none".
         Raises ValueError as ``steps`` does.
         """
-        for number in range(whole("first", first, 0), -(-whole("n", n, 1) // self.block), whole("every", every, 1)):
+        for number in range(-(-whole("n", n, 1) // self.block)):
             yield self.steps(min(self.block, n - number * self.block), seed=block_seed(seed, number), **options)
 
     @property
