@@ -36,6 +36,8 @@ from ncsn.machine.interrupts import Stopped, limit_seconds
 from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogNormal
 from ncsn.objectives import dsm, training_loss
+from ncsn.run import write_model
+from ncsn.run.folder import EVALUATION
 from ncsn.score import ScoreModel
 from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
 
@@ -206,6 +208,17 @@ def test_a_run_that_goes_on_says_its_new_budget_and_writes_its_rows_into_a_new_f
     ncsn.fit(DATA, steps=3, device="cpu", record=Record(folder=folder, job=Job(resume=True)))
     assert runs.read_config(folder).settings["steps"] == 3
     assert before.read_text() == first != (folder / "metrics.jsonl").read_text()
+
+
+def test_a_run_that_goes_on_has_no_evaluation_of_its_former_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = ncsn.fit(DATA, steps=2, device="cpu", record=Record(folder=folder))
+    for name in EVALUATION:
+        (folder / name).touch()
+    write_model(folder, run.model, origin=run.origin)
+    assert all((folder / name).exists() for name in EVALUATION), "these are the same weights"
+    ncsn.fit(DATA, steps=3, device="cpu", record=Record(folder=folder, job=Job(resume=True)))
+    assert not any((folder / name).exists() for name in EVALUATION)
 
 
 def test_the_held_out_loss_of_rows_is_the_averages(tmp_path: Path) -> None:

@@ -90,15 +90,18 @@ def read_config(folder: Path) -> Config:
 
 
 def write_model(folder: Path, model: ScoreModel, *, origin: Origin | None = None) -> None:
-    """Write model.safetensors atomically, and remove metrics.json, which describes the previous weights.
+    """Write model.safetensors atomically, and remove the metrics and the evaluation of other weights.
 
     ``origin``: the training data; its sha256 becomes part of the digest in the file.
     """
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    with atomic(folder / MODEL) as temporary:
+    content, path = seal(tensors, origin.digest if origin else ""), folder / MODEL
+    outdated = EVALUATION if path.exists() and path.read_bytes() != content else ()
+    with atomic(path) as temporary:
         # Not save_file, because only the owner could read the file.
-        temporary.write_bytes(seal(tensors, origin.digest if origin else ""))
-        (folder / "metrics.json").unlink(missing_ok=True)
+        temporary.write_bytes(content)
+        for name in ("metrics.json", *outdated):
+            (folder / name).unlink(missing_ok=True)
 
 
 @torch.inference_mode(False)
