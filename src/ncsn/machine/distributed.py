@@ -62,12 +62,6 @@ class Group:
             dist.broadcast(data, src=0, group=self.patient)
         return data.numpy().tobytes()
 
-    def barrier(self) -> None:
-        """Wait for all processes."""
-        if self.size > 1:
-            with name_peer_errors():
-                dist.barrier(group=self.patient)
-
 
 @contextmanager
 def name_peer_errors() -> Iterator[None]:
