@@ -438,7 +438,7 @@ class Run:
         if measure is None:
             question = self.imputation(hidden, generator)
         else:
-            std = as_numbers("noise_std", noise_std).to(self.device)
+            std = as_numbers("noise_std", noise_std)
             posterior = partial(self.posterior, measure, noise_std=std, solver_steps=solver_steps)
             question = self._measurement(measure, posterior, std, hidden, generator, options)
         chance, found = torch.Generator().manual_seed(seed), dict[str, Ranks]()
@@ -529,7 +529,7 @@ class Run:
 
         def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
             clean = measure_rows(measure, x.to(self.device))
-            y = clean + noise_std * torch.randn(clean.shape, generator=generator, device=self.device)
+            y = clean + noise_std.to(clean) * torch.randn(clean.shape, generator=generator, device=self.device)
             particles, given = options.get("particles"), posterior(y[:1]).score
             if isinstance(given, MomentMatching) and "sampler" not in options:  # as many as for a single measurement
                 particles = given.with_particles(k, particles, shape=shape, labels=None).particles
