@@ -18,7 +18,8 @@ from torch import clone as identity
 from ncsn import posteriors
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Karras
-from ncsn.posteriors import conjugate_gradient, known_pixels, masked, posterior
+from ncsn.posteriors import known_pixels, masked, posterior
+from ncsn.posteriors.matching import combine, conjugate_gradient
 from ncsn.run import Run
 from ncsn.samplers import dpm_solver
 from ncsn.score import Sigma, expand
@@ -71,6 +72,10 @@ def test_replaced_pixels_are_noised_to_the_level_where_the_prior_is_asked(genera
     torch.testing.assert_close(score, torch.stack([(y[:, 0] - x[:, 0]) / sigma**2, x[:, 1] ** 2], 1))
 
 
+def solution_by(product: Callable[[Tensor], Tensor], b: Tensor, steps: int, least: float = 0.0) -> Tensor:
+    return combine(*conjugate_gradient(product, b, steps, least))
+
+
 def test_conjugate_gradients_solve(generator: Generator) -> None:
     """In as many steps as dimensions, and after fewer with the least error in the product's own norm."""
     m = torch.randn(4, 5, 5, generator=generator, dtype=torch.float64)
@@ -80,10 +85,10 @@ def test_conjugate_gradients_solve(generator: Generator) -> None:
     def product(u: Tensor) -> Tensor:
         return torch.einsum("bij,bj->bi", m, u)
 
-    torch.testing.assert_close(conjugate_gradient(product, b, steps=5), torch.linalg.solve(m, b))
+    torch.testing.assert_close(solution_by(product, b, steps=5), torch.linalg.solve(m, b))
     krylov = torch.stack([b, product(b)], 2)  # two steps search this plane
     best = torch.linalg.solve(krylov.mT @ m @ krylov, krylov.mT @ b[..., None])
-    torch.testing.assert_close(conjugate_gradient(product, b, steps=2), (krylov @ best)[..., 0])
+    torch.testing.assert_close(solution_by(product, b, steps=2), (krylov @ best)[..., 0])
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8])
@@ -91,7 +96,7 @@ def test_conjugate_gradients_leave_out_what_no_covariance_can_be(steps: int) -> 
     """One example has directions below the least eigenvalue, as covariances of learned scores have; others have not."""
     bends = torch.tensor([[2.0, 1.0, 0.5], [-1.0, -3.0, 0.1], [2.0, -1.5, 4.0]], dtype=torch.float64)
     b = torch.tensor([[1.0, 1.0, 2.0], [1.0, 1.0, 0.0], [1.0, -3.0, 2.0]], dtype=torch.float64)
-    solution = conjugate_gradient(lambda u: bends * u, b, steps=steps, least=0.5)
+    solution = solution_by(lambda u: bends * u, b, steps=steps, least=0.5)
     assert torch.equal(solution[1], torch.zeros(3, dtype=torch.float64))
     assert bool((solution.norm(dim=1) <= b.norm(dim=1) / 0.5).all()), "however M bends"
     if steps >= 3:
@@ -104,7 +109,7 @@ def test_more_steps_are_no_worse_where_the_product_is_not_symmetric(generator: G
     rotation = torch.randn(12, 12, generator=generator, dtype=torch.float64)
     m = torch.diag(torch.logspace(-4, 2, 12, dtype=torch.float64)) + 0.3 * (rotation - rotation.T)
     b = torch.randn(1, 12, generator=generator, dtype=torch.float64)
-    solutions = [conjugate_gradient(lambda u: u @ m.T, b, steps=steps, least=1e-4) for steps in (2, 4, 8, 12)]
+    solutions = [solution_by(lambda u: u @ m.T, b, steps=steps, least=1e-4) for steps in (2, 4, 8, 12)]
     energies = [float(((u @ m.T) * u / 2 - b * u).sum()) for u in solutions]
     assert energies == sorted(energies, reverse=True)
 

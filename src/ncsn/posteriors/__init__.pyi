@@ -1,7 +1,6 @@
 from .matching import MomentMatching as MomentMatching
 from .matching import Posterior as Posterior
 from .matching import Replacement as Replacement
-from .matching import conjugate_gradient as conjugate_gradient
 from .matching import posterior as posterior
 from .matching import replacement as replacement
 from .measurements import Measurement as Measurement

@@ -26,8 +26,10 @@ from ncsn.validation import as_numbers, real, whole
 
 def conjugate_gradient(
     product: Callable[[Tensor], Tensor], b: Float[Tensor, "n *m"], steps: int, least: float = 0.0
-) -> Float[Tensor, "n *m"]:
+) -> tuple[Float[Tensor, "n k"], list[Float[Tensor, "n *m"]]]:
     """An approximate solution u of M u = b for a symmetric positive definite M, example by example.
+
+    It is returned as coefficients and the vectors that ``product`` was asked for, see ``combine``.
 
     What conjugate gradients find (Hestenes & Stiefel 1952): the best u in M's own norm in the space of b, M b, M² b, …,
     here from an orthonormal basis of it (Lanczos 1950).  ``product``: u ↦ M u for a batch.  ``steps``: products.
@@ -35,13 +37,6 @@ def conjugate_gradient(
     nor always positive.  So its symmetric part is taken, and directions in which that is below ``least`` are left out:
     u is at most |b|/``least`` long, however many steps there are.
     """
-    return combine(*krylov_solution(product, b, steps, least))
-
-
-def krylov_solution(
-    product: Callable[[Tensor], Tensor], b: Float[Tensor, "n *m"], steps: int, least: float
-) -> tuple[Float[Tensor, "n k"], list[Float[Tensor, "n *m"]]]:
-    """The solution of ``conjugate_gradient`` as coefficients and the vectors that ``product`` was asked for."""
     flat, tiny = b[:, None].flatten(1), torch.finfo(b.dtype).tiny ** 0.5
     steps = min(steps, flat.shape[1])  # the space has no more dimensions
     basis, images = [flat / lengths(flat)[:, None].clamp(min=tiny)], list[Tensor]()
@@ -131,7 +126,7 @@ def posterior(
             return noise_std**2 * u + push_forward(variance * pulled_back[-1])
 
         with torch.no_grad():
-            coefficients, _ = krylov_solution(covariance, y - expected, steps, noise_std**2)
+            coefficients, _ = conjugate_gradient(covariance, y - expected, steps, noise_std**2)
             return (denoised - x) / variance + combine(coefficients, pulled_back)
 
     return evaluate
