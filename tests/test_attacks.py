@@ -9,13 +9,16 @@ import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from helpers import DIGITS, SAMPLING, conditional_run, refusal, refused, unchecked, zero_score
@@ -24,6 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import ncsn
+from ncsn.cli import console
 from ncsn.cli import main as cli
 from ncsn.kinds.images.read import stream
 from ncsn.kinds.kind import Drawing
@@ -221,6 +225,55 @@ def test_any_name_of_a_column_can_be_drawn_and_printed(name: str, tmp_path: Path
     (tmp_path / "x.csv").write_text(f"{name},b\n" + "\n".join(f"{i % 3},{i * i}" for i in range(300)))
     read = columns_of(ncsn.load_dataset(str(tmp_path / "x.csv")).transform, 2).names
     assert all(each.isprintable() and len(each) < 400 and each == each.strip() for each in read)
+
+
+def archive_of(path: Path, names: list[str]) -> None:
+    """A .zip of images of two colours under these names, in turn."""
+    with zipfile.ZipFile(path, "w") as members:
+        for number, name in enumerate(names):
+            members.writestr(name, png(number % 2))
+
+
+def strangers_files(folder: Path, name: str) -> dict[str, Path]:
+    """Files with a hostile name in each place where a file can have names."""
+    images, (one, other) = np.zeros((30, 8, 8), np.uint8), (f"{name}one", f"{name}other")
+    np.savez(folder / "key.npz", **{name: images, "images": images})
+    np.savez(folder / "class.npz", images=images, labels=np.array([one, other] * 15))
+    for path in [folder / "folder" / label / f"{i}.png" for label in (one, other) for i in range(20)]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(len(path.stem)))
+    archive_of(folder / "member.zip", [f"{i % 2}/{i}{name}.png" for i in range(40)])
+    with zipfile.ZipFile(folder / "member.zip", "a") as members:
+        members.writestr(f"0/broken{name}.png", b"\x89PNG\r\n\x1a\n")
+        members.writestr(f"0/other.{name}", b"")
+    frame = pandas.DataFrame({"a": np.arange(40) / 7, "b": [one, other] * 20, "c": [1.0] * 40})
+    frame.to_csv(folder / "category.csv", index=False)
+    frame.rename(columns={"c": f"c{name}"}).to_csv(folder / "column.csv", index=False)
+    frame.set_index(pandas.Index(range(1, 41), name=name)).to_parquet(folder / "index.parquet")
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("place", ["key", "class", "folder", "member", "category", "column", "index"])
+def test_escape_sequences_of_strangers_files_do_not_reach_the_terminal(
+    place: str, tmp_path: Path, capsys: Printed
+) -> None:
+    """Neither in the lines on the data, nor in a refusal."""
+    name = "\x1b[2Jtitle\x07\x9b\u202e"
+    path = strangers_files(tmp_path, name)[place]
+
+    @dataclass
+    class Nothing:
+        pass
+
+    def load(_: Nothing) -> None:
+        ncsn.load_dataset(path).announce()
+        raise ValueError(f"{name} is refused")
+
+    with pytest.raises(SystemExit, match=r"^2$"):
+        console.run(load, Nothing, [])
+    printed = capsys.readouterr()
+    assert "[2Jtitle" in printed.out + printed.err
+    assert (printed.out + printed.err).replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("columns", ["1", "2"])

@@ -201,9 +201,13 @@ def place(steps: Sequence[str | int], values: Any) -> str:
 
 def one_line(error: object) -> str:
     """An error's message, or the name of its type, in one line of limited length and printable characters."""
-    line = " ".join(str(error).split()) or type(error).__name__
-    line = "".join(c if c.isprintable() else "?" for c in line)
+    line = printable(" ".join(str(error).split())) or type(error).__name__
     return line if len(line) <= MAX_QUOTED else f"{line[:MAX_QUOTED]}…"
+
+
+def printable(text: str) -> str:
+    """Text without control characters, which a terminal would obey; only line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "?" for c in text)
 
 
 def counted(n: int, noun: str) -> str:

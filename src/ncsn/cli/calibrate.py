@@ -15,6 +15,7 @@ from ncsn.cli import console
 from ncsn.cli.console import RunOptions
 from ncsn.cli.solve import Deblur, Denoise, Inpaint, Problem, Superres
 from ncsn.learn.settings import Given
+from ncsn.machine.messages import log
 from ncsn.validation import Seed
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Calibrate(RunOptions):
         )
         result = calibrate(hidden=self.hidden(run)) if kind.imputes else self.measure(calibrate, run.recipe.shape)
         result.save(out)
-        print(f"{result}\n{out}: {', '.join(FILES)}")
+        log.info(f"{result}\n{out}: {', '.join(FILES)}")
 
     def measure(self, calibrate: "Callable[..., Calibration]", shape: tuple[int, ...]) -> "Calibration":
         """Calibrate posteriors of images given measurements of them."""
