@@ -30,7 +30,7 @@ from ncsn.run import Recipe, Run, load, storable_settings, write_model
 from ncsn.run.folder import CHECKPOINT
 from ncsn.score import ScoreModel
 from ncsn.training import Budget, Progress, State, muon_and_adam
-from ncsn.validation import DeviceName, Json, check_type, whole
+from ncsn.validation import DeviceName, Json, check_type, counted, whole
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
@@ -383,7 +383,7 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
     if record.group.is_main:
         log.info(verdict(ledger.rows, lesson.data.n))
         if settings.minutes is not None and state.step < FEW_STEPS:
-            log.info(f"{settings.minutes:g} minutes were enough for only {state.step} steps: train for longer")
+            log.info(f"training took only {counted(state.step, 'step')}; more minutes give better samples")
 
 
 class Judge:

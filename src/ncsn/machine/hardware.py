@@ -50,6 +50,7 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
         "cpp.dynamic_threads": True,  # ``Threads`` may change their number later
     }
     log.warning("compiling the network: this takes up to a minute the first time, and seconds afterwards")
+    began = time.perf_counter()
     try:
         with limit_seconds(seconds):
             network.compile(dynamic=False, options=options)
@@ -60,8 +61,12 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
     except Exception as error:  # a missing toolchain and compiler bugs raise many kinds
         with suppress(RuntimeError):  # raised where torch can't compile at all, so that there is nothing to undo
             network.compile(disable=True)
-        lines: list[object] = [line for line in str(error).splitlines() if "error:" in line]  # the C++ compiler's own
-        failure = one_line((lines or [error])[0])
+        if 0 < seconds <= time.perf_counter() - began:
+            failure = f"it took more than {seconds:g} s"
+        else:
+            message, _, _ = str(error).partition("\n\nSet TORCH")  # torch's advice for its developers
+            lines = [line for line in message.splitlines() if "error:" in line]  # the C++ compiler's own
+            failure = one_line(lines[0] if lines else message or type(error).__name__)
         log.warning(f"torch.compile failed, so everything takes about 1.5 times as long: {failure}")
 
 
