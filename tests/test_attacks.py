@@ -34,7 +34,7 @@ from ncsn.kinds.kind import Drawing
 from ncsn.kinds.reading import Reading
 from ncsn.kinds.tables.columns import columns_of, learn_columns
 from ncsn.machine.interrupts import limit_seconds
-from ncsn.networks import MLP
+from ncsn.networks import MLP, ResidualMLP
 from ncsn.posteriors import Measurement
 from ncsn.run import Recipe, Run
 from ncsn.run.folder import CHECKPOINT, MODEL, digest_of
@@ -312,7 +312,8 @@ def measured(measure: Measurement = first, y: Any = 2.0, noise_std: Any = 1.0) -
     return point().posterior(measure, y, noise_std=noise_std)
 
 
-BLANK = torch.tensor([[1.0, float("nan")]])
+NAN = float("nan")
+BLANK = torch.tensor([[1.0, NAN]])
 MISTAKES: dict[str, Callable[[], object]] = {
     "no shape": lambda: Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (), sigma_max=10.0, sigma_min=0.05),
     "no numbers": lambda: Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (0,), sigma_max=10.0, sigma_min=0.05),
@@ -340,6 +341,26 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "complex rows": lambda: conditional_run(torch.eye(2)).impute(torch.ones(1, 2, dtype=torch.complex64)),
     "complex density": lambda: point().log_prob(torch.ones(1, 2, dtype=torch.complex64)),
     "complex images": lambda: pixels().log_prob(torch.ones(1, 1, 2, 2, dtype=torch.complex64)),
+    "tweedie at NaN": lambda: ncsn.tweedie(zero_score, torch.ones(1, 2), NAN),
+    "tweedie at a tensor with NaN": lambda: ncsn.tweedie(zero_score, torch.ones(2, 2), torch.tensor([1.0, NAN])),
+    "tweedie at no noise": lambda: ncsn.tweedie(zero_score, torch.ones(1, 2), torch.tensor(0.0)),
+    "langevin at NaN": lambda: ncsn.langevin(zero_score, torch.ones(1, 2), NAN, step_size=0.1, steps=1),
+    "langevin at a tensor of NaN": lambda: ncsn.langevin(
+        zero_score, torch.ones(1, 2), torch.tensor(NAN), step_size=0.1, steps=1
+    ),
+    "a density without points": lambda: ncsn.log_prob(zero_score, torch.tensor(1.0), sigma_max=10.0, sigma_min=0.1),
+    "a huge mean of ln σ": lambda: ncsn.LogNormal(10**30, 1.2, 10.0, 0.1),
+    "a huge std of ln σ": lambda: ncsn.LogNormal(0.0, 10**30, 10.0, 0.1),
+    "a huge level": lambda: ncsn.LogUniform(10**30, 0.1),
+    "a level that is true": lambda: ncsn.Geometric(True, 0.1, 3),
+    "as many levels as true": lambda: ncsn.Karras(10.0, 0.1, levels=True),
+    "as many samples as true": lambda: point().sample(True),
+    "an MLP of text": lambda: MLP("1"),  # type: ignore[arg-type]
+    "an MLP of layers of text": lambda: MLP(1, layers="1"),  # type: ignore[arg-type]
+    "an MLP that is true": lambda: ResidualMLP(True),
+    "true minutes": lambda: ncsn.fit(torch.randn(20, 2), minutes=True),
+    "true minutes of numpy": lambda: ncsn.fit(torch.randn(20, 2), minutes=np.True_),  # type: ignore[arg-type]
+    "true steps": lambda: ncsn.fit(torch.randn(20, 2), steps=True),
     "complex starts": lambda: point().sample(1, start=torch.ones(1, 2, dtype=torch.complex64)),
 }
 

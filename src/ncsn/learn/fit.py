@@ -30,7 +30,7 @@ from ncsn.run import Recipe, Run, load, storable_settings, write_model
 from ncsn.run.folder import CHECKPOINT
 from ncsn.score import ScoreModel
 from ncsn.training import Budget, Progress, State, muon_and_adam
-from ncsn.validation import DeviceName, Json, check_type, counted, whole
+from ncsn.validation import DeviceName, Json, check_type, counted, real, whole
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
@@ -103,6 +103,7 @@ def fit(
     """
     counts = {"steps": steps, "batch_size": batch_size, "seed": seed}  # of numpy's types, too
     steps, batch_size, seed = (None if value is None else whole(name, value, 0) for name, value in counts.items())
+    minutes = None if minutes is None else real("minutes", minutes, above=0)
     budget = {"minutes": minutes, "steps": steps} if minutes is not None or steps is not None else {}
     options = {"sampler": sampler, "batch_size": batch_size, "seed": seed}
     given = budget | {name: value for name, value in options.items() if value is not None}
