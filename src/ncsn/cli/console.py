@@ -210,10 +210,8 @@ def ending(error: BaseException) -> tuple[int, str]:
 def bar(states: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
     """Pass items on under a progress bar, shown after a second; ``total`` defaults to their length."""
     from ncsn.machine import messages
-    from ncsn.machine.hardware import Threads
 
-    shown = messages.bar(states, description, total=total, unit="state")
-    yield from Threads().beside(shown)
+    yield from messages.bar(states, description, total=total, unit="state")
 
 
 def draw(run: "Run", n: int, *, keep: int = 0, **options: "Unpack[SeededOptions]") -> "Drawn":

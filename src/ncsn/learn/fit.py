@@ -262,7 +262,7 @@ class Lesson:
         )
         drawn = self.data.kind.batches(self.data, state.model, settings.reading, drawing)
         loss = training_loss(self.plan.noise, self.objective, generator=self.generator)
-        progress = training.train(
+        return training.train(
             state,
             drawn,
             loss,
@@ -271,10 +271,6 @@ class Lesson:
             accumulate=settings.accumulate,
             signals=self.record.signals,
         )
-        # With a budget in steps the number of threads is fixed, because results must be the same to the byte.  Small
-        # networks have one thread anyway.
-        steady = budget.seconds is None or hardware.is_small(state.model)
-        return progress if steady else hardware.Threads().beside(progress)
 
 
 def train(plan: Plan, data: Dataset, record: Record) -> Run:
@@ -394,6 +390,7 @@ class Judge:
         kind, examples = lesson.data.kind, lesson.held_out
         examples = examples if state.model.num_classes else Batch(examples.x)
         self.kind, self.state, self.noise, self.device = kind, state, lesson.plan.noise, examples.x.device
+        self.steady = lesson.plan.settings.minutes is None
         self.batches = kind.held_out_batches(lesson.data, state.average, examples)
 
     @torch.no_grad()
@@ -403,7 +400,7 @@ class Judge:
         measure = training_loss(self.noise, drop_label=0.0, generator=generator)
         found: list[tuple[Tensor, Tensor]] = []
         parts: dict[str, list[Tensor]] = {}
-        with hardware.nothing_compiled(), hardware.threads_for(self.state.average):
+        with hardware.nothing_compiled(), hardware.threads_for(self.state.average, steady=self.steady):
             for batch in self.batches(generator):
                 found.append(measure(self.state.average, batch))
                 for name, chosen in self.kind.parts(batch).items():
