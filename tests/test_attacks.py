@@ -237,7 +237,7 @@ def archive_of(path: Path, names: list[str]) -> None:
 def strangers_files(folder: Path, name: str) -> dict[str, Path]:
     """Files with a hostile name in each place where a file can have names."""
     images, (one, other) = np.zeros((30, 8, 8), np.uint8), (f"{name}one", f"{name}other")
-    np.savez(folder / "key.npz", **{name: images, "images": images})
+    np.savez(folder / "key.npz", allow_pickle=True, **{name: images, "images": images})
     np.savez(folder / "class.npz", images=images, labels=np.array([one, other] * 15))
     for path in [folder / "folder" / label / f"{i}.png" for label in (one, other) for i in range(20)]:
         path.parent.mkdir(parents=True, exist_ok=True)
