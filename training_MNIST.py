@@ -35,10 +35,11 @@ def main(given: TrainSettings) -> None:
     #
     # Training: denoising score matching.  At high noise the target is the mean of all images that the noisy image could
     # come from.  Held-out images select the average of the weights, and then the guidance scale.
-    run = train(plan, data, record)
+    with record.resumable():
+        run = train(plan, data, record)
 
-    # Samples by the default sampler and by the paper's annealed Langevin dynamics; pictures of both and of the losses.
-    finish(run, data, record)
+        # Samples by the default sampler and the paper's annealed Langevin dynamics; pictures of both and of the losses.
+        finish(run, data, record)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from helpers import DIGITS, SAMPLING, conditional_run, refusal, refused, unchecked, zero_score
@@ -24,13 +27,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import ncsn
+from ncsn.cli import console
 from ncsn.cli import main as cli
 from ncsn.kinds.images.read import stream
 from ncsn.kinds.kind import Drawing
 from ncsn.kinds.reading import Reading
 from ncsn.kinds.tables.columns import columns_of, learn_columns
 from ncsn.machine.interrupts import limit_seconds
-from ncsn.networks import MLP
+from ncsn.networks import MLP, ResidualMLP
 from ncsn.posteriors import Measurement
 from ncsn.run import Recipe, Run
 from ncsn.run.folder import CHECKPOINT, MODEL, digest_of
@@ -223,6 +227,55 @@ def test_any_name_of_a_column_can_be_drawn_and_printed(name: str, tmp_path: Path
     assert all(each.isprintable() and len(each) < 400 and each == each.strip() for each in read)
 
 
+def archive_of(path: Path, names: list[str]) -> None:
+    """A .zip of images of two colours under these names, in turn."""
+    with zipfile.ZipFile(path, "w") as members:
+        for number, name in enumerate(names):
+            members.writestr(name, png(number % 2))
+
+
+def strangers_files(folder: Path, name: str) -> dict[str, Path]:
+    """Files with a hostile name in each place where a file can have names."""
+    images, (one, other) = np.zeros((30, 8, 8), np.uint8), (f"{name}one", f"{name}other")
+    np.savez(folder / "key.npz", allow_pickle=True, **{name: images, "images": images})
+    np.savez(folder / "class.npz", images=images, labels=np.array([one, other] * 15))
+    for path in [folder / "folder" / label / f"{i}.png" for label in (one, other) for i in range(20)]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(len(path.stem)))
+    archive_of(folder / "member.zip", [f"{i % 2}/{i}{name}.png" for i in range(40)])
+    with zipfile.ZipFile(folder / "member.zip", "a") as members:
+        members.writestr(f"0/broken{name}.png", b"\x89PNG\r\n\x1a\n")
+        members.writestr(f"0/other.{name}", b"")
+    frame = pandas.DataFrame({"a": np.arange(40) / 7, "b": [one, other] * 20, "c": [1.0] * 40})
+    frame.to_csv(folder / "category.csv", index=False)
+    frame.rename(columns={"c": f"c{name}"}).to_csv(folder / "column.csv", index=False)
+    frame.set_index(pandas.Index(range(1, 41), name=name)).to_parquet(folder / "index.parquet")
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("place", ["key", "class", "folder", "member", "category", "column", "index"])
+def test_escape_sequences_of_strangers_files_do_not_reach_the_terminal(
+    place: str, tmp_path: Path, capsys: Printed
+) -> None:
+    """Neither in the lines on the data, nor in a refusal."""
+    name = "\x1b[2Jtitle\x07\x9b\u202e"
+    path = strangers_files(tmp_path, name)[place]
+
+    @dataclass
+    class Nothing:
+        pass
+
+    def load(_: Nothing) -> None:
+        ncsn.load_dataset(path).announce()
+        raise ValueError(f"{name} is refused")
+
+    with pytest.raises(SystemExit, match=r"^2$"):
+        console.run(load, Nothing, [])
+    printed = capsys.readouterr()
+    assert "[2Jtitle" in printed.out + printed.err
+    assert (printed.out + printed.err).replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize("columns", ["1", "2"])
 def test_help_ends_in_a_narrow_terminal(columns: str, monkeypatch: pytest.MonkeyPatch, capsys: Printed) -> None:
     monkeypatch.setenv("COLUMNS", columns)
@@ -259,7 +312,8 @@ def measured(measure: Measurement = first, y: Any = 2.0, noise_std: Any = 1.0) -
     return point().posterior(measure, y, noise_std=noise_std)
 
 
-BLANK = torch.tensor([[1.0, float("nan")]])
+NAN = float("nan")
+BLANK = torch.tensor([[1.0, NAN]])
 MISTAKES: dict[str, Callable[[], object]] = {
     "no shape": lambda: Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (), sigma_max=10.0, sigma_min=0.05),
     "no numbers": lambda: Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (0,), sigma_max=10.0, sigma_min=0.05),
@@ -287,6 +341,26 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "complex rows": lambda: conditional_run(torch.eye(2)).impute(torch.ones(1, 2, dtype=torch.complex64)),
     "complex density": lambda: point().log_prob(torch.ones(1, 2, dtype=torch.complex64)),
     "complex images": lambda: pixels().log_prob(torch.ones(1, 1, 2, 2, dtype=torch.complex64)),
+    "tweedie at NaN": lambda: ncsn.tweedie(zero_score, torch.ones(1, 2), NAN),
+    "tweedie at a tensor with NaN": lambda: ncsn.tweedie(zero_score, torch.ones(2, 2), torch.tensor([1.0, NAN])),
+    "tweedie at no noise": lambda: ncsn.tweedie(zero_score, torch.ones(1, 2), torch.tensor(0.0)),
+    "langevin at NaN": lambda: ncsn.langevin(zero_score, torch.ones(1, 2), NAN, step_size=0.1, steps=1),
+    "langevin at a tensor of NaN": lambda: ncsn.langevin(
+        zero_score, torch.ones(1, 2), torch.tensor(NAN), step_size=0.1, steps=1
+    ),
+    "a density without points": lambda: ncsn.log_prob(zero_score, torch.tensor(1.0), sigma_max=10.0, sigma_min=0.1),
+    "a huge mean of ln σ": lambda: ncsn.LogNormal(10**30, 1.2, 10.0, 0.1),
+    "a huge std of ln σ": lambda: ncsn.LogNormal(0.0, 10**30, 10.0, 0.1),
+    "a huge level": lambda: ncsn.LogUniform(10**30, 0.1),
+    "a level that is true": lambda: ncsn.Geometric(True, 0.1, 3),
+    "as many levels as true": lambda: ncsn.Karras(10.0, 0.1, levels=True),
+    "as many samples as true": lambda: point().sample(True),
+    "an MLP of text": lambda: MLP("1"),  # type: ignore[arg-type]
+    "an MLP of layers of text": lambda: MLP(1, layers="1"),  # type: ignore[arg-type]
+    "an MLP that is true": lambda: ResidualMLP(True),
+    "true minutes": lambda: ncsn.fit(torch.randn(20, 2), minutes=True),
+    "true minutes of numpy": lambda: ncsn.fit(torch.randn(20, 2), minutes=np.True_),  # type: ignore[arg-type]
+    "true steps": lambda: ncsn.fit(torch.randn(20, 2), steps=True),
     "complex starts": lambda: point().sample(1, start=torch.ones(1, 2, dtype=torch.complex64)),
 }
 

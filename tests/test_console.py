@@ -98,6 +98,25 @@ def test_what_is_nobodys_fault_is_not_hidden() -> None:
         console.run(command, Nothing, [])
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--minutes 5 --steps 2", "minutes is 5.0 and steps is 2; give only one of them"),
+        ("--minutes 0", "minutes is 0.0; Input should be greater than or equal to 0.001"),
+        ("--minutes five", "--minutes: no type matching FLOAT could be instantiated from ['five']."),
+        ("--nothing", "Unrecognized options: --nothing"),
+        (
+            "--precision f",
+            "invalid choice 'f' for argument '--precision'. Expected one of ('auto', 'bf16', 'fp16', 'fp32').",
+        ),
+    ],
+)
+def test_an_option_is_refused_in_one_sentence(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        console.parse(find_command("train"), ["mnist", *line.split()], "ncsn train")
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize("name", MODULES)
 def test_help_says_what_giving_an_option_does(

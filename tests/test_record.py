@@ -159,6 +159,30 @@ def test_an_alarm_is_taken_back(error: type[Exception] | None) -> None:
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
 
 
+def test_an_alarm_that_a_library_swallows_comes_again() -> None:
+    def work() -> None:
+        with limit_seconds(0.1):
+            with suppress(TimeoutError):
+                time.sleep(20)
+            time.sleep(20)
+
+    with pytest.raises(TimeoutError):
+        work()
+
+
+@pytest.mark.parametrize("step", [None, 7])
+def test_a_signal_before_or_after_the_steps_names_the_checkpoint(step: int | None, tmp_path: Path) -> None:
+    """As while compiling or sampling; before there is a checkpoint, none is named."""
+    where = "" if step is None else f" at step {step}"
+    with pytest.raises(Stopped, match=f"^{where}$"), Record(folder=tmp_path).resumable():
+        raise Stopped(2, where)
+    (tmp_path / "checkpoint.pt").touch()
+    named = rf"^{where}; {tmp_path}/checkpoint\.pt .*--resume"
+    with pytest.raises(Stopped, match=named) as stop, Record(folder=tmp_path).resumable():
+        raise Stopped(2, where)
+    assert stop.value.number == 2
+
+
 def test_a_loss_that_diverges_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     """In a thread, where signals cannot be received."""
     state, progress = training(9, bad=4)

@@ -93,8 +93,8 @@ def log_prob(
     (None) the exact trace, which takes one backward pass per dimension.
     ``tolerance``: of each step of the solver, relative and absolute, for every point.
     ``generator``: draws the probes, on x's device.
-    Raises ValueError unless ∞ > σ_max > σ_min > 0, probes ≥ 1 and ∞ > tolerance > 0, and if the flow
-    cannot be followed because the score is not finite.
+    Raises ValueError for a single number, unless ∞ > σ_max > σ_min > 0, probes ≥ 1 and ∞ > tolerance > 0, and if the
+    flow cannot be followed because the score is not finite.
 
     >>> score = ncsn.GaussianMixture(torch.zeros(1, 2))
     >>> densities = ncsn.log_prob(score, torch.zeros(1, 2), sigma_max=50, sigma_min=0.01)
@@ -102,6 +102,8 @@ def log_prob(
     tensor([-1.8400], dtype=torch.float64)
     """
     check_floats("x", x)
+    if not x.ndim:
+        raise ValueError("x is a single number; expected points (b, *d)")
     if not real("sigma_max", sigma_max) > real("sigma_min", sigma_min, above=0):
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; expected sigma_max > sigma_min > 0")
     probes, tolerance = None if probes is None else whole("probes", probes, 1), real("tolerance", tolerance, above=0)

@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.validation import as_floats, check_floats, real, whole
+from ncsn.validation import LARGEST, as_floats, check_floats, real, whole
+
+MAX_LOG_SIGMA = 100  # beyond every noise level
 
 
 @runtime_checkable
@@ -25,9 +27,10 @@ class Proposal(Protocol):
 
 
 def check_range(sigma_max: float, sigma_min: float, levels: int = 1) -> None:
-    """Raises ValueError unless sigma_max ≥ sigma_min > 0, both finite, and levels ≥ 1."""
-    if not real("sigma_max", sigma_max) >= real("sigma_min", sigma_min, above=0):
-        raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; expected sigma_max >= sigma_min > 0")
+    """Raises ValueError unless 10¹⁸ ≥ sigma_max ≥ sigma_min > 0 and levels ≥ 1."""
+    if not LARGEST >= real("sigma_max", sigma_max) >= real("sigma_min", sigma_min, above=0):
+        allowed = f"expected {LARGEST:g} >= sigma_max >= sigma_min > 0"
+        raise ValueError(f"sigma_max, sigma_min are {sigma_max:g}, {sigma_min:g}; {allowed}")
     whole("levels", levels, 1)
 
 
@@ -164,8 +167,10 @@ class LogNormal:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        real("mean", self.mean)
-        real("std", self.std, 0)
+        if max(abs(real("mean", self.mean)), real("std", self.std, 0)) > MAX_LOG_SIGMA:
+            raise ValueError(
+                f"mean, std are {self.mean:g}, {self.std:g}; expected at most ±{MAX_LOG_SIGMA} for ln sigma"
+            )
         check_range(self.sigma_max, self.sigma_min)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:

@@ -34,8 +34,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.noise import Geometric, Karras, Ladder, check_generator, check_range, lengths, noise_like
-from ncsn.score import LARGEST, LEAST, Score, score_at, tweedie
-from ncsn.validation import MOST_LEVELS, GuideName, LangevinSteps, as_floats, check_ranges, real, whole
+from ncsn.score import Score, score_at, tweedie
+from ncsn.validation import LARGEST, LEAST, MOST_LEVELS, GuideName, LangevinSteps, as_floats, check_ranges, real, whole
 
 
 class Step(NamedTuple):

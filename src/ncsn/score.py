@@ -20,9 +20,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ncsn.validation import as_floats, check_floats, real
+from ncsn.validation import LARGEST, LEAST, as_floats, check_floats, real
 
-LEAST, LARGEST = 1e-18, 1e18  # noise levels beyond which squares overflow or underflow float32
 Sigma = float | Float[Tensor, ""] | Float[Tensor, "b"]
 """A noise level σ > 0 in the units of x: one number for all examples, or one for each of them."""
 
@@ -125,11 +124,14 @@ def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tenso
     ``score``: the score of the noised data.
     ``x``: noisy examples, (b, *d).
     ``sigma``: the noise level, one number or one for each example.
+    Raises ValueError for noise levels that are not above 0 (not checked on a GPU).
 
     >>> score = ncsn.GaussianMixture(torch.zeros(1, 2))  # data with standard deviation 1
     >>> ncsn.tweedie(score, torch.tensor([[2.0, -4.0]]), 1.0)  # noise with the same standard deviation
     tensor([[ 1., -2.]])
     """
+    if isinstance(sigma, Tensor) and sigma.device.type == "cpu" and not bool((sigma > 0).all()):
+        raise ValueError(f"sigma is {sigma.tolist()}; every noise level must be above 0")
     return x + expand(sigma, x) ** 2 * score_at(score, x, sigma)
 
 

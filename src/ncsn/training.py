@@ -266,7 +266,9 @@ def train(
 ) -> Iterator[Progress]:
     """Train until the budget is spent; yields after every step, and can be abandoned at any of them.
 
-    A network as small as an MLP of points is trained on one thread, unless the environment sets their number.
+    A network as small as an MLP of points is trained on one thread, and any other by the clock on as many as other
+    programs leave free, unless the environment sets their number.  By steps the number stays, as the weights depend on
+    it.
 
     ``state``: what to train; ``state.average`` is the result.
     ``batches``: endless batches, see ``ncsn.batches``; with several processes, this one's share of each.
@@ -291,7 +293,7 @@ def train(
     """
     began, looked = time.monotonic() - state.seconds, state.seconds
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
-        with threads_for(state.model):
+        with threads_for(state.model, steady=budget.seconds is None):
             whole = add_gradients(state, batches, loss, group, accumulate)
             # One message carries all that processes must agree on: gradients, losses, the clock, and signals to stop.
             clock = time.monotonic() - began if group.is_main else 0.0

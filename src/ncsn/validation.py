@@ -31,6 +31,7 @@ Region: TypeAlias = Literal["top", "bottom", "left", "right", "centre", "random"
 DeviceName: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 
 MOST_LEVELS = 10_000  # a hundred times the samplers' finest ladder
+LEAST, LARGEST = 1e-18, 1e18  # noise levels beyond which squares overflow or underflow float32
 MOST_STEPS = 10**7  # of Langevin dynamics, which already take days
 MAX_WHOLE = 2**63 - 1  # the largest seed and size in torch
 
@@ -58,7 +59,7 @@ Json: TypeAlias = dict[str, Any]
 def whole(name: str, value: object, least: int) -> int:
     """A user's whole number.  Raises ValueError for anything else, for less than ``least``, and for 2⁶³ or more."""
     with suppress(TypeError):
-        if isinstance(value, SupportsIndex) and least <= index(value) <= MAX_WHOLE:
+        if isinstance(value, SupportsIndex) and not is_boolean(value) and least <= index(value) <= MAX_WHOLE:
             return index(value)
     raise ValueError(f"{name} is {reprlib.repr(value)}; it must be a whole number from {least} to below 2^63")
 
@@ -67,12 +68,18 @@ def real(name: str, value: object, least: float | None = None, *, above: float |
     """A user's finite number.  Raises ValueError for anything else, below ``least``, and not above ``above``."""
     with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # torch and numpy raise them for several numbers
         # Text and arrays have none.
-        number = float(value) if isinstance(value, SupportsFloat) and not getattr(value, "ndim", 0) else math.nan
+        single = isinstance(value, SupportsFloat) and not is_boolean(value) and not getattr(value, "ndim", 0)
+        number = float(value) if single else math.nan  # type: ignore[arg-type]
         if math.isfinite(number) and (least is None or number >= least) and (above is None or number > above):
             return number
     bound = "" if least is None else f" of at least {least:g}"
     bound = bound if above is None else f" above {above:g}"
     raise ValueError(f"{name} is {reprlib.repr(value)}; it must be a finite number{bound}")
+
+
+def is_boolean(value: object) -> bool:
+    """Whether this is a boolean of Python, numpy or torch, which counts as no number."""
+    return "bool" in str(getattr(value, "dtype", type(value).__name__))
 
 
 def check_type(name: str, value: object, *kinds: Any, some: bool = False) -> None:
@@ -201,9 +208,13 @@ def place(steps: Sequence[str | int], values: Any) -> str:
 
 def one_line(error: object) -> str:
     """An error's message, or the name of its type, in one line of limited length and printable characters."""
-    line = " ".join(str(error).split()) or type(error).__name__
-    line = "".join(c if c.isprintable() else "?" for c in line)
+    line = printable(" ".join(str(error).split())) or type(error).__name__
     return line if len(line) <= MAX_QUOTED else f"{line[:MAX_QUOTED]}…"
+
+
+def printable(text: str) -> str:
+    """Text without control characters, which a terminal would obey; only line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "?" for c in text)
 
 
 def counted(n: int, noun: str) -> str:

@@ -10,6 +10,7 @@ from annotated_types import Interval
 
 from ncsn.cli.console import RunOptions, check_output
 from ncsn.learn.settings import Given
+from ncsn.machine.messages import log
 from ncsn.validation import Seed
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Calibrate(RunOptions):
             known, hidden=self.hidden(run), truths=self.truths, n=self.n, draws=self.draws, seed=self.seed
         )
         ncsn.plots.calibration(result.ranks, self.out)
-        print(f"{result}\n{self.out}: ranks, coverage and TARP")
+        log.info(f"{result}\n{self.out}: ranks, coverage and TARP")
 
     def hidden(self, run: "Run") -> object:
         """What to hide of rows and signals."""

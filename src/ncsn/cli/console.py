@@ -5,6 +5,7 @@ Torch is imported inside the functions that need it, so that ``--help`` responds
 
 import io
 import os
+import re
 import shutil
 import signal
 import sys
@@ -31,6 +32,7 @@ from ncsn.validation import (
     check_ranges,
     is_out_of_memory,
     one_line,
+    printable,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 MIN_COLUMNS = 40  # of a terminal; in one or two columns tyro's help never ends
 MIN_CALLS_TO_COMPILE = 60_000  # network evaluations of single images; for fewer, compiling takes longer than it saves
 FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # tyro draws boxes around its messages
+AFTER_MESSAGE = (" Got errors:", " Argument helptext:", " For full helptext")  # what tyro adds to messages
 T = TypeVar("T")
 ClassName = Annotated[str, MinLen(1)]
 
@@ -118,7 +121,7 @@ def check_output(out: Path, *suffixes: str, overwrite: bool) -> None:
 
 def fail(message: str, status: int = 2) -> NoReturn:
     """Print an error in one line, and exit."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201
     raise SystemExit(status)
 
 
@@ -134,8 +137,11 @@ def parse(settings: Any, args: list[str] | None = None, prog: str | None = None)
     except SystemExit as stop:
         if not stop.code:
             raise
-        words = complaint.getvalue().translate(FRAME).split()
-        fail(one_line(" ".join(word for word in words if word.strip("-"))))
+        _, _, message = complaint.getvalue().translate(FRAME).partition("\n")  # the first line is a title
+        line = " ".join(word for word in message.split() if word.strip("-"))
+        for part in AFTER_MESSAGE:
+            line, _, _ = line.partition(part)
+        fail(one_line(re.sub(r"^Error parsing ([A-Z][a-z]+: )?", "", line)))  # the name of a dataclass of ours
 
 
 def run(command: Callable[[Any], None], settings: Any, args: list[str] | None = None, prog: str | None = None) -> None:
@@ -204,10 +210,8 @@ def ending(error: BaseException) -> tuple[int, str]:
 def bar(states: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
     """Pass items on under a progress bar, shown after a second; ``total`` defaults to their length."""
     from ncsn.machine import messages
-    from ncsn.machine.hardware import Threads
 
-    shown = messages.bar(states, description, total=total, unit="state")
-    yield from Threads().beside(shown)
+    yield from messages.bar(states, description, total=total, unit="state")
 
 
 def draw(run: "Run", n: int, *, keep: int = 0, **options: "Unpack[SeededOptions]") -> "Drawn":

@@ -30,7 +30,7 @@ def find_command(name: str) -> type:
 def main(args: list[str]) -> None:
     """Run the command that ``args`` name."""
     if args == ["--version"]:
-        print(f"ncsn {__version__}")
+        print(f"ncsn {__version__}")  # noqa: T201
     elif args and args[0] in MODULES:
         console.run(lambda command: command(), find_command(args[0]), args[1:], f"ncsn {args[0]}")
     else:

@@ -14,6 +14,7 @@ from ncsn.cli import console
 from ncsn.cli.console import RunOptions, SamplingOptions
 from ncsn.cli.sample import write_array
 from ncsn.learn.settings import Given
+from ncsn.machine.messages import log
 from ncsn.validation import NoiseLevel, Seed, counted, read_json
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Evaluate(SamplingOptions, RunOptions):
         out = self.out or (self.run if self.run == run.folder else Path())
         storage.check_files(out, FILES, overwrite=self.overwrite)
         data = run.data(self.data)
-        print(f"data: {data.name}, {data.describe()}")
+        log.info(f"data: {data.name}, {data.describe()}")
         # Before sampling, so that unsuitable features are rejected without a wait of minutes.
         ruler = kind.ruler(run, data, self.features, self.n, self.target)
         out.mkdir(exist_ok=True)
@@ -82,9 +83,9 @@ class Evaluate(SamplingOptions, RunOptions):
         # Written last, so that a folder with this file has a complete evaluation.
         storage.write_json(out / NUMBERS, facts | result.report())
         if self.label not in (None, "any", "none"):
-            print(f"note: these samples are all of class {self.label}, but the test examples are of every class")
-        print(result)
-        print(f"{out}: {', '.join(FILES)}")
+            log.info(f"note: these samples are all of class {self.label}, but the test examples are of every class")
+        log.info(result)
+        log.info(f"{out}: {', '.join(FILES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,7 @@ class Likelihood(RunOptions):
         errors = torch.cat([part.standard_error for part in parts]) / (dimensions * math.log(2))
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
         error, nfe = bits.std() / n**0.5, max(part.nfe for part in parts)
-        print(
+        log.info(
             f"{bits.mean():.3f} bits/dim ± {error:.3f} (over {n} test images; ± {errors.mean():.3f} per image over "
             f"{probes} probes), for {what} with noise {sigma_min:g}; up to {nfe} evaluations, "
             f"{time.perf_counter() - began:.0f} s"
@@ -178,7 +179,9 @@ class Likelihood(RunOptions):
             x[whole], sigma_min=self.sigma_min, probes=self.probes, tolerance=tolerance, seed=self.seed
         )
         write_frame(pandas.DataFrame({"log_density": density.numpy()}), self.out)
-        print(f"{self.out}: log densities of {counted(int(whole.sum()), 'row')}, mean {density[whole].mean():.3f} nats")
+        log.info(
+            f"{self.out}: log densities of {counted(int(whole.sum()), 'row')}, mean {density[whole].mean():.3f} nats"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +192,8 @@ class Info(RunOptions):
         import ncsn
 
         run = ncsn.load(self.run, device=self.device)
-        print(f"{run.parameters:,} weights, {run.guide_parameters:,} of a guide")
+        log.info(f"{run.parameters:,} weights, {run.guide_parameters:,} of a guide")
         # Parsed and dumped again, because raw text from a stranger may contain escape sequences for the terminal.
         for path in ((run.folder or self.run) / name for name in ("config.json", "metrics.json")):
             if path.exists():
-                print(f"{path.name}: {json.dumps(read_json(path), indent=2)}")
+                log.info(f"{path.name}: {json.dumps(read_json(path), indent=2)}")

@@ -17,6 +17,7 @@ from ncsn.cli import console
 from ncsn.cli.console import RunOptions, SamplingOptions, check_output
 from ncsn.kinds.reading import TABLES
 from ncsn.learn.settings import Given
+from ncsn.machine.messages import log
 from ncsn.validation import Count, Seed, counted
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Sample(SamplingOptions, RunOptions):
             keep = kind.kept if self.out.suffix == ".gif" else 0
             drawn = console.draw(run, self.n, seed=self.seed, keep=keep, **self.options())
             write(drawn.samples, drawn.path, self.out)
-            print(f"{self.out}: {drawn.cost}")
+            log.info(f"{self.out}: {drawn.cost}")
 
     def write_given(self, run: "Run", given: str) -> None:
         """Write rows with given values into a table."""
@@ -95,7 +96,7 @@ class Sample(SamplingOptions, RunOptions):
             raise ValueError(f"given is {given!r}; each name may occur only once")
         rows = run.sample(self.n, given=values, seed=self.seed, **self.options())
         run.recipe.kind.write_table(run.transform, rows, self.out)
-        print(f"{self.out}: {counted(self.n, 'row')} with {given}")
+        log.info(f"{self.out}: {counted(self.n, 'row')} with {given}")
 
 
 def write_array(
@@ -124,7 +125,7 @@ def write_array(
         kind.write_table(run.transform, np.concatenate([*arrays()]), out)
     else:
         write_blocks(out, arrays(), n)
-    print(f"{out}: {cost(n, drawn[0].steps, drawn[0].seconds)}")
+    log.info(f"{out}: {cost(n, drawn[0].steps, drawn[0].seconds)}")
     return drawn[0]
 
 

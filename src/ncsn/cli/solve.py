@@ -12,6 +12,7 @@ from ncsn.cli import console
 from ncsn.cli.console import RunOptions, check_output
 from ncsn.kinds.reading import TABLES, Reading
 from ncsn.learn.settings import Given
+from ncsn.machine.messages import log
 from ncsn.validation import Count, Levels, Region, Seed
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Problem(RunOptions):
         if not self.measured:
             quality += f"; PSNR of the posterior's mean {psnr(x.mean(0), image):.1f} dB"
             quality += f", of a sample {psnr(x[0], image):.1f} dB, of the measurement {psnr(guess, image):.1f} dB"
-        print(f"{self.out}: {drawn.cost}{quality}")
+        log.info(f"{self.out}: {drawn.cost}{quality}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,4 +244,4 @@ class Impute(RunOptions):
             raise ValueError(f"out and draws are both {self.out}; give two different files")
         run = ncsn.load(self.run, device=self.device)
         for line in run.recipe.kind.impute_file(run, self.rows, self.n, self.seed, self.out, self.draws):
-            print(line)
+            log.info(line)

@@ -32,7 +32,8 @@ class Train(TrainSettings):
         from ncsn.learn.opening import open_run
 
         data, plan, record = open_run(self)
-        finish(train(plan, data, record), data, record)
+        with record.resumable():
+            finish(train(plan, data, record), data, record)
 
 
 def finish(run: "Run", data: "Dataset", record: "Record") -> None:

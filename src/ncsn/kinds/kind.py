@@ -25,7 +25,7 @@ from ncsn.machine.messages import log
 from ncsn.quantization import reals
 from ncsn.samplers import Step
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
-from ncsn.validation import Json, NetworkName, one_line, real
+from ncsn.validation import Json, NetworkName, real
 
 
 def digest_of(parts: Iterable[np.ndarray]) -> str:
@@ -117,7 +117,7 @@ class Dataset:
         converted = [line.partition(":")[0] for line in self.notes]
         names = () if self.labels is None else self.labels.names
         # Their names reveal folders of splits that were mistaken for classes.
-        listed = f" ({one_line(', '.join(names))})" if 0 < len(names) <= 5 else ""
+        listed = f" ({', '.join(names)})" if 0 < len(names) <= 5 else ""
         parts = [len(part) for part in (self.train, self.validation, self.test)]
         facts = [f"{sum(parts):,} {kind.noun}{size}", first, *converted, f"{len(names) or 'no'} classes{listed}"]
         return f"{', '.join(facts)}; {' / '.join(f'{part:,}' for part in parts)} for training, validation, test"

@@ -30,7 +30,7 @@ from ncsn.run import Recipe, Run, load, storable_settings, write_model
 from ncsn.run.folder import CHECKPOINT
 from ncsn.score import ScoreModel
 from ncsn.training import Budget, Progress, State, muon_and_adam
-from ncsn.validation import DeviceName, Json, check_type, whole
+from ncsn.validation import DeviceName, Json, check_type, counted, real, whole
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
@@ -103,6 +103,7 @@ def fit(
     """
     counts = {"steps": steps, "batch_size": batch_size, "seed": seed}  # of numpy's types, too
     steps, batch_size, seed = (None if value is None else whole(name, value, 0) for name, value in counts.items())
+    minutes = None if minutes is None else real("minutes", minutes, above=0)
     budget = {"minutes": minutes, "steps": steps} if minutes is not None or steps is not None else {}
     options = {"sampler": sampler, "batch_size": batch_size, "seed": seed}
     given = budget | {name: value for name, value in options.items() if value is not None}
@@ -261,7 +262,7 @@ class Lesson:
         )
         drawn = self.data.kind.batches(self.data, state.model, settings.reading, drawing)
         loss = training_loss(self.plan.noise, self.objective, generator=self.generator)
-        progress = training.train(
+        return training.train(
             state,
             drawn,
             loss,
@@ -270,10 +271,6 @@ class Lesson:
             accumulate=settings.accumulate,
             signals=self.record.signals,
         )
-        # With a budget in steps the number of threads is fixed, because results must be the same to the byte.  Small
-        # networks have one thread anyway.
-        steady = budget.seconds is None or hardware.is_small(state.model)
-        return progress if steady else hardware.Threads().beside(progress)
 
 
 def train(plan: Plan, data: Dataset, record: Record) -> Run:
@@ -383,7 +380,7 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
     if record.group.is_main:
         log.info(verdict(ledger.rows, lesson.data.n))
         if settings.minutes is not None and state.step < FEW_STEPS:
-            log.info(f"{settings.minutes:g} minutes were enough for only {state.step} steps: train for longer")
+            log.info(f"training took only {counted(state.step, 'step')}; more minutes give better samples")
 
 
 class Judge:
@@ -393,6 +390,7 @@ class Judge:
         kind, examples = lesson.data.kind, lesson.held_out
         examples = examples if state.model.num_classes else Batch(examples.x)
         self.kind, self.state, self.noise, self.device = kind, state, lesson.plan.noise, examples.x.device
+        self.steady = lesson.plan.settings.minutes is None
         self.batches = kind.held_out_batches(lesson.data, state.average, examples)
 
     @torch.no_grad()
@@ -402,7 +400,7 @@ class Judge:
         measure = training_loss(self.noise, drop_label=0.0, generator=generator)
         found: list[tuple[Tensor, Tensor]] = []
         parts: dict[str, list[Tensor]] = {}
-        with hardware.nothing_compiled(), hardware.threads_for(self.state.average):
+        with hardware.nothing_compiled(), hardware.threads_for(self.state.average, steady=self.steady):
             for batch in self.batches(generator):
                 found.append(measure(self.state.average, batch))
                 for name, chosen in self.kind.parts(batch).items():

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -194,7 +195,7 @@ class Record:
         """Yield a training's progress with a progress bar, checkpoints, and handling of signals and divergence.
 
         ``part``: the folder within the run's, for a guide.  ``settle``: called before each checkpoint.
-        Ctrl-C and SIGTERM end the training after a step, with a checkpoint and a KeyboardInterrupt that names it.
+        Ctrl-C and SIGTERM end the training after a step, with a checkpoint and a KeyboardInterrupt.
         Raises NonFiniteLossError, which names the last good checkpoint.
         """
         bar_format = (
@@ -227,8 +228,17 @@ class Record:
         if stop:
             # No process may leave before the checkpoint exists, because torchrun would then end the others.
             self.group.broadcast()
-            where = f"; {checkpoint} is saved, continue with --resume" if checkpoint else ""
-            raise Stopped(stop, f" at step {state.step}{where}")
+            raise Stopped(stop, f" at step {state.step}")
+
+    @contextmanager
+    def resumable(self) -> Iterator[None]:
+        """Within it, a signal that ends the training, or what comes before and after it, names the checkpoint."""
+        try:
+            yield
+        except Stopped as error:
+            if self.folder is None or not (checkpoint := self.path(CHECKPOINT)).exists():
+                raise
+            raise Stopped(error.number, f"{error}; {checkpoint} is saved, continue with --resume") from error
 
     def results(self, run: Run, drawn: Drawn) -> None:
         """Write metrics.json: the losses of the result, the images seen, the cost of a sample, and the time."""

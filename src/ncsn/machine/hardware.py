@@ -2,15 +2,17 @@
 
 import ctypes
 import logging
+import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from operator import attrgetter
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import psutil
 import torch
@@ -47,11 +49,13 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
     """
     options = {
         "inplace_buffers": False,  # they break the backward pass for some widths (torch 2.13), and save no time
-        "cpp.dynamic_threads": True,  # ``Threads`` may change their number later
+        "cpp.dynamic_threads": True,  # ``threads_for`` may change their number later
     }
     log.warning("compiling the network: this takes up to a minute the first time, and seconds afterwards")
+    began = time.perf_counter()
     try:
-        with limit_seconds(seconds):
+        with limit_seconds(seconds), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch has several lines about each error
             network.compile(dynamic=False, options=options)
             value = trial()
             if value.requires_grad:
@@ -60,8 +64,12 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
     except Exception as error:  # a missing toolchain and compiler bugs raise many kinds
         with suppress(RuntimeError):  # raised where torch can't compile at all, so that there is nothing to undo
             network.compile(disable=True)
-        lines: list[object] = [line for line in str(error).splitlines() if "error:" in line]  # the C++ compiler's own
-        failure = one_line((lines or [error])[0])
+        if 0 < seconds <= time.perf_counter() - began:
+            failure = f"it took more than {seconds:g} s"
+        else:
+            message, _, _ = str(error).partition("\n\nSet TORCH")  # torch's advice for its developers
+            lines = [line for line in message.splitlines() if "error:" in line]  # the C++ compiler's own
+            failure = one_line(lines[0] if lines else message or type(error).__name__)
         log.warning(f"torch.compile failed, so everything takes about 1.5 times as long: {failure}")
 
 
@@ -181,67 +189,54 @@ def is_small(score: object) -> bool:
     return all(w.ndim <= 2 for w in weights) and 0 < sum(w.numel() for w in weights) <= MAX_SMALL_WEIGHTS
 
 
-@contextmanager
-def threads_for(score: object) -> Iterator[None]:
-    """Within it, one thread computes if the score is a small network; afterwards as many as before.
-
-    Several threads save such a network little time, and cost it a lot where another program needs their processors.
-    A number of threads that the user has set in the environment stays.
-    """
-    usual = torch.get_num_threads()
-    if is_small(score) and not any(name in os.environ for name in FIXED_BY):
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(usual)
-
-
 def spare_seconds() -> float:
     """Processor seconds not used by other programs: idle time, and this program's own."""
     times = psutil.cpu_times()
     return float(times.idle + getattr(times, "iowait", 0.0) + time.process_time())
 
 
-STARTED = time.perf_counter(), spare_seconds()  # loading a model takes long enough to measure the load
+class Load:
+    """How many processors other programs leave free, measured at most every two seconds."""
+
+    def __init__(self) -> None:
+        self.before, self.free, self.announced = (time.perf_counter(), spare_seconds()), math.inf, False
+        self.next_look = self.before[0] + FIRST_LOOK
+
+    def threads(self, most: int) -> int:
+        """The number of threads, at most ``most``, that find a processor; the user is told once if it is lower."""
+        now, (then, spare) = time.perf_counter(), self.before
+        if now >= self.next_look:
+            self.before, self.next_look = (now, spare_seconds()), now + LOOK
+            self.free = (self.before[1] - spare) / (now - then)
+        number = max(1, int(min(most, self.free + TOLERATED)))
+        if number < most and not self.announced and log.isEnabledFor(logging.WARNING):
+            self.announced = True
+            log.warning(f"other programs leave {self.free:.1f} processors free; ncsn uses {number} of {most} threads")
+        return number
 
 
-class Threads:
-    """Adapts torch's thread count to the processors that other programs leave free, unless the user has set it.
+LOAD = Load()  # of the process; importing the rest and loading a model take long enough for a first look
+
+
+@contextmanager
+def threads_for(score: object = None, *, steady: bool = False) -> Iterator[None]:
+    """Within it, torch computes with as many threads as there are free processors; afterwards with as many as before.
 
     The threads of a computation wait for each other thousands of times a second.  If another program occupies one of
     their processors, each wait can last a whole time slice: on two cores of a Xeon under Linux 6.18, training next to a
     busy loop fell from 638 images/s to 6 with two threads, but only to 353 with one.
+
+    If ``score`` is a small network, there is one thread, since several would save little time.
+    ``steady``: don't adapt to the load, for results that must be the same to the byte.
+    A number of threads that the user has set in the environment stays.
     """
-
-    announced: ClassVar[bool] = False  # once per process
-
-    def __init__(self) -> None:
-        self.most = self.number = torch.get_num_threads()
-        self.before, self.next_look = STARTED, STARTED[0] + FIRST_LOOK
-
-    def beside(self, work: Iterable[T]) -> Iterator[T]:
-        """Pass pieces of work on, adapting the thread count before each; it is restored at the end."""
-        if any(name in os.environ for name in FIXED_BY):
-            yield from work
-            return
-        try:
-            self.follow()
-            for piece in work:
-                yield piece
-                self.follow()
-        finally:
-            torch.set_num_threads(self.most)
-
-    def follow(self) -> None:
-        """Set the thread count; every two seconds measure the load, and tell the user once."""
-        now, (then, spare) = time.perf_counter(), self.before
-        if now >= self.next_look:
-            self.before, self.next_look = (now, spare_seconds()), now + LOOK
-            free = (self.before[1] - spare) / (now - then)
-            self.number = max(1, min(self.most, int(free + TOLERATED)))
-            if self.number < self.most and not self.announced and log.isEnabledFor(logging.WARNING):
-                Threads.announced = True
-                used = f"ncsn uses {self.number} of {self.most} threads"
-                log.warning(f"other programs leave {free:.1f} processors free; {used}")
-        torch.set_num_threads(self.number)
+    usual = torch.get_num_threads()
+    if not any(name in os.environ for name in FIXED_BY):
+        if is_small(score):
+            torch.set_num_threads(1)
+        elif not steady:
+            torch.set_num_threads(LOAD.threads(usual))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)

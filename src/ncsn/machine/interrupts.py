@@ -59,7 +59,10 @@ def stop_on_signals() -> Iterator[None]:
 
 @contextmanager
 def limit_seconds(seconds: float) -> Iterator[None]:
-    """Within it, raise TimeoutError after so many seconds; never if they are 0, or outside the main thread."""
+    """Within it, raise TimeoutError after so many seconds; never if they are 0, or outside the main thread.
+
+    Libraries may swallow an error that is raised in the middle of them, so it is raised again after as many seconds.
+    """
 
     def strike(number: int, frame: object) -> NoReturn:
         raise TimeoutError(f"it took more than {seconds:g} s")
@@ -67,7 +70,7 @@ def limit_seconds(seconds: float) -> Iterator[None]:
     with handle_signals(strike, (signal.SIGALRM,)):
         try:
             if signal.getsignal(signal.SIGALRM) is strike:  # only in the main thread
-                signal.setitimer(signal.ITIMER_REAL, seconds)
+                signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0.0)

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
+from ncsn.validation import printable
+
 T = TypeVar("T")
 LOCK = threading.Lock()
 LEVELS: dict[str, list[int]] = {}  # of the loggers within ``quieter``: their own level, and those of all blocks
@@ -22,9 +24,10 @@ class AboveBars(logging.Handler):
     """Writes lines above any progress bar: results to standard output, warnings to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line, in the main process only."""
+        """Write a message without control characters, in the main process only."""
         if os.environ.get("RANK", "0") == "0":
-            tqdm.write(record.getMessage(), file=sys.stdout if record.levelno < logging.WARNING else sys.stderr)
+            file = sys.stdout if record.levelno < logging.WARNING else sys.stderr
+            tqdm.write(printable(record.getMessage()), file=file)
 
 
 log = logging.getLogger("ncsn")

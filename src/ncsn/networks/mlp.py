@@ -9,9 +9,16 @@ from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ncsn.validation import whole
+
 Positive: TypeAlias = Annotated[int, Interval(ge=1)]
 WAVES = 32
 REACH = 5.0  # standard deviations up to which inputs for tables are nearly linear
+
+
+def positive(**counts: int) -> list[int]:
+    """The whole numbers from 1 of these names.  Raises ValueError for any other."""
+    return [whole(name, count, 1) for name, count in counts.items()]
 
 
 class NoiseEmbedding(nn.Module):
@@ -39,7 +46,6 @@ class MLP(nn.Module):
     """A multilayer perceptron whose hidden layers are shifted by the embedded noise level: (b, d), (b,) → (b, d).
 
     The last layer starts at zero, so that an untrained network returns zero.
-    The ranges in the types are checked where a recipe is read.
 
     ``dimensions``: d.
     ``width``: units in a hidden layer.
@@ -50,6 +56,7 @@ class MLP(nn.Module):
         self, dimensions: Positive, width: Positive = 128, layers: Annotated[int, Interval(ge=1, le=1000)] = 3
     ) -> None:
         super().__init__()
+        dimensions, width, layers = positive(dimensions=dimensions, width=width, layers=layers)
         self.embedding = NoiseEmbedding(width)
         self.hidden = nn.ModuleList(nn.Linear(dimensions if i == 0 else width, width) for i in range(layers))
         self.shifts = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(layers))
@@ -90,6 +97,7 @@ class ResidualMLP(nn.Module):
         conditional: bool = False,
     ) -> None:
         super().__init__()
+        dimensions, width, blocks = positive(dimensions=dimensions, width=width, blocks=blocks)
         self.conditional = conditional
         self.embedding = NoiseEmbedding(width)
         self.stem = nn.Linear(4 * dimensions if conditional else dimensions, width)

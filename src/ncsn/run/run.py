@@ -497,7 +497,7 @@ class Run:
         """
         if not isinstance(unseen, str) or unseen not in get_args(Unseen):
             raise ValueError(f"unseen is {unseen!r}; it must be one of {', '.join(get_args(Unseen))}")
-        with hardware.threads_for(self.score):
+        with hardware.threads_for(self.score, steady=True):  # samplers adapt to the load at every step
             imputed = self.recipe.kind.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device), unseen)
         return replace(imputed, again=self.draw_held_out)
 

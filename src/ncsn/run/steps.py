@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.kinds.transform import Transform
-from ncsn.machine.hardware import Threads, threads_for
+from ncsn.machine.hardware import threads_for
 from ncsn.posteriors.matching import Posterior
 from ncsn.posteriors.particles import Classes, Weight
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step
@@ -71,16 +72,20 @@ class Steps(Iterator[Step]):
 
     def __next__(self) -> Step:
         """The next state, in the units of the data."""
+        sigma, x = self.advance()
+        return Step(sigma, self.source.transform.inverse(x))
+
+    def advance(self) -> Step:
+        """The next state, in the score's units."""
         with threads_for(self.source.prior):
-            sigma, x = next(self.states)
-            return Step(sigma, self.source.transform.inverse(x))
+            return next(self.states)
 
     def last(self) -> Float[Tensor, "n *d"]:
         """The samples.  Only the last state is transformed to the data's units, because that synchronises a GPU."""
-        with threads_for(self.source.prior):
-            for step in Threads().beside(self.states):
-                x = step.x
-            return self.source.transform.inverse(x)
+        with suppress(StopIteration):
+            while True:
+                x = self.advance().x
+        return self.source.transform.inverse(x)
 
     @property
     def particles(self) -> int:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from ncsn.calibration import Trials
-from ncsn.machine.hardware import Threads
+from ncsn.machine.hardware import threads_for
 from ncsn.machine.messages import bar, quieter
 
 
@@ -45,8 +45,9 @@ def trials(
     truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
     with bar(total=len(truths), name=name, unit="trial") as shown:
         batches = zip(torch.split(truths, size), torch.split(hidden, size), strict=True)
-        for x, gaps in Threads().beside(batches):  # it logs a lower thread count, which quieter would hide
-            with quieter(logging.ERROR):  # otherwise each batch would show a bar and warnings
+        for x, gaps in batches:
+            # Threads are reported before it gets quiet; otherwise each batch would show a bar and warnings.
+            with threads_for(), quieter(logging.ERROR):
                 draws = question.draw(x, gaps, k)
             shown.update(len(x))
             # Pixels are written as bytes, and ranks among equal bytes are random.

@@ -114,7 +114,7 @@ def from_files(name: str, members: Members) -> Catalogue:
     labels = [next((word for word in names if word != part), "") for names, part in zip(folders, parts, strict=True)]
     beside: Split | None = None if "train" in map(part_of, parts) else "train"
     items = {
-        path: Item(one_line(f"{name}/{path}"), files[path], part_of(part) or beside, label)
+        path: Item(f"{name}/{path}", files[path], part_of(part) or beside, label)
         for path, part, label in zip(paths, parts, labels, strict=True)
         if part or beside
     }
@@ -169,7 +169,7 @@ def images_in_shard(path: Path) -> Iterator[Item]:
             for suffix in sorted(sample.keys() & {*SUFFIXES})[:1]:
                 label = sample.get(".cls", bytes)().decode().strip()
                 found = True
-                yield Item(f"{path} {one_line(key)}", sample[suffix], label=label)
+                yield Item(f"{path} {key}", sample[suffix], label=label)
         if not found:
             raise ValueError("it holds no images")
 
