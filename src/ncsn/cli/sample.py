@@ -42,7 +42,8 @@ class Sample(SamplingOptions, RunOptions):
         out: The output file. .png is a grid of images, or the first six signals. .gif animates how up to 36 images
             emerge from noise. .npy is an array, .npz has it under the key samples; images are (n, c, h, w) with the
             dtype of the training files, usually uint8. .csv, .tsv and .parquet are tables. Arrays can have any number
-            of samples in the memory of 1,000. If the command is killed, the same command continues it.
+            of samples in the memory of 1,000. If the command is killed, the same command continues it. The same command
+            also replaces its own picture, but no other file.
         given: Values to condition a table on, such as sex=F or sex=F,age=40; the other columns are drawn given these,
             and rows are written to .csv, .tsv or .parquet.
         overwrite: Replace an existing file.
@@ -56,6 +57,7 @@ class Sample(SamplingOptions, RunOptions):
 
     def __call__(self) -> None:
         import ncsn
+        from ncsn import storage
         from ncsn.machine import distributed
 
         picture = self.out.suffix in PICTURES
@@ -68,8 +70,10 @@ class Sample(SamplingOptions, RunOptions):
         kind = run.recipe.kind
         if self.out.suffix not in kind.writers:
             raise ValueError(f"{self.out}: {kind.noun} can be written to {', '.join(kind.writers)}")
+        job = job_of(run, self.n, self.seed, sorted(self.options().items()))
         if main:
-            check_output(self.out, *kind.writers, overwrite=self.overwrite)
+            again = picture and storage.was_written_by(job, self.out)
+            check_output(self.out, *kind.writers, overwrite=self.overwrite or again)
         if self.given is not None:
             if self.out.suffix not in TABLES:
                 raise ValueError(f"{self.out}: with --given, rows can be written to {', '.join(TABLES)}")
@@ -83,7 +87,9 @@ class Sample(SamplingOptions, RunOptions):
         if main and write is not None:  # other processes draw no pictures
             keep = kind.kept if self.out.suffix == ".gif" else 0
             drawn = console.draw(run, self.n, seed=self.seed, keep=keep, **self.options())
-            write(drawn.samples, drawn.path, self.out)
+            with storage.atomic(self.out) as temporary:
+                write(drawn.samples, drawn.path, temporary)
+                storage.append_seal(temporary, job)
             print(f"{self.out}: {drawn.cost}")
 
     def write_given(self, run: "Run", given: str) -> None:
@@ -128,7 +134,8 @@ def write_array(
     from ncsn.run import cost
 
     usual, kind = next(run.blocks(n, seed=seed, **options)), run.recipe.kind
-    folder = partial_folder(out, run, transform or run.transform, n, seed, sorted(options.items()))
+    job = job_of(run, transform or run.transform, n, seed, sorted(options.items()))
+    folder = out.with_name(f".{out.name[:30]}.{job}.partial")
     shape = run.transform.inverse(torch.zeros(1, *run.recipe.shape)).shape[1:]
     shapes = [(min(run.block, n - first), *shape) for first in range(0, n, run.block)]
     paths = [folder / f"{number:06}.npz" for number in range(len(shapes))]
@@ -158,14 +165,14 @@ def write_array(
     return drawn
 
 
-def partial_folder(out: Path, run: "Run", *how: object) -> Path:
-    """The folder of the blocks of a job, which is named by all that samples are made of."""
+def job_of(run: "Run", *how: object) -> str:
+    """A sha256 of everything that samples depend on."""
     import torch
 
     from ncsn import __version__
 
     job = repr((__version__, torch.__version__, run.digest, run.device.type, *how))
-    return out.with_name(f".{out.name[:30]}.{hashlib.sha256(job.encode()).hexdigest()}.partial")
+    return hashlib.sha256(job.encode()).hexdigest()
 
 
 def find_missing(folder: Path, paths: list[Path], shapes: list[tuple[int, ...]], group: "Group") -> list[int]:

@@ -227,7 +227,7 @@ class Record:
         if stop:
             # No process may leave before the checkpoint exists, because torchrun would then end the others.
             self.group.broadcast()
-            where = f"; {checkpoint} is saved, continue with --resume" if checkpoint else ""
+            where = f"; {checkpoint} is saved, continue with --resume --out {self.folder}" if checkpoint else ""
             raise Stopped(stop, f" at step {state.step}{where}")
 
     def results(self, run: Run, drawn: Drawn) -> None:
