@@ -227,6 +227,7 @@ def test_a_script_that_is_run_again_numbers_its_folder_and_one_that_names_it_is_
     assert "holds another run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_toys_at_once_have_two_folders_and_cannot_share_one(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,16 +238,16 @@ def test_two_toys_at_once_have_two_folders_and_cannot_share_one(
     def update_beside_others(state: ncsn.State, rate: float) -> None:
         update(state, rate)
         if state.step == 2:
-            for more in ("", "--out runs/toy-moons", "--out runs/toy-moons --overwrite"):
+            for more in ("", "--out runs/toy-moons --overwrite"):
                 words = [sys.executable, str(ROOT / "training_toy.py"), *f"{line} {more}".split()]
                 others.append(subprocess.run(words, capture_output=True, text=True, check=False))
 
     monkeypatch.setattr(ncsn.State, "update", update_beside_others)
     assert run("training_toy.py", line) == 0
     assert "runs/toy-moons/score_field.png" in capsys.readouterr().out
-    assert [other.returncode for other in others] == [0, 2, 2]
+    assert [other.returncode for other in others] == [0, 2]
     assert "runs/toy-moons-2/score_field.png" in others[0].stdout
-    assert all("another process is writing" in other.stderr for other in others[1:])
+    assert "another process is writing" in others[1].stderr
     assert names(Path("runs/toy-moons")) == names(Path("runs/toy-moons-2"))
 
 
