@@ -115,7 +115,7 @@ def main(settings: Toy) -> None:
     near, (_, grid) = truth.sample(5000, generator=generator.manual_seed(settings.seed + 2)), ncsn.plots.plane(8, 120)
     numbers: dict[str, Any] = {"samplers": {}}
     numbers["levels"] = metrics.score_errors(run.score, truth, sigmas, near, grid, generator=generator)
-    on, off = (numbers["levels"][-1][f"relative_error_{name}"] for name in ("on_noised_data", "beyond_distance_2"))
+    on, off = (numbers["levels"][-1][f"relative_error_{part}"] for part in ("on_noised_data", "beyond_distance_2"))
     error = f"the squared relative error is {on:.2g} near the data and {off:.2g} far from it"
     print(f"{out / 'score_field.png'}: at σ = {noise.sigma_min:g} {error}")
 

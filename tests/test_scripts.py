@@ -227,6 +227,14 @@ def test_a_script_that_is_run_again_numbers_its_folder_and_one_that_names_it_is_
     assert "holds another run" in capsys.readouterr().err
 
 
+def test_a_script_that_is_refused_claims_no_folder(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("table.csv").write_text("a,b\n" + "".join(f"{i % 7},{i * i % 11}\n" for i in range(60)))
+    assert run("training_MNIST.py", "--dataset table.csv") == 2
+    assert run("training_toy.py", "--eps 1") == 2
+    assert not Path("runs").exists()
+
+
 @pytest.mark.slow
 def test_two_toys_at_once_have_two_folders_and_cannot_share_one(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -15,7 +15,7 @@ from ncsn.learn.settings import ResolvedSettings, TrainSettings
 from ncsn.machine import distributed
 from ncsn.machine.messages import log
 from ncsn.run import read_config, storable_settings
-from ncsn.run.folder import check_folder, claim_next, has_run
+from ncsn.run.folder import check_folder, has_run
 
 
 def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, Plan, Record]:
@@ -23,8 +23,8 @@ def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, 
 
     With ``--resume`` the settings are the run's own.  The budget begins before the data is read.  Every process reads
     it, the leading one first, because it may have to be downloaded.
-    ``numbered``: if the default folder is taken, use the next one, such as runs/mnist-2 (``claim_next``), instead of
-    refusing; not with ``--out``, ``--overwrite``, ``--resume`` or several processes.
+    ``numbered``: if the default folder is taken, the record uses the next one, such as runs/mnist-2 (``claim_next``),
+    instead of refusing; not with ``--out``, ``--overwrite``, ``--resume`` or several processes.
     Raises ValueError if the data cannot be read, does not suit the settings, or differs from the run's or from the
     leading process's; and if the folder holds another run.
     """
@@ -32,11 +32,11 @@ def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, 
     first = b"" if group.is_main else group.broadcast()
     folder = given.job.out or Path("runs") / short_name(given.dataset)
     numbered = numbered and group.size == 1 and not (given.job.out or given.job.overwrite or given.job.resume)
-    if group.is_main and not numbered:
-        check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
-    inside = Path(given.dataset).resolve() in (folder / "run").resolve().parents
-    if group.is_main and given.dataset != "mnist" and inside:
-        raise ValueError(f"{folder} is inside the data, so its pictures would become data; choose another --out")
+    if group.is_main:
+        if not numbered:
+            check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
+        if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
+            raise ValueError(f"{folder} is inside the data, so its pictures would become data; choose another --out")
     settings: TrainSettings = given
     if given.job.resume and has_run(folder):
         data, settings, origin = reopen(given, folder)
@@ -50,8 +50,7 @@ def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, 
     here = json.dumps([storable_settings(asdict(planned.settings)), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
         raise ValueError(f"process {group.rank} has other data or settings than process 0; they must be the same")
-    folder, lock = claim_next(folder) if numbered else (folder, None)
-    record = Record(folder=folder, lock=lock, job=given.job, origin=origin, group=group, began=began)
+    record = Record(folder=folder, numbered=numbered, job=given.job, origin=origin, group=group, began=began)
     return data, planned, record
 
 
