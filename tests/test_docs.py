@@ -273,15 +273,19 @@ def test_the_first_command_of_readme_can_be_repeated(tmp_path: Path) -> None:
 
 
 def test_continuous_integration_runs_the_test_command_of_readme(tmp_path: Path) -> None:
-    """Here make only says what it would do, and the environment goes again unless it was there before."""
+    """Here make only says what it would do, and the environment is empty; it goes again unless it was there before."""
     for name in ("README.md", "Makefile", ".ci/run"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "web").mkdir()
+    for name in ("web", "bin"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "bin" / "python3").write_text("#!/bin/sh\nmkdir -p .venv/bin && touch .venv/bin/activate\n")
+    (tmp_path / "bin" / "python3").chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     (command,) = re.findall(r"^python3 -m venv .*make check$", ALL["README.md"], re.M)
     said = []
     for line in (".ci/run", command, ".ci/run"):
-        environment = os.environ | {"MAKEFLAGS": "-n"}
+        environment = os.environ | {"MAKEFLAGS": "-n", "PATH": path}
         done = subprocess.run(
             ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
