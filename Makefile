@@ -4,7 +4,7 @@ INSTALL ?= $(PYTHON) -m pip install --quiet --disable-pip-version-check --editab
 
 .PHONY: check check-slow check-site docs install format mutants torture bench lowest site wheel
 
-# `make check TESTS=` includes the slow tests, as continuous integration does.
+# `make check TESTS=` includes the slow tests, as continuous integration does (.ci/run).
 TESTS ?= -m "not slow"
 check: install
 	$(PYTHON) -m ruff format --check .
@@ -19,14 +19,15 @@ check-slow:
 	$(PYTHON) -m pytest -m slow
 
 # The site, in build/docs.  Runs notebooks whose cells have changed, and checks spelling; warnings are errors.
-docs:
-	$(INSTALL) '.[docs]'
+docs: EXTRAS = docs
+docs: install
 	codespell
 	$(PYTHON) docs/extensions/reference.py
 	$(PYTHON) -m sphinx --jobs auto --fail-on-warning --keep-going --quiet docs build/docs
 
+EXTRAS ?= test
 install:
-	$(INSTALL) '.[test]'
+	$(INSTALL) '.[$(EXTRAS)]'
 
 format:
 	$(PYTHON) -m ruff format .
@@ -72,6 +73,7 @@ wheel: site
 
 # Tests of the page and the site in a real browser, with pictures in build/site-check/; installs missing Debian packages.
 CHROMIUM ?= chromium
+check-site: EXTRAS = test,docs
 check-site: install docs
 	@for need in node:nodejs npm:npm $(CHROMIUM):chromium; do \
 	  command -v $${need%%:*} > /dev/null || missing="$$missing $${need##*:}"; \

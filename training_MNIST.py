@@ -3,6 +3,8 @@
 python ./training_MNIST.py                          # about ten minutes on two cores
 python ./training_MNIST.py --minutes 60             # better digits
 python ./training_MNIST.py --dataset my/pictures    # what `ncsn train my/pictures` does
+
+The run is written to runs/mnist, or if there is one already, to runs/mnist-2 and so on.
 """
 
 import sys
@@ -19,12 +21,20 @@ from ncsn.learn.fit import train
 from ncsn.learn.opening import open_run
 from ncsn.learn.settings import TrainSettings
 
+PICTURES = {
+    "samples.png": "samples by the default sampler",
+    "samples_annealed.png": "samples by annealed Langevin dynamics, the paper's sampler",
+    "evolution.png": "how samples emerge from noise",
+    "evolution.gif": "the same as an animation",
+    "loss.png": "training loss and held-out loss, for each range of noise levels",
+}
+
 
 def main(given: TrainSettings) -> None:
     """Train on images, sample, and plot."""
     # Data: validation images select the checkpoint, test images are for evaluation.  The plan has all settings,
     # including those that follow from the data.  The record writes the training to the run's folder.
-    data, plan, record = open_run(given)
+    data, plan, record = open_run(given, numbered=True)
     if data.kind.noun != "images":
         raise ValueError(f"this script trains on images; for {data.kind.noun}, use `ncsn train {given.dataset}`")
 
@@ -40,6 +50,9 @@ def main(given: TrainSettings) -> None:
 
         # Samples by the default sampler and the paper's annealed Langevin dynamics; pictures of both and of the losses.
         finish(run, data, record)
+    if record.writes:
+        for name, content in PICTURES.items():
+            print(f"{record.path(name)}: {content}")
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from annotated_types import Interval
+from filelock import FileLock
 
 from ncsn import metrics, validation
 from ncsn.distributions import TOYS
 from ncsn.learn.settings import Given
-from ncsn.run.folder import check_folder
+from ncsn.run.folder import claim, claim_next, has_run
 from ncsn.storage import write_json
 
 
@@ -49,11 +50,12 @@ class Toy:
         samples: Samples per sampler; 0 plots only the score field. The default is 5,000 for gaussian, to estimate the
             weights of its modes, and 0 otherwise.
         seed: Seed of all random numbers.
-        out: Folder for the run and its pictures, runs/toy-GENERATOR by default.
+        out: Folder for the run and its pictures. The default is runs/toy-GENERATOR, or if that is taken,
+            runs/toy-GENERATOR-2 and so on.
         overwrite: Replace an existing run.
     """
 
-    generator: Literal["circle", "gaussian", "moons", "swiss-roll", "checkerboard"] = "circle"
+    generator: Literal["circle", "gaussian", "moons", "swiss-roll"] = "circle"
     objective: Literal["dsm", "ssm", "exact"] = "dsm"
     steps: validation.Count = 2000
     batch_size: validation.BatchSize = 1024
@@ -77,10 +79,6 @@ class Toy:
 def main(settings: Toy) -> None:
     """Train, compare the scores, sample, plot."""
     name, generator = settings.generator, torch.Generator().manual_seed(settings.seed)
-    out = settings.out or Path("runs") / f"toy-{name}"
-    if (out / "config.json").exists() and not settings.overwrite:
-        raise ValueError(f"{out} contains a run; pass --overwrite to replace it")
-    check_folder(out, overwrite=settings.overwrite, figures=("score_field.png",))
 
     # Data: points from a distribution whose exact score is known at every noise level.
     truth: Any = TOYS[name]()
@@ -97,6 +95,9 @@ def main(settings: Toy) -> None:
     torch.manual_seed(settings.seed)  # for the initial weights; everything else uses the generator
     state = ncsn.State(recipe.build({"data_mean": data.mean(0), "data_std": data.std()}), generator=generator)
 
+    # Folder: locked before the training and until this function returns, so that no other process writes to it.
+    out, _lock = claim_folder(settings)
+
     # Training: denoising score matching, or an objective that also works without noise.
     batches = ncsn.batches(data, settings.batch_size, generator=generator)
     loss = ncsn.training_loss(noise, getattr(ncsn, settings.objective), generator=generator)
@@ -105,6 +106,7 @@ def main(settings: Toy) -> None:
         pass
     run = ncsn.Run(score=state.average, recipe=recipe)
     run.save(out, overwrite=settings.overwrite)
+    (out / "samples.png").unlink(missing_ok=True)  # of the run that is replaced
 
     # Is the score accurate near the data, and far away from it?
     sigmas = noise.sigmas()
@@ -113,11 +115,13 @@ def main(settings: Toy) -> None:
     near, (_, grid) = truth.sample(5000, generator=generator.manual_seed(settings.seed + 2)), ncsn.plots.plane(8, 120)
     numbers: dict[str, Any] = {"samplers": {}}
     numbers["levels"] = metrics.score_errors(run.score, truth, sigmas, near, grid, generator=generator)
+    on, off = (numbers["levels"][-1][f"relative_error_{part}"] for part in ("on_noised_data", "beyond_distance_2"))
+    error = f"the squared relative error is {on:.2g} near the data and {off:.2g} far from it"
+    print(f"{out / 'score_field.png'}: at σ = {noise.sigma_min:g} {error}")
 
     # Sampling: Langevin dynamics at the smallest noise level, and annealed Langevin dynamics with as many steps from
     # the same start, each with the learned and with the exact score.  The floor is a second sample of the data.
     default = 5000 if name == "gaussian" else 0
-    (out / "samples.png").unlink(missing_ok=True)  # of the run that is replaced
     if n := default if settings.samples is None else settings.samples:
         data, other = (truth.sample(n, generator=generator.manual_seed(settings.seed + k)) for k in (1, 3))
         start = 16 * torch.rand(n, 2, generator=generator) - 8
@@ -131,13 +135,33 @@ def main(settings: Toy) -> None:
         weights: dict[str, str] = {}
         for title, x in [("floor", other), *panels[0], *panels[1]]:
             modes = metrics.mode_statistics(x, truth) if name == "gaussian" else []
-            numbers["samplers"][title] = result = {"distance": metrics.sliced_wasserstein(x, data), "modes": modes}
+            numbers["samplers"][title] = {"distance": metrics.sliced_wasserstein(x, data), "modes": modes}
             weights[title] = " / ".join(f"{mode['weight']:.3f}" for mode in modes)
-            print(f"{title}: distance {result['distance']:.3f}", weights[title] and f"weights {weights[title]}")
         titled = [[(f"{title}\n{weights[title]}", x) for title, x in row] for row in panels]
         ncsn.plots.scatter_panels(titled, out / "samples.png")
+        print(f"{out / 'samples.png'}: {describe_samples(numbers['samplers'])}")
     write_json(out / "metrics.json", numbers)
-    print(f"{out}: pictures and metrics.json")
+    print(f"{out / 'metrics.json'}: all numbers")
+
+
+def claim_folder(settings: Toy) -> tuple[Path, FileLock]:
+    """The run's folder, and a lock on it."""
+    folder, figures = settings.out or Path("runs") / f"toy-{settings.generator}", ("score_field.png",)
+    if settings.out is None and not settings.overwrite:
+        return claim_next(folder, figures=figures)
+    if has_run(folder) and not settings.overwrite:
+        raise ValueError(f"{folder} holds another run; pass --overwrite to replace it")
+    return folder, claim(folder, overwrite=settings.overwrite, keep=True, figures=figures)
+
+
+def describe_samples(found: dict[str, Any]) -> str:
+    """Compare the samplers by the weight of the left mode, if there are modes, or by their distance from the data."""
+    names = {"langevin, learned score": "Langevin", "annealed, learned score": "annealed Langevin"}
+    if modes := found["floor"]["modes"]:
+        shares = ", ".join(f"{names[title]} {found[title]['modes'][0]['weight']:.2f}" for title in names)
+        return f"the left mode should hold {modes[0]['true_weight']:.2f}: {shares}"
+    distances = ", ".join(f"{names[title]} {found[title]['distance']:.2g}" for title in names)
+    return f"sliced Wasserstein distance from the data: {distances}, more data {found['floor']['distance']:.2g}"
 
 
 if __name__ == "__main__":

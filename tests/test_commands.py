@@ -116,6 +116,30 @@ def test_a_grid_shows_every_sample_where_it_belongs_and_another_their_way(given:
         assert way.n_frames == 5
 
 
+@pytest.mark.parametrize("name", ["grid.png", "way.gif"])
+def test_a_command_replaces_its_own_picture_and_no_other(
+    name: str, given: Run, tmp_path: Path, capsys: Printed
+) -> None:
+    out = tmp_path / name
+    line = ["sample", "it", "-n", "4", "--levels", "5", "--device", "cpu", "--out", str(out)]
+    cli.main(line)
+    drawn = out.read_bytes()
+    cli.main(line)
+    assert out.read_bytes() == drawn
+    with Image.open(out) as picture:
+        picture.load()
+    for other in (["--seed", "1"], ["-n", "5"], ["--levels", "6"]):
+        assert "--overwrite" in refusal(capsys, *line, *other)
+    for changed in (drawn[:-1], drawn + b"\n", drawn[:99] + b"?" + drawn[100:], drawn[-72:], b""):
+        out.write_bytes(changed)
+        assert "--overwrite" in refusal(capsys, *line)
+        assert out.read_bytes() == changed
+    out.unlink()
+    out.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_bytes(drawn)
+    assert "is a link" in refusal(capsys, *line)
+
+
 def test_points_are_written_as_they_are(monkeypatch: Patch, tmp_path: Path) -> None:
     run = use(monkeypatch, Run(score=GaussianScore(70.0, 2.0), recipe=replace(RECIPE, shape=(2,))))
     x = drawn_by("sample it -n 400 --levels 40 --device cpu", tmp_path / "x.npz")

@@ -1,6 +1,7 @@
 """The two scripts, end to end with tiny budgets, as a user runs them; and ``ncsn train`` where they are the same."""
 
 import json
+import re
 import runpy
 import signal
 import subprocess
@@ -155,7 +156,6 @@ LEARNED = [
     ("circle --steps 600 --levels 10", check_circle),
     ("gaussian --steps 600 --levels 10 --langevin-steps 40 --samples 2000 --seed 2", check_gaussian),
     (f"swiss-roll --objective exact {QUICK}", check_start),
-    (f"checkerboard {QUICK}", check_start),
 ]
 
 
@@ -190,6 +190,73 @@ def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(
         (folder / name).write_text("precious")
         assert run("training_toy.py", f"--generator circle {QUICK} --out {folder}") == 2
         assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(name, "precious")]
+
+
+@pytest.mark.parametrize(
+    ("script", "folder", "line"),
+    [
+        ("training_toy.py", "toy-moons", f"--generator moons {QUICK}"),
+        ("training_MNIST.py", "data", f"--dataset DATA {TINY} --steps 2 --device cpu"),
+    ],
+)
+def test_a_script_that_is_run_again_numbers_its_folder_and_one_that_names_it_is_refused(
+    script: str,
+    folder: str,
+    line: str,
+    run: Run,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line, there = line.replace("DATA", f"{trained}/data.npz"), [Path("runs") / folder]
+    there[0].mkdir(parents=True)
+    (there[0] / "samples.png").write_text("precious")
+    for number in (2, 3):
+        there.append(Path("runs") / f"{folder}-{number}")
+        assert run(script, line) == 0
+        printed = capsys.readouterr().out
+        assert f"{there[-2]} is taken, so this run is written to {there[-1]}" in printed
+        assert ("--resume --out" in printed) == (script == "training_MNIST.py" and number == 3)
+        named = set(re.findall(rf"^{there[-1]}/(\S+\.(?:png|gif)): \S", printed, re.M))
+        assert named == {path.name for path in there[-1].iterdir() if path.suffix in (".png", ".gif")}
+    assert sorted(Path("runs").iterdir()) == there
+    assert [path.read_text() for path in there[0].iterdir() if path.is_file() and path.suffix] == ["precious"]
+    assert run(script, f"{line} --out {there[1]}") == 2
+    assert "holds another run" in capsys.readouterr().err
+
+
+def test_a_script_that_is_refused_claims_no_folder(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("table.csv").write_text("a,b\n" + "".join(f"{i % 7},{i * i % 11}\n" for i in range(60)))
+    assert run("training_MNIST.py", "--dataset table.csv") == 2
+    assert run("training_toy.py", "--eps 1") == 2
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_two_toys_at_once_have_two_folders_and_cannot_share_one(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second begins in the middle of the first one's training, in another process."""
+    monkeypatch.chdir(tmp_path)
+    line, update, others = f"--generator moons {QUICK}", ncsn.State.update, []
+
+    def update_beside_others(state: ncsn.State, rate: float) -> None:
+        update(state, rate)
+        if state.step == 2:
+            for more in ("", "--out runs/toy-moons --overwrite"):
+                words = [sys.executable, str(ROOT / "training_toy.py"), *f"{line} {more}".split()]
+                others.append(subprocess.run(words, capture_output=True, text=True, check=False))
+
+    monkeypatch.setattr(ncsn.State, "update", update_beside_others)
+    assert run("training_toy.py", line) == 0
+    assert "runs/toy-moons/score_field.png" in capsys.readouterr().out
+    assert [other.returncode for other in others] == [0, 2]
+    assert "runs/toy-moons-2/score_field.png" in others[0].stdout
+    assert "another process is writing" in others[1].stderr
+    assert names(Path("runs/toy-moons")) == names(Path("runs/toy-moons-2"))
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
+from typing_extensions import Buffer
 
 from ncsn.validation import Json, opened_as
 
-SEAL = b"\nsha256:"  # a checkpoint ends in this and 64 digits
+SEAL = b"\nsha256:"  # a sealed file ends in this and 64 digits
+SEAL_LENGTH = len(SEAL) + 64
 HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
 # Names of the temporary files of ``atomic``.
 UNFINISHED = re.compile(r"\..*\.partial\.(?P<host>[\w-]+)\.(?P<process>\d+)\.[0-9a-f]{16}(\.\w+)?")
@@ -115,12 +117,30 @@ def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:
     return tensors
 
 
+def seal_of(content: Buffer, job: str = "") -> bytes:
+    """The sha256 of a file's content and of the ``job`` that wrote it, as it is appended to the file."""
+    found = hashlib.sha256(content)
+    found.update(job.encode())
+    return SEAL + found.hexdigest().encode()
+
+
+def append_seal(path: Path, job: str = "") -> None:
+    """Append the sha256 of a file and of the ``job`` that wrote it, which programs that show pictures ignore."""
+    seal = seal_of(np.memmap(path, mode="r").data, job)
+    with path.open("ab") as file:
+        file.write(seal)
+
+
+def was_written_by(job: str, path: Path) -> bool:
+    """Whether there is a file that this ``job`` wrote and sealed, and that hasn't changed since."""
+    content = path.read_bytes() if path.is_file() else b""
+    return content[-SEAL_LENGTH:] == seal_of(content[:-SEAL_LENGTH], job)
+
+
 def save_checkpoint(content: Json, path: Path) -> None:
     """Write tensors, numbers and text with ``torch.save``, and append the file's sha256."""
     torch.save(content, path)
-    seal = SEAL + hashlib.sha256(np.memmap(path, mode="r").data).hexdigest().encode()
-    with path.open("ab") as file:
-        file.write(seal)
+    append_seal(path)
 
 
 def read_checkpoint(path: Path) -> Json:
@@ -130,8 +150,8 @@ def read_checkpoint(path: Path) -> Json:
     """
     with opened_as("a checkpoint", path):
         content = np.memmap(path, mode="r")
-        whole, seal = content[: -len(SEAL) - 64], content[-len(SEAL) - 64 :].tobytes()
-        if seal.startswith(SEAL) and seal != SEAL + hashlib.sha256(whole.data).hexdigest().encode():
+        whole, seal = content[:-SEAL_LENGTH], content[-SEAL_LENGTH:].tobytes()
+        if seal.startswith(SEAL) and seal != seal_of(whole.data):
             raise ValueError("its sha256 is not the one written with it")
         state: Json = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):

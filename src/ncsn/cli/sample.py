@@ -1,6 +1,7 @@
 """``ncsn sample``: draw samples from a run."""
 
 import csv
+import hashlib
 import importlib
 import time
 import zipfile
@@ -41,7 +42,7 @@ class Sample(SamplingOptions, RunOptions):
         out: The output file. .png is a grid of images, or the first six signals. .gif animates how up to 36 images
             emerge from noise. .npy is an array, .npz has it under the key samples; images are (n, c, h, w) with the
             dtype of the training files, usually uint8. .csv, .tsv and .parquet are tables. Arrays can have any number
-            of samples in the memory of 1,000.
+            of samples in the memory of 1,000. The same command also replaces its own picture, but no other file.
         given: Values to condition a table on, such as sex=F or sex=F,age=40; the other columns are drawn given these,
             and rows are written to .csv, .tsv or .parquet.
         overwrite: Replace an existing file.
@@ -57,6 +58,7 @@ class Sample(SamplingOptions, RunOptions):
         if not console.is_main():  # under torchrun, only the main process samples
             return
         import ncsn
+        from ncsn import storage
 
         picture = self.out.suffix in PICTURES
         if picture and self.n > MAX_IN_PICTURE:
@@ -68,7 +70,9 @@ class Sample(SamplingOptions, RunOptions):
         kind = run.recipe.kind
         if self.out.suffix not in kind.writers:
             raise ValueError(f"{self.out}: {kind.noun} can be written to {', '.join(kind.writers)}")
-        check_output(self.out, *kind.writers, overwrite=self.overwrite)
+        job = job_of(run, self.n, self.seed, sorted(self.options().items()))
+        again = picture and storage.was_written_by(job, self.out)
+        check_output(self.out, *kind.writers, overwrite=self.overwrite or again)
         if self.given is not None:
             if self.out.suffix not in TABLES:
                 raise ValueError(f"{self.out}: with --given, rows can be written to {', '.join(TABLES)}")
@@ -80,7 +84,9 @@ class Sample(SamplingOptions, RunOptions):
         elif write is not None:
             keep = kind.kept if self.out.suffix == ".gif" else 0
             drawn = console.draw(run, self.n, seed=self.seed, keep=keep, **self.options())
-            write(drawn.samples, drawn.path, self.out)
+            with storage.atomic(self.out) as temporary:
+                write(drawn.samples, drawn.path, temporary)
+                storage.append_seal(temporary, job)
             log.info(f"{self.out}: {drawn.cost}")
 
     def write_given(self, run: "Run", given: str) -> None:
@@ -127,6 +133,16 @@ def write_array(
         write_blocks(out, arrays(), n)
     log.info(f"{out}: {cost(n, drawn[0].steps, drawn[0].seconds)}")
     return drawn[0]
+
+
+def job_of(run: "Run", *how: object) -> str:
+    """A sha256 of everything that samples depend on."""
+    import torch
+
+    from ncsn import __version__
+
+    job = repr((__version__, torch.__version__, run.digest, run.device.type, *how))
+    return hashlib.sha256(job.encode()).hexdigest()
 
 
 def write_blocks(out: Path, blocks: "Iterator[np.ndarray]", n: int) -> None:

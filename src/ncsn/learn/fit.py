@@ -296,11 +296,11 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
             guide=None if guide is None else guide.average,
             guide_recipe=smaller,
             device=plan.device,
-            folder=record.folder,
             settings=plan.describe(),
             origin=record.origin,
         )
         record.begin(run, state)
+        run = replace(run, folder=record.folder)
         choose_guidance = prepare(lesson, run, state)
         train_both(lesson, run, state, guide, ledger)
         if choose_guidance is not None:

@@ -19,7 +19,7 @@ from ncsn.machine.distributed import ALONE, Group
 from ncsn.machine.interrupts import Stopped, handle_signals
 from ncsn.machine.messages import bar, log
 from ncsn.run import Drawn, Run, read_config, write_config, write_model
-from ncsn.run.folder import CHECKPOINT, claim, remove_run
+from ncsn.run.folder import CHECKPOINT, claim, claim_next, remove_run
 from ncsn.score import ScoreModel
 from ncsn.training import NonFiniteLossError, Progress, State
 from ncsn.validation import Json
@@ -125,11 +125,13 @@ class Record:
     """A training's folder, rows and signals, and the processes that share it.
 
     ``folder``: the run's folder, which this process claims; None keeps everything in memory.
+    ``numbered``: if the folder is taken, claim the next one, such as runs/mnist-2.
     ``job``: whether an existing run may be replaced or is resumed.  ``origin``: of the data, for config.json.
     ``group``: the processes; the leading one writes.
     """
 
     folder: Path | None = None
+    numbered: bool = False
     job: Job = field(default_factory=Job)
     origin: Origin | None = None
     group: Group = ALONE
@@ -159,10 +161,13 @@ class Record:
         Raises ValueError if the folder holds another run, or if another process is writing it.
         """
         if self.folder is not None:
-            checkpoint, replaces = self.path(part, CHECKPOINT), False
-            if self.writes and self.lock is None:
+            replaces = False
+            if self.writes and self.lock is None and self.numbered:
+                self.folder, self.lock = claim_next(self.folder)
+            elif self.writes and self.lock is None:
                 replaces, resume = self.job.overwrite, self.job.resume
                 self.lock = claim(self.folder, overwrite=replaces, resume=resume, keep=True)
+            checkpoint = self.path(part, CHECKPOINT)
             if self.writes and (replaces or not checkpoint.exists()):
                 checkpoint.parent.mkdir(exist_ok=True)
                 with storage.atomic(checkpoint) as temporary:
@@ -238,7 +243,9 @@ class Record:
         except Stopped as error:
             if self.folder is None or not (checkpoint := self.path(CHECKPOINT)).exists():
                 raise
-            raise Stopped(error.number, f"{error}; {checkpoint} is saved, continue with --resume") from error
+            raise Stopped(
+                error.number, f"{error}; {checkpoint} is saved, continue with --resume --out {self.folder}"
+            ) from error
 
     def results(self, run: Run, drawn: Drawn) -> None:
         """Write metrics.json: the losses of the result, the images seen, the cost of a sample, and the time."""

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from ncsn.kinds.kind import Origin
+from ncsn.machine.messages import log
 from ncsn.run.recipe import Recipe
 from ncsn.score import ScoreModel
 from ncsn.storage import atomic, check_regular, read_tensors, seal, sweep, write_json
@@ -159,27 +160,56 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
         raise ValueError(f"{folder} is not a run, but has a {found}; --overwrite (overwrite=True) replaces it")
 
 
-def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, keep: bool = False) -> FileLock:
+def claim(
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    keep: bool = False,
+    figures: tuple[str, ...] = (),
+) -> FileLock:
     """Create and lock ``folder`` for a run; with ``overwrite``, remove the old run first.
 
     Only files that runs write are removed, and temporary files of killed processes.
     ``keep``: keep the old run for now; the caller removes it (``remove_run``) once the new one has its first files.
+    ``figures``: names of further files that will be written there.
     Returns the lock, which keeps other processes out; a kill releases it, too.
     Raises ValueError as ``check_folder`` does, and if another process is writing to the folder.
     """
-    check_folder(folder, overwrite=overwrite, resume=resume)
+    check_folder(folder, overwrite=overwrite, resume=resume, figures=figures)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
     try:
         lock.acquire()
     except Timeout as error:
         raise ValueError(f"another process is writing to {folder}; wait for it, or choose another --out") from error
-    check_folder(folder, overwrite=overwrite, resume=resume)  # the previous holder of the lock may have left a run
+    # Again, because the previous holder of the lock may have left a run.
+    check_folder(folder, overwrite=overwrite, resume=resume, figures=figures)
     for run in (folder / "guide", folder):
         sweep(run, everybodys=True)
     if overwrite and not keep:
         remove_run(folder)
     return lock
+
+
+def claim_next(folder: Path, *, figures: tuple[str, ...] = ()) -> tuple[Path, FileLock]:
+    """Claim ``folder``, or if it is taken, the first of folder-2, folder-3 and so on that isn't; print which one.
+
+    ``figures``: as for ``claim``.
+    """
+    taken: list[Path] = []
+    while True:
+        place = folder.with_name(f"{folder.name}-{len(taken) + 1}") if taken else folder
+        try:
+            lock = claim(place, figures=figures)
+        except ValueError:  # it holds files, or another process is writing to it
+            taken.append(place)
+            continue
+        if taken:
+            last = taken[-1]
+            hint = f"; --resume --out {last} continues the run there" if (last / CHECKPOINT).exists() else ""
+            log.info(f"{last} is taken, so this run is written to {place}{hint}")
+        return place, lock
 
 
 def remove_run(folder: Path) -> None:
