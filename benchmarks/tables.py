@@ -38,7 +38,7 @@ from jaxtyping import Bool, Float64
 import ncsn
 from ncsn.kinds.tables.columns import Columns, learn_columns
 from ncsn.kinds.tables.imputation import cell_coverage
-from ncsn.kinds.tables.judge import eight_gaussians, judge_rows, log_density
+from ncsn.kinds.tables.judge import judge_rows, log_density
 
 DRAWS = 19  # one in twenty is below all of them, and one above
 MOST = 100  # rows in which numbers are hidden
@@ -82,21 +82,14 @@ def ours(task: Task) -> Answer:
         # What is like nothing in training counts as blank.
         x = np.where(run.transform.possible(torch.from_numpy(task.gaps)).numpy(), task.gaps, np.nan)
         draws = np.where(np.isnan(task.gaps), run.impute(x, DRAWS, seed=seed).draws.numpy(), task.gaps)
-        line = cell_coverage(run, torch.from_numpy(x))[1]
-    samples = run.sample(task.n, seed=seed).double().numpy()
+        line = cell_coverage(run, torch.from_numpy(x)).get("coverage", np.nan)
+    samples = run.sample(task.n, complete=True, seed=seed).double().numpy()
 
     def density(rows: Rows) -> float:
         x = torch.from_numpy(rows)
         return log_density(run, x) if bool(run.transform.possible(x).all()) else -np.inf
 
     return Answer(draws, samples, density, line)
-
-
-def gaussians(task: Task) -> Answer:
-    """A mixture of eight Gaussians, for its density; it takes no blanks."""
-    if np.isnan(task.train).any():
-        return Answer()
-    return Answer(density=lambda rows: eight_gaussians(task.train, rows, columns_of(task.train)))
 
 
 def chained(task: Task) -> Answer:
@@ -146,7 +139,7 @@ def forest_diffusion(task: Task) -> Answer:
     return Answer(draws, samples)
 
 
-WAYS: dict[str, Callable[[Task], Answer]] = {"ours": ours, "gaussians": gaussians}
+WAYS: dict[str, Callable[[Task], Answer]] = {"ours": ours}
 WAYS |= {"chained": chained, "nearest": nearest}
 WAYS |= {"miceforest": forests} if find_spec("miceforest") else {}
 WAYS |= {"forestdiffusion": forest_diffusion} if find_spec("ForestDiffusion") else {}

@@ -38,7 +38,6 @@ def evaluate(
     features: FeaturesLike = "auto",
     *,
     n: int = REPORTABLE,
-    target: str | None = None,
     seed: int = 0,
     **options: Unpack[SamplingOptions],
 ) -> Report:
@@ -48,9 +47,7 @@ def evaluate(
     ``data``: the dataset, its path, or an array or DataFrame; by default what the run was trained on.
     ``features``: the features in which distances between images are measured: a name as for ``choose``, ``Features`` or
     a function.
-    ``n``: the number of samples that a run draws, at most the number of held-out examples, or of a table's training
-    rows.
-    ``target``: a column of a table that is predicted from the others, see ``ncsn evaluate --target``.
+    ``n``: the number of samples that a run draws, at most the number of held-out examples.
     ``seed``: of the samples.  ``options``: how they are drawn, as for ``Run.sample``.
     Raises ValueError for unknown data, for too few held-out examples, and for features of anything but images.
 
@@ -67,11 +64,10 @@ def evaluate(
     if data is None or isinstance(data, str | Path):
         dataset = source.data(None if data is None else str(data))
     else:
-        signals, keep_missing = (bool(source.settings.get(name)) for name in ("signals", "keep_missing"))
-        own = Reading(signals=signals, keep_missing=keep_missing)
+        own = Reading(signals=bool(source.settings.get("signals")))
         dataset = data if isinstance(data, Dataset) else dataset_of(data, reading=own)
         if dataset.transform != source.transform:
             raise ValueError("data is not what the run was trained on; a tenth of the training data is held out")
-    ruler = source.recipe.kind.ruler(source, dataset, features, n, target)
+    ruler = source.recipe.kind.ruler(source, dataset, features, n)
     blocks = source.blocks(ruler.n, seed=seed, **options)
     return ruler.judge(torch.cat([steps.last().cpu() for steps in blocks]))

@@ -35,8 +35,6 @@ class Evaluate(SamplingOptions, RunOptions):
             classes, and efficientnet for data without.
         n: Number of samples; limited by the number of test images or training rows. Results from fewer than 10,000
             images aren't comparable with published ones.
-        target: A column of a table: how well trees trained on samples predict it for held-out rows, compared with trees
-            trained on as many training rows.
         seed: The same seed gives the same samples on the same machine.
         out: The folder for evaluation.json, evaluation.png and the samples, evaluation.npz. Defaults to the run's
             folder, or to the current one for the model in the package and for runs on the hub.
@@ -46,7 +44,6 @@ class Evaluate(SamplingOptions, RunOptions):
     data: Annotated[Given[str], tyro.conf.arg(metavar="DATA")] = None
     features: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
     n: Annotated[int, Interval(ge=100, le=10**4), tyro.conf.arg(name="n", aliases=["-n"])] = 10_000
-    target: Annotated[Given[str], tyro.conf.arg(metavar="NAME")] = None
     seed: Seed = 0
     out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
     overwrite: bool = False
@@ -69,14 +66,14 @@ class Evaluate(SamplingOptions, RunOptions):
         data = run.data(self.data)
         log.info(f"data: {data.name}, {data.describe()}")
         # Before sampling, so that unsuitable features are rejected without a wait of minutes.
-        ruler = kind.ruler(run, data, self.features, self.n, self.target)
+        ruler = kind.ruler(run, data, self.features, self.n)
         out.mkdir(exist_ok=True)
         units = kind.units_to_judge(run.transform)
         drawn = write_array(out / SAMPLES, run, ruler.n, seed=self.seed, options=self.options(), transform=units)
         samples = torch.from_numpy(np.load(out / SAMPLES)["samples"])
         result = ruler.judge(samples)
         facts: dict[str, object] = {"source": str(self.run), "run_digest": run.digest, "seed": self.seed}
-        facts |= {"class": self.label, "target": self.target, "sampling": asdict(drawn.steps.sampling)}
+        facts |= {"class": self.label, "sampling": asdict(drawn.steps.sampling)}
         facts |= {"nfe": drawn.steps.nfe, "guide_nfe": drawn.steps.guide_nfe, "sampling_seconds": drawn.seconds}
         facts |= {"data": data.name, "data_digest": data.digest}
         ruler.show(samples, out / PAGE)

@@ -70,6 +70,7 @@ class Dataset:
     ``name``: mnist, or the last part of the path without its suffix.
     ``transform``: from the user's numbers to these.
     ``notes``: what was converted, one line each: a summary, a colon, which and how many.
+    ``codes``: of a table, how many values each of its last coordinates can have, which are codes of discrete values.
     ``shards``: the files of all training images, if these are in shards; ``train`` then holds some of them.
     ``sha256``: of the numbers in the user's units, if these differ; in hexadecimal.
     """
@@ -81,6 +82,7 @@ class Dataset:
     name: str = ""
     transform: Transform = field(default_factory=Transform)
     notes: tuple[str, ...] = ()
+    codes: tuple[int, ...] = ()
     shards: tuple[Path, ...] | None = None
     sha256: str = ""
 
@@ -94,10 +96,17 @@ class Dataset:
         """The shape of one example: columns, or channels and sides such as height and width."""
         return tuple(self.train.shape[1:])
 
+    @property
+    def numbers(self) -> UInt8[Tensor, "n c h w"] | Float32[Tensor, "n *d"]:
+        """The training examples, without codes."""
+        return self.train[:, : self.train.shape[1] - len(self.codes)]
+
     @cached_property
     def statistics(self) -> tuple[float, float]:
         """Mean and standard deviation of all numbers in the training examples; bytes count as floats in [0, 1]."""
-        data = self.train
+        data = self.numbers
+        if not data.numel():
+            return 0.0, 1.0
         if data.is_floating_point() and bool((missing := data.isnan()).any()):
             data = data[~missing]
         average = sum(float(reals(part).double().sum()) for part in chunks(data)) / data.numel()
@@ -304,8 +313,8 @@ def conformal_factor(
     return float(distances[place - 1])
 
 
-Draw = Callable[[int], UserData]
-"""Draws a number of samples."""
+Loss = Callable[[ScoreModel, Batch], tuple[Tensor, Tensor]]
+"""The losses of a batch's examples and their noise levels, see ``training_loss``."""
 Writer = Callable[[Tensor, Sequence[Step], Path], object]
 """Draws a picture of samples, (n, *d), and of the states of some of them from noise to data."""
 
@@ -440,6 +449,10 @@ class Kind(ABC, Generic[R]):
 
         return draw
 
+    def loss(self, loss: Loss) -> Loss:
+        """The loss of the model, given that of scores."""
+        return loss
+
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "b"]]:
         """The parts of held-out examples whose losses are reported separately."""
         return {}
@@ -476,13 +489,13 @@ class Kind(ABC, Generic[R]):
         """The run of the values that aren't given.  Raises ValueError if this kind does not support it."""
         raise ValueError(f"the run generates {self.noun}; only tables can be conditioned on given values")
 
-    def draw_given(self, run: R, given: Values, generator: torch.Generator) -> Draw:
-        """A function that draws samples with given values.  Raises ValueError if this kind does not support it."""
-        raise ValueError(f"the run generates {self.noun}; given is for tables only")
+    def fill_in(self, run: R, samples: UserData, given: Values) -> UserData:
+        """Samples with the given values, which the run of the others doesn't draw."""
+        return samples
 
-    def accept(self, draw: Draw, n: int, where: str, block: int) -> UserData:
-        """The first ``n`` samples of blocks that satisfy a condition; ValueError if this kind does not support it."""
-        raise ValueError(f"the run generates {self.noun}; where is for tables only")
+    def complete(self, run: R) -> R:
+        """The run whose samples have no missing values."""
+        return run
 
     def impute(self, run: R, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
         """Draw missing values.  Raises ValueError if this kind does not support it."""
@@ -497,16 +510,8 @@ class Kind(ABC, Generic[R]):
         raise ValueError(f"the run generates {self.noun}; use ncsn inpaint instead")
 
     @abstractmethod
-    def ruler(self, run: R, data: Dataset, features: object, n: int, target: str | None = None) -> Ruler:
-        """The ruler for up to ``n`` samples of a run.  Raises ValueError for too few held-out examples.
-
-        ``target``: a column of a table that is predicted from the others.
-        """
-
-    def refuse_target(self, target: str | None) -> None:
-        """Raises ValueError for a target: only rows have one."""
-        if target is not None:
-            raise ValueError(f"target is {target!r}, but the run generates {self.noun}; only tables have columns")
+    def ruler(self, run: R, data: Dataset, features: object, n: int) -> Ruler:
+        """The ruler for up to ``n`` samples of a run.  Raises ValueError for too few held-out examples."""
 
     def units_to_judge(self, transform: Transform) -> Transform:
         """The transform of samples in a file for a ruler: to the user's units."""

@@ -53,7 +53,7 @@ def load_dataset(name: str | Path, *, reading: Reading = AS_THEY_ARE) -> Dataset
         return images.from_folder(name, reading)
     if suffix in TABLES:
         table = table_of_frame(read_frame(place), name, text=suffix != ".parquet")
-        return rows_of(name, table, keep_missing=reading.keep_missing)
+        return rows_of(name, table)
     if place.is_file() and suffix in (".npy", ".npz"):
         return from_arrays(name, arrays(place), reading)
     if place.is_file() and (suffix in (".zip", ".tgz") or ".tar" in place.suffixes[-2:]):
@@ -74,7 +74,7 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
     if reading.signals:
         return read_signals(name, found)
     if only is not None and only.ndim == 2:
-        rows = rows_of(name, table_of_array(only, name), keep_missing=reading.keep_missing)
+        rows = rows_of(name, table_of_array(only, name))
         note = "axes (rows, columns): (n, length) with --signals, in Python signals=True"
         return replace(rows, notes=(note, *rows.notes))
     grey = any(array.ndim == 3 for array in found.values())
@@ -85,7 +85,7 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
 def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_THEY_ARE) -> Dataset:
     """Examples in memory, or at a path, as a dataset.
 
-    ``reading``: whether an array holds signals, and whether to learn where a table has missing values.
+    ``reading``: whether an array holds signals.
     Raises ValueError for data without examples, and for labels of anything but images.
     """
     if isinstance(data, str | Path):
@@ -93,8 +93,6 @@ def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_
     if isinstance(data, Dataset):
         if labels is not None:
             raise ValueError("labels are given, but the dataset has its own; leave them out")
-        if reading.keep_missing:
-            raise ValueError("keep_missing comes too late for a dataset; pass load_dataset a Reading with it")
         if reading.signals and data.kind is not SIGNALS:
             raise ValueError(f"signals is given, but the dataset has {data.kind.noun}; leave it out")
         return data
@@ -104,7 +102,7 @@ def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_
         if reading.signals or labels is not None:
             given = "signals" if reading.signals else "labels"
             raise ValueError(f"{given} is given, but the data is a table; leave it out, and pass classes as a column")
-        return rows_of("data", table_of_frame(frame, "data"), keep_missing=reading.keep_missing)
+        return rows_of("data", table_of_frame(frame, "data"))
     x = array_of(data)  # type: ignore[arg-type]
     if x.dtype.kind not in "buif":
         allowed = "expected a tensor, an array, a DataFrame, a dataset or a path"

@@ -31,8 +31,6 @@ class Reading:
         max_broken: Number of unreadable files that may be skipped. If there are more, ncsn lists them and stops.
         signals: The array holds signals (n, channels, length), or (n, length) for one channel, instead of images or
             rows.
-        keep_missing: Of a table, learn where values are missing, too: new rows then have gaps as often and in similar
-            patterns.
     """
 
     size: str | None = None
@@ -40,7 +38,6 @@ class Reading:
     background: str = "white"
     max_broken: Annotated[int, Interval(ge=0, le=10**9)] = 0
     signals: bool = False
-    keep_missing: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -239,9 +239,8 @@ class Signals(Kind[Run]):
         varied = f"; mean standard deviation of the draws: {', '.join(spreads)}{each}" if spreads else ""
         return [f"{out}: {counted(int(imputed.missing.sum()), 'missing value')} filled in{varied}"]
 
-    def ruler(self, run: Run, data: Dataset, features: object, n: int, target: str | None = None) -> SignalRuler:
+    def ruler(self, run: Run, data: Dataset, features: object, n: int) -> SignalRuler:
         """Compare samples with held-out signals."""
-        self.refuse_target(target)
         return SignalRuler(data, held_out_examples(data, n), bool(run.settings.get("flip")))
 
     @property
@@ -261,5 +260,5 @@ SIGNALS = Signals(
     # The rule gives higher values for noisy signals; those of MNIST-1D, for which it gives 0.7, do well.
     log_sigma_mean=(-float("inf"), 0.7),
     precision="fp32",  # 16 bits are no faster in one dimension
-    refused=(*OF_IMAGES, "keep_missing"),  # there is no established way to judge guided signals
+    refused=OF_IMAGES,  # there is no established way to judge guided signals
 )

@@ -52,7 +52,6 @@ def fit(
     seed: int | None = None,
     device: DeviceName | None = None,
     signals: bool = False,
-    keep_missing: bool = False,
     settings: TrainSettings | None = None,
     start: Run | None = None,
     record: Record | None = None,
@@ -83,8 +82,6 @@ def fit(
     ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
     ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
     d, h, w): real numbers, whose location and scale the run remembers for each channel.
-    ``keep_missing``: learn where a table has missing values, too, so that new rows have them as often and in similar
-    patterns.
     ``settings``: the settings of ``ncsn train``.  Other arguments take precedence.
     ``start``: a run of images or signals whose network and weights training starts from, unless the settings say
     otherwise.  Layers that depend on a different number of colours or classes are initialised at random.
@@ -110,16 +107,15 @@ def fit(
     own = OwnParts(network=network, objective=objective, noise=noise, start=start)
     for name, value, kind in (("settings", settings, TrainSettings), ("record", record, Record)):
         check_type(name, value, kind, type(None))
-    for name, flag in (("signals", signals), ("keep_missing", keep_missing)):
-        check_type(name, flag, bool)
+    check_type("signals", signals, bool)
     base = TrainSettings(minutes=1.0) if settings is None else settings
     job = base.job if device is None else replace(base.job, device=device)
     ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
     with training_lock(), quieter(logging.ERROR) if quiet else nullcontext():
-        signals, keep_missing = signals or base.signals, keep_missing or base.keep_missing
-        dataset = dataset_of(data, labels, reading=Reading(signals=signals, keep_missing=keep_missing))
+        signals = signals or base.signals
+        dataset = dataset_of(data, labels, reading=Reading(signals=signals))
         place = {} if record else {"dataset": dataset.name}  # a record says where they are
-        chosen = replace(base, **place | ends | given, job=job, signals=signals, keep_missing=keep_missing)
+        chosen = replace(base, **place | ends | given, job=job, signals=signals)
         return train(plan(dataset, chosen, own), dataset, record or Record())
 
 
@@ -261,7 +257,7 @@ class Lesson:
             examples=self.examples, labels=labels, size=self.share, flip=settings.flip, generator=self.generator
         )
         drawn = self.data.kind.batches(self.data, state.model, settings.reading, drawing)
-        loss = training_loss(self.plan.noise, self.objective, generator=self.generator)
+        loss = self.data.kind.loss(training_loss(self.plan.noise, self.objective, generator=self.generator))
         return training.train(
             state,
             drawn,
@@ -397,7 +393,7 @@ class Judge:
     def report(self, step: int, loss: float | None, seconds: float) -> Row:
         """A row of metrics; ``loss``: the training loss, by default the held-out one."""
         generator = torch.Generator(self.device).manual_seed(0)
-        measure = training_loss(self.noise, drop_label=0.0, generator=generator)
+        measure = self.kind.loss(training_loss(self.noise, drop_label=0.0, generator=generator))
         found: list[tuple[Tensor, Tensor]] = []
         parts: dict[str, list[Tensor]] = {}
         with hardware.nothing_compiled(), hardware.threads_for(self.state.average, steady=self.steady):

@@ -52,7 +52,7 @@ def leading_std(data: Float[Tensor, "n d"]) -> float:
 
 def subsample(data: Shaped[Tensor, "n *d"], most: int) -> Float[Tensor, "m *d"]:
     """A fixed random subset of at most ``most`` examples as floats, and beyond 256 of at most 20 million numbers."""
-    most = min(most, max(256, int(20e6 / max(1, data[0].numel()))))
+    most = min(most, max(256, int(20e6 / max(1, math.prod(data.shape[1:])))))
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:most].to(data.device)
     return reals(data[chosen]).nan_to_num(0.0)  # a missing cell of a table is the column's mean
 
@@ -223,7 +223,9 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
         raise ValueError(f"{given}; it needs all training images at every step, but these are in shards; leave it out")
     if settings.minutes is None and settings.steps is None:
         settings = replace(settings, minutes=kind.minutes)
-    looked, std = subsample(dataset.train, 2048), dataset.statistics[1]
+    looked, std = subsample(dataset.numbers, 2048), dataset.statistics[1]
+    if not looked.numel():  # a table without numbers has no noise to choose
+        looked = torch.tensor([[-1.0], [1.0]])
     leading = leading_std(looked.flatten(1))
     if not leading > 1e-6:
         raise ValueError("all training examples are the same, so there is no score to learn")
@@ -295,7 +297,8 @@ def recipes(
     if settings.class_conditional and dataset.labels is not None and network is None:
         shares = dataset.labels.shares
     guided = settings.guidance != 1 and network is None
-    arguments = arguments_of(settings.network, dataset.shape, settings.channels, settings.blocks)
+    arguments = arguments_of(settings.network, dataset.numbers.shape[1:], settings.channels, settings.blocks)
+    arguments |= {"codes": dataset.codes} if dataset.codes else {}
     arguments |= {"num_classes": len(shares)} if shares else {}
     weight = settings.guidance if guided and settings.guidance != "chosen" else 1.0
     sampling = sampling_of(settings, dataset.kind, classes=bool(shares)).but(guidance=weight)

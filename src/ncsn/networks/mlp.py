@@ -80,31 +80,33 @@ class MLP(nn.Module):
 class ResidualMLP(nn.Module):
     """``blocks`` residual blocks of ``width`` units, normalised and shifted by the noise level: (b, d), (b,) → (b, d).
 
-    ``fit`` trains it on tables.
+    ``fit`` trains it on tables, where it also returns logits.
 
     ``dimensions``: d.
     ``width``: units in a layer.
     ``blocks``: of two layers each.
-    ``conditional``: whether its input is that of ``ConditionalModel``, (b, 4d), bounded by 5 tanh(x/5), because there
-    are too few examples far out, where an unbounded network extrapolates at random.
+    ``conditional``: whether its input is that of ``ConditionalModel``, (b, 4d + k), bounded by 5 tanh(x/5), because
+    there are too few examples far out, where an unbounded network extrapolates at random.
+    ``codes``: the number of values of each discrete coordinate; k is their sum, and the output is (b, d + k).
     """
 
     def __init__(
         self,
-        dimensions: Positive,
+        dimensions: Annotated[int, Interval(ge=0)],
         width: Positive = 256,
         blocks: Annotated[int, Interval(ge=1, le=1000)] = 3,
         conditional: bool = False,
+        codes: tuple[Positive, ...] = (),
     ) -> None:
         super().__init__()
-        dimensions, width, blocks = positive(dimensions=dimensions, width=width, blocks=blocks)
-        self.conditional = conditional
+        width, blocks = positive(width=width, blocks=blocks)
+        self.conditional, self.codes = conditional, codes
         self.embedding = NoiseEmbedding(width)
-        self.stem = nn.Linear(4 * dimensions if conditional else dimensions, width)
+        self.stem = nn.Linear((4 if conditional else 1) * dimensions + sum(codes), width)
         self.hidden = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(blocks))
         self.shifts = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(blocks))
         self.back = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
-        self.output = nn.Linear(width, dimensions)
+        self.output = nn.Linear(width, dimensions + sum(codes))
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 

@@ -28,7 +28,7 @@ from ncsn.quantization import reals
 from ncsn.run.folder import VERSION, Config, claim, find, has_run, read_config, read_model, write_config, write_model
 from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptions
 from ncsn.run.recipe import Recipe
-from ncsn.run.steps import Steps, guidance_of
+from ncsn.run.steps import Chained, Steps, guidance_of
 from ncsn.run.trials import Question, trials
 from ncsn.samplers import Sampling, slerp
 from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
@@ -232,33 +232,28 @@ class Run:
         return self.recipe.labels(label, n, generator)
 
     def sample(
-        self, n: int = 1, *, given: Values | None = None, where: str | None = None, **options: Unpack[SeededOptions]
+        self, n: int = 1, *, given: Values | None = None, complete: bool = False, **options: Unpack[SeededOptions]
     ) -> UserData:
         """Draw ``n`` samples in the units of the data: a tensor (n, *d), or a DataFrame if the run was trained on one.
 
+        Samples of a table have missing cells as often as the table, and in similar patterns.
+
         ``given``: exact values of some columns of a table, such as ``{"sex": "F"}``; the other columns are drawn from
-        their distribution given these, as by ``impute``.
-        ``where``: a condition as in pandas' ``query``, such as ``"age > 60"``; samples are drawn until ``n`` satisfy
-        it, and the share that does is printed.
+        their distribution given these.
+        ``complete``: draw rows without missing cells, as ``impute`` would fill them in.
         ``options``: as for ``steps``.
-        Raises ValueError as ``steps`` does, for values and columns that the run doesn't know, and if fewer than 1 in
-        1,000 samples satisfy ``where``.
+        Raises ValueError as ``steps`` does, and for values and columns that the run doesn't know.
 
         >>> run = ncsn.load("mnist", device="cpu")
         >>> run.sample(2, seed=0, levels=4, label="7").shape
         torch.Size([2, 1, 28, 28])
         """
-        n, kind, generator = whole("n", n, 1), self.recipe.kind, generator_of(options.pop("seed", 0), self.device)
-        own: SeededOptions = {**options, "seed": generator}
-
-        def plain(count: int) -> UserData:
-            return kind.examples(self, self.steps(count, **own).last())
-
-        draw = plain if given is None else kind.draw_given(self, given, generator)
-        ignored = [name for name, value in options.items() if value is not None and name != "batch_size"]
-        if given is not None and ignored:
-            raise ValueError(f"given can't be combined with {', '.join(ignored)}: such rows are drawn as by impute")
-        return draw(n) if where is None else kind.accept(draw, n, where, self.block)
+        kind, n = self.recipe.kind, whole("n", n, 1)
+        check_type("complete", complete, bool)
+        if given is not None:
+            return kind.fill_in(self, kind.condition(self, given).sample(n, complete=complete, **options), given)
+        run = kind.complete(self) if complete else self
+        return kind.examples(self, run.steps(n, **options).last())
 
     @property
     def block(self) -> int:
@@ -635,16 +630,33 @@ class Run:
         impossible values.
         """
         self.refuse_posterior("evaluated, because its density is unknown")
-        x, noun = self.recipe.kind.numbers(self, x), self.recipe.kind.noun
+        x, noun, transform = self.recipe.kind.numbers(self, x), self.recipe.kind.noun, self.transform
+        for where in (~x.isfinite()).nonzero()[:1].tolist():
+            what = "missing" if bool(x[tuple(where)].isnan()) else "infinite"
+            raise ValueError(f"{transform.place(*where[:2])} is {what}; only complete {noun} have a density")
+        transform.check(x)
+        z, volume = move_to(transform.forward(x), self.device), transform.log_abs_det_jacobian(x)
         # Small examples are cheaper together, but the solver's step must suit the hardest of them.
         suited = max(32, DENSITY_VALUES // max(1, math.prod(self.recipe.shape)))
         batch_size = suited if batch_size is None else whole("batch_size", batch_size, 1)
-        for where in (~x.isfinite()).nonzero()[:1].tolist():
-            what = "missing" if bool(x[tuple(where)].isnan()) else "infinite"
-            raise ValueError(f"{self.transform.place(*where[:2])} is {what}; only complete {noun} have a density")
-        score, sampling, transform = self.score, self.recipe.sampling, self.transform
-        transform.check(x)
-        z, volume = move_to(transform.forward(x), self.device), transform.log_abs_det_jacobian(x)
+        parts = self.densities(
+            z, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=batch_size, seed=seed
+        )
+        for found, change in zip(parts, torch.split(volume, batch_size), strict=True):
+            yield replace(found, log_prob=found.log_prob + change.to(found.log_prob))
+
+    def densities(
+        self,
+        z: Float[Tensor, "b *d"],
+        *,
+        sigma_min: float | None,
+        probes: int | None,
+        tolerance: float,
+        batch_size: int,
+        seed: int | torch.Generator,
+    ) -> Iterator[LogDensities]:
+        """Log densities in the score's units, one batch at a time; arguments as for ``likelihoods``."""
+        score, sampling = self.score, self.recipe.sampling
         if isinstance(score, ScoreModel):
             score, z = copy.copy(score), z.to(score.data_std)
             score.autocast = None  # an adaptive solver would mistake rounding for curvature
@@ -652,16 +664,20 @@ class Run:
             raise ValueError(f"tolerance is {tolerance}; it must be at most 1")
         if probes is not None or math.prod(self.recipe.shape) > 16:
             probes = 4 if probes is None else whole("probes", probes, 1)
-        mean = replace(self, score=score).means(None)[0]
         smallest = sampling.sigma_min if sigma_min is None else sigma_min
-        density = partial(log_prob, score, mean=mean, probes=probes, tolerance=tolerance)
-        parts = zip(torch.split(z, batch_size), torch.split(volume, batch_size), strict=True)
-        for number, (part, change) in enumerate(parts):
+        density = partial(
+            log_prob, sigma_max=sampling.sigma_max, sigma_min=smallest, probes=probes, tolerance=tolerance
+        )
+        mean = torch.zeros(()) if isinstance(score, Chained) else replace(self, score=score).means(None)[0]
+        for number, part in enumerate(torch.split(z, batch_size)):
             part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
             generator = generator_of(part_seed, self.device)
+            solve = partial(density, generator=generator)
             with hardware.uncompiled(), hardware.threads_for(score):  # each probe needs a gradient
-                densities = density(part, sigma_max=sampling.sigma_max, sigma_min=smallest, generator=generator)
-            yield replace(densities, log_prob=densities.log_prob + change.to(densities.log_prob))
+                if isinstance(score, Chained):
+                    yield score.log_densities(part, solve, sampling.sigma_max)
+                else:
+                    yield solve(score, part, mean=mean)
 
     def compile(self, batch_size: int) -> None:
         """Compile the networks; a message says so if this machine or torch can't.

@@ -1,7 +1,7 @@
 """Sampling from a run step by step, and its cost."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.kinds.transform import Transform
+from ncsn.likelihood import LogDensities
 from ncsn.machine.hardware import threads_for
 from ncsn.posteriors.matching import Posterior
 from ncsn.posteriors.particles import Classes, Weight
@@ -37,6 +38,21 @@ class Source(Protocol):
 
     def means(self, labels: Classes) -> Float[Tensor, "_ *d"]:
         """The mean of each label's class, or the mean of all data; in the score's units."""
+
+
+@runtime_checkable
+class Chained(Protocol):
+    """A score of a part of an example, that draws the rest as well, by the chain rule."""
+
+    def states(
+        self, n: int, sampling: Sampling, generator: torch.Generator, count: Callable[[Score], Score]
+    ) -> Iterator[Step]:
+        """The states of ``n`` examples; ``count`` wraps the scores that are evaluated."""
+
+    def log_densities(
+        self, z: Float[Tensor, "b *d"], solve: Callable[..., LogDensities], sigma_max: float
+    ) -> LogDensities:
+        """The log densities of whole examples; ``solve``: those of a score, points and their mean."""
 
 
 class Steps(Iterator[Step]):
@@ -117,6 +133,11 @@ class Steps(Iterator[Step]):
         """Evaluations of the guide so far, per sample."""
         return round(sum(guide.evaluated for guide in self.guides) / self.n)
 
+    def count(self, score: Score) -> Score:
+        """The same score, counted."""
+        self.networks.append(Counted(score))
+        return self.networks[-1]
+
     def start(self, n: int, labels: Classes) -> Float[Tensor, "n *d"]:
         """Where ``n`` examples of these classes start: in noise around their means, unless the user says where."""
         if self.given_start is not None:
@@ -141,7 +162,9 @@ class Steps(Iterator[Step]):
 
     def follow(self, labels: Classes) -> Iterator[Step]:
         """The states in the score's units."""
-        if self.posterior is None:
+        if self.posterior is None and self.given_start is None and isinstance(self.source.prior, Chained):
+            yield from self.source.prior.states(self.n, self.sampling, self.generator, self.count)
+        elif self.posterior is None:
             x = self.start(self.n, labels)
             yield from self.sampling.follow(self.score(self.n, labels), x, generator=self.generator)
         else:
@@ -154,8 +177,9 @@ class Steps(Iterator[Step]):
         Raises NonFiniteSampleError, which names the first noise level at which they are not.
         """
         sampling, noted = self.sampling, list[tuple[float, Tensor]]()
+        chained = isinstance(self.source.prior, Chained)  # whose examples may have missing values
         for sigma, x in states:
-            noted.append((sigma, x.isfinite().all()))
+            noted.append((sigma, ~x.isinf().any() if chained else x.isfinite().all()))
             if x.device.type == "cpu" or sigma == 0 or len(noted) == len(self):
                 finite = torch.stack([flag for _, flag in noted]).tolist()
                 if not all(finite):

@@ -49,9 +49,8 @@ class Images(Kind[Run]):
         """Images as bytes or reals in [0, 1]."""
         return as_numbers("x", x, ", ".join(map(str, ("b", *run.recipe.shape))))
 
-    def ruler(self, run: Run, data: Dataset, features: object, n: int, target: str | None = None) -> Ruler:
+    def ruler(self, run: Run, data: Dataset, features: object, n: int) -> Ruler:
         """Compare samples with test images in features."""
-        self.refuse_target(target)
         return Ruler(data, cast(FeaturesLike, features), n, mirrored=bool(run.settings.get("flip")), device=run.device)
 
     def units_to_judge(self, transform: Transform) -> Transform:
@@ -100,6 +99,5 @@ IMAGES = Images(
     compiled=True,
     guided=True,
     imputes=False,
-    refused=("keep_missing",),
     kept=36,
 )

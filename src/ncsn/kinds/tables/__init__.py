@@ -13,10 +13,10 @@ from ncsn.kinds import reading
 from ncsn.kinds.comparison import held_out_examples
 from ncsn.kinds.kind import (
     Dataset,
-    Draw,
     Drawing,
     Imputed,
     Kind,
+    Loss,
     Reports,
     Unseen,
     UserData,
@@ -25,13 +25,13 @@ from ncsn.kinds.kind import (
     choose_patterns,
 )
 from ncsn.kinds.reading import OF_IMAGES, Reading
-from ncsn.kinds.tables.choosing import accept, conditional_run, given_rows
 from ncsn.kinds.tables.columns import Columns, columns_of
-from ncsn.kinds.tables.conditional import Condition, ConditionalModel, Mixture
+from ncsn.kinds.tables.conditional import ConditionalModel, Gaussian, in_gaussian
 from ncsn.kinds.tables.frames import frame_in, frame_of, numbers_of
+from ncsn.kinds.tables.given import complete_run, conditional_run, insert_given
 from ncsn.kinds.tables.imputation import cell_coverage, impute_frame, impute_rows, impute_table
 from ncsn.kinds.tables.judge import TableRuler, show_rows
-from ncsn.kinds.tables.missing import affordable_rows, draw_masks, fill_or_unmark, fit_mixture, mask_batches
+from ncsn.kinds.tables.missing import Masked, Masks, affordable_rows, code_losses, mask_batches, start
 from ncsn.kinds.tables.read import write_frame
 from ncsn.kinds.tables.table import table_of_array
 from ncsn.kinds.transform import Transform
@@ -45,12 +45,14 @@ class Tables(Kind[Run]):
     """Rows of a table."""
 
     def start(self, data: Dataset, preconditioning: PreconditioningName) -> dict[str, float | Tensor]:
-        """A mixture of Gaussians, fitted to the training rows."""
-        if preconditioning != "conditional":
-            if bool(data.train.isnan().any()):
-                raise ValueError("the rows have missing values, but your own network needs complete rows")
-            return super().start(data, preconditioning)
-        return dict(fit_mixture(data.train, data.validation)._asdict())
+        """A Gaussian, the shares of codes, and the order of columns, from the training rows."""
+        if preconditioning == "conditional":
+            return dict(start(columns_of(data.transform, data.shape[0]), data.train, data.validation))
+        if data.codes:
+            names = [data.transform.columns[i].name for i in data.transform.coded]  # type: ignore[attr-defined]
+            listed = one_line(", ".join(names))
+            raise ValueError(f"your own network learns columns of numbers without gaps; leave out or fill in {listed}")
+        return super().start(data, preconditioning)
 
     def model(
         self,
@@ -60,20 +62,24 @@ class Tables(Kind[Run]):
         start: Mapping[str, float | Tensor],
         autocast: torch.dtype | None,
     ) -> ScoreModel:
-        """A model of every conditional, around the mixture; a network of the user's own learns the joint density."""
+        """A model of every conditional, around the Gaussian; a network of the user's own learns the joint density."""
         if preconditioning != "conditional":
             return super().model(network, shape, preconditioning, start, autocast)
-        standard = Mixture(torch.zeros(1, *shape), torch.ones(1), torch.eye(*shape))
-        mixture = Mixture(*(torch.as_tensor(start[name]) for name in Mixture._fields)) if start else standard
-        return ConditionalModel(network, mixture, autocast=autocast)
+        counts: tuple[int, ...] = tuple(getattr(network, "codes", ()))
+        size = shape[0] - len(counts) + sum(k for k, inside in zip(counts, in_gaussian(counts), strict=True) if inside)
+        gaussian = Gaussian(torch.zeros(size), torch.eye(size))
+        others = dict(start)
+        if others:
+            gaussian = Gaussian(*(torch.as_tensor(others.pop(name)) for name in Gaussian._fields))
+        return ConditionalModel(network, gaussian, counts, autocast=autocast, **others)  # type: ignore[arg-type]
 
     def batches(self, data: Dataset, model: ScoreModel, reading: Reading, drawing: Drawing) -> Iterator[Batch]:
-        """Endless random batches, in which random cells are observed."""
+        """Endless random batches, in which random cells are known."""
         drawn = super().batches(data, model, reading, drawing)
         if not isinstance(model, ConditionalModel):
             return drawn
-        marks = len(columns_of(data.transform, 0).marks)
-        return mask_batches(model, drawn, data.train, drawing.generator, marks=marks)
+        masks = Masks.of(model, columns_of(data.transform, data.shape[0]), data.n, noisy=True)
+        return mask_batches(masks, drawn, data.train, drawing.generator)
 
     def held_out_batches(
         self, data: Dataset, model: ScoreModel, examples: Batch
@@ -83,24 +89,44 @@ class Tables(Kind[Run]):
             return super().held_out_batches(data, model, examples)
         generator = torch.Generator(examples.x.device).manual_seed(1)
         rows = next(batches(examples.x, affordable_rows(examples.x, sum(self.held_out)), generator=generator)).x
-        if marks := len(columns_of(data.transform, 0).marks):
-            rows = fill_or_unmark(rows, marks, generator)
-        batch = draw_masks(model, rows, generator, joint=0.5)
+        masks = Masks.of(model, columns_of(data.transform, data.shape[0]), data.n, noisy=False, joint=0.5)
+        batch = masks.draw(rows, generator)
         return lambda _: iter([batch])
 
+    def loss(self, loss: Loss) -> Loss:
+        """The loss of scores for the rows that numbers are learned from, followed by that of codes for the others."""
+
+        def both(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
+            given = batch.given
+            if not isinstance(given, Masked) or not isinstance(model, ConditionalModel):
+                return loss(model, batch)
+            chosen = batch.x[: len(batch.x) - len(given.truth)]
+            found = [loss(model, Batch(chosen, given=given.numbers))] if given.numbers is not None else []
+            if len(given.truth):
+                found.append((code_losses(model, given), torch.full_like(given.truth[:, 0], torch.nan)))
+            losses, sigmas = (torch.cat(parts) for parts in zip(*found, strict=True))
+            return losses, sigmas
+
+        return both
+
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "b"]]:
-        """The rows for the joint density, and those for conditionals."""
-        if not isinstance(batch.given, Condition):
+        """The rows for the joint density, those for conditionals of numbers, and those for codes."""
+        if not isinstance(batch.given, Masked):
             return {}
-        conditional = batch.given.observed.any(1)
-        return {"joint": ~conditional, "conditionals": conditional}
+        codes = torch.arange(len(batch.x), device=batch.x.device) >= len(batch.x) - len(batch.given.truth)
+        parts = {"codes": codes} if bool(codes.any()) else {}
+        if (numbers := batch.given.numbers) is not None:
+            observed = numbers.observed.any(1)
+            some = torch.zeros_like(codes)
+            some[: len(observed)] = observed
+            parts = {"joint": ~some & ~codes, "conditionals": some} | parts
+        return parts
 
     def measure(self, run: Run, data: Dataset) -> dict[str, float]:
         """How often the range of draws contains hidden values of test rows."""
         if not isinstance(run.score, ConditionalModel) or not len(data.test):
             return {}
-        count, coverage = cell_coverage(run, data.transform.inverse(data.test.double()))
-        return {"coverage": coverage, "coverage_of": float(count)} if count else {}
+        return cell_coverage(run, data.transform.inverse(data.test.double()))
 
     def numbers(self, run: Run, x: object) -> Float64[Tensor, "b d"]:
         """A DataFrame's columns are matched by their names, an array's by their places."""
@@ -133,13 +159,13 @@ class Tables(Kind[Run]):
         """The run of the other columns."""
         return conditional_run(run, given)
 
-    def draw_given(self, run: Run, given: Values, generator: torch.Generator) -> Draw:
-        """Rows are drawn as by ``impute``."""
-        return given_rows(run, given, generator)
+    def fill_in(self, run: Run, samples: UserData, given: Values) -> UserData:
+        """Rows with the given values."""
+        return insert_given(run, samples, given)
 
-    def accept(self, draw: Draw, n: int, where: str, block: int) -> UserData:
-        """Rows are chosen by rejection."""
-        return accept(draw, n, where, block)
+    def complete(self, run: Run) -> Run:
+        """The run of rows without missing cells."""
+        return complete_run(run)
 
     def impute(self, run: Run, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
         """Draw missing cells given the other cells of their rows."""
@@ -170,13 +196,10 @@ class Tables(Kind[Run]):
                 raise ValueError(f"{path}: rows can be written to {', '.join(reading.TABLES)}")
         return impute_table(run, rows, n, seed, out, draws)
 
-    def ruler(self, run: Run, data: Dataset, features: object, n: int, target: str | None = None) -> TableRuler:
-        """Compare samples with held-out rows."""
-        names = columns_of(run.transform, data.shape[0]).names
-        if target not in (None, *names):
-            raise ValueError(f"target is {target!r}; it must be one of the columns {one_line(', '.join(names))}")
+    def ruler(self, run: Run, data: Dataset, features: object, n: int) -> TableRuler:
+        """Compare samples with held-out rows, those with missing cells included."""
         test = held_out_examples(data, n)
-        return TableRuler(run, data, test, max(len(test), min(n, data.n)), target)
+        return TableRuler(run, data, test, len(test))
 
     @property
     def writers(self) -> Mapping[str, Writer | None]:

@@ -1,7 +1,9 @@
-"""The columns of a table, each an object that converts the user's numbers to the model's and back.
+"""The columns of a table: what is discrete becomes a code, and only numbers are placed on a line.
 
-A column maps a number x to v (a position in its cell, or its logarithm), to t = (v − shift)/scale, and to z = f(t),
-where f is piecewise linear, so that noise of one σ suits all columns, whatever their units and tails.
+A column of ``Discrete`` values (text, booleans, few values) has a code for each value.  A column of ``Number`` maps a
+number x to v (its logarithm, or a place in its cell), to t = (v − shift)/scale, and to z = f(t), where f is piecewise
+linear, so that noise of one σ suits all columns, whatever their units and tails.  Missing cells and frequent values of
+a column of numbers, which have no place on a line, are codes, too.
 """
 
 import math
@@ -22,74 +24,34 @@ from ncsn.machine.messages import bar
 from ncsn.validation import one_line
 
 FEW = 20  # distinct values; a column with no more can have only these
+DISCRETE = 10  # distinct whole numbers, up to which they are discrete
 ATOM = 0.05  # share of the rows above which a repeated value is no coincidence
+NARROW = 0.05  # standard deviations; a frequent value with a narrower cell gets a code
 UNBOUNDED = sys.float_info.max  # instead of infinity, which JSON doesn't have
 LOG_GAIN = 0.1  # nats per value by which the logarithm must be closer to a Gaussian than the column itself
 # Slopes of the tails against normal scores: below 1.15 times a uniform's is bounded; a Gaussian's is 1, a Laplace's 2.
 BOUNDED, HEAVY = 1.15, 2.0
 LOST = 1e4  # quartile ranges per standard deviation, above which an outlier leaves other values no digits
 LISTED = 10  # values that an error message lists
+SAME = 1e-13  # relative distance of knots that can't be told apart in double precision
 Numbers: TypeAlias = Float64[Tensor, "b"]
 Knots: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """The base of all columns.
+    """The base of both types of columns.
 
-    ``name``: the user's name.  ``shift``, ``scale`` > 0: those of t = (v − shift)/scale.
-    ``knots``: t and z at the corners of f, which continues straight beyond the last ones; empty if z = t.
-    ``bounds``: the smallest and the largest value of samples.
+    ``name``: the user's name.
+    ``gaps``: whether cells are missing in the training data, so that samples can have missing cells, too.
     ``categories``: for a text column, the texts that the numbers 0, 1, … stand for.
     ``date``: whether the numbers are days since 1970.
     """
 
     name: str
-    shift: float
-    scale: float
-    knots: Knots = ((), ())
-    bounds: tuple[float, float] = (-UNBOUNDED, UNBOUNDED)
+    gaps: bool = False
     categories: tuple[str, ...] = ()
     date: bool = False
-    summary: ClassVar[str] = ""  # describes the values in one or two words
-
-    def __post_init__(self) -> None:
-        """Reject knots that don't ascend."""
-        start, end = self.knots
-        if len(start) != len(end) or any(sorted({*part}) != [*part] for part in self.knots):
-            raise ValueError(f"the knots of column {one_line(self.name)} must ascend")
-
-    def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
-        """The v of x; ``place``: the position in its cell, from 0 to 1."""
-        raise NotImplementedError
-
-    def leave(self, v: Numbers) -> Numbers:
-        """The x whose cell contains v."""
-        raise NotImplementedError
-
-    def log_width(self, x: Numbers, v: Numbers) -> Numbers:
-        """The logarithm of |dx/dt|, where the cell of a discrete value has volume 1."""
-        return torch.full_like(v, math.log(self.scale))
-
-    @property
-    def rounding(self) -> float:
-        """How far a number may lie from the nearest possible sample: at least the rounding of ``forward``."""
-        return 1e-9 * self.scale
-
-    @property
-    def affine(self) -> bool:
-        """Whether z = (x − shift)/scale."""
-        return False
-
-    def forward(self, x: Numbers, place: Numbers | float = 0.5) -> Numbers:
-        """The model's numbers z."""
-        return interpolate((self.enter(x, place) - self.shift) / self.scale, self.knots)[0]
-
-    def log_abs_det_jacobian(self, x: Numbers, place: Numbers | float = 0.5) -> Numbers:
-        """The logarithm of |dz/dx|."""
-        v = self.enter(x, place)
-        slopes = interpolate((v - self.shift) / self.scale, self.knots)[1]
-        return slopes.log() - self.log_width(x, v)
 
     def say(self, x: float) -> str:
         """A number as text, as the user knows it."""
@@ -97,11 +59,139 @@ class Column:
             return repr(self.categories[int(x)])
         return str(np.datetime64(round(x * 86_400), "s")) if self.date and abs(x) < 1e9 else f"{x:.9g}"
 
+
+@dataclass(frozen=True, kw_only=True)
+class Discrete(Column):
+    """Few values, which are predicted as probabilities.
+
+    ``values``: all of them, ascending; the code of a value is its place among them.
+    """
+
+    type: Literal["discrete"] = "discrete"
+    values: tuple[float, ...]
+    summary: ClassVar[str] = "few values"
+
+    def __post_init__(self) -> None:
+        """Reject values that don't ascend."""
+        if not self.values or sorted({*self.values}) != [*self.values]:
+            raise ValueError(f"the values of column {one_line(self.name)} must ascend")
+
+    @property
+    def codes(self) -> int:
+        """The number of codes."""
+        return len(self.values) + self.gaps
+
+    @property
+    def requirement(self) -> str:
+        """The end of an error message about a value that isn't ``possible``."""
+        allowed = self.categories or tuple(map(self.say, self.values))
+        more = f", … ({len(allowed)} in all)" if len(allowed) > LISTED else ""
+        return f"is not among {', '.join(allowed[:LISTED])}{more}"
+
+    def encode(self, x: Numbers) -> Numbers:
+        """The codes of values; NaN stays NaN."""
+        return (tensor(self.values) < x[:, None]).sum(1).double().where(~x.isnan(), x)
+
+    def decode(self, codes: Numbers) -> Numbers:
+        """The values that codes stand for; NaN for a missing cell."""
+        known = codes < len(self.values)
+        return tensor(self.values)[codes.where(known, 0.0).long()].where(known, torch.nan)
+
+    def possible(self, x: Numbers) -> Bool[Tensor, "b"]:
+        """Which numbers are among the values; NaN, for a missing cell, is possible."""
+        return x.isnan() | (x[:, None] == tensor(self.values)).any(1)
+
+    def nearest(self, x: Numbers) -> Numbers:
+        """The nearest possible values."""
+        values = tensor(self.values)
+        return values[(x[:, None] - values).abs().argmin(1)].where(~x.isnan(), x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number(Column):
+    """Numbers on a line.
+
+    ``shift``, ``scale`` > 0: those of t = (v − shift)/scale.
+    ``knots``: t and z at the corners of f, which continues straight beyond the last ones; empty if z = t.
+    ``bounds``: the smallest and the largest number of samples: those of the training data.
+    ``log``: whether v is the logarithm.
+    ``step``, ``origin``: samples are ``origin`` plus multiples of ``step``, if that isn't 0, with this many
+    ``decimals``.  Numbers that aren't, such as those of other rows, are in the cell of the nearest sample.
+    ``least``: the smallest possible number.
+    ``atoms``: frequent values, ascending, which have codes of their own.
+    """
+
+    type: Literal["number"] = "number"
+    shift: float
+    scale: float
+    knots: Knots = ((), ())
+    bounds: tuple[float, float] = (-UNBOUNDED, UNBOUNDED)
+    log: bool = False
+    step: Annotated[float, Interval(ge=0)] = 0.0
+    origin: float = 0.0
+    decimals: Annotated[int, Interval(ge=0, le=6)] = 0
+    least: float = -UNBOUNDED
+    atoms: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject knots that don't ascend."""
+        start, end = self.knots
+        if len(start) != len(end) or any(sorted({*part}) != [*part] for part in (start, end, self.atoms)):
+            raise ValueError(f"the knots of column {one_line(self.name)} must ascend")
+
+    @property
+    def codes(self) -> int:
+        """The number of codes: 0 for a number on the line, then one for each atom and for a missing cell."""
+        return 1 + len(self.atoms) + self.gaps if self.atoms or self.gaps else 0
+
+    @property
+    def affine(self) -> bool:
+        """Whether z = (x − shift)/scale."""
+        return not (self.log or self.knots[0])
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are possible."""
+        return self.step >= 1 and self.decimals == 0
+
+    def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
+        """The v of x; ``place``: the position in its cell, from 0 to 1."""
+        v = x + self.step * (place - 0.5)
+        return v.log() if self.log else v
+
+    def leave(self, v: Numbers) -> Numbers:
+        """The x whose cell contains v."""
+        x = v.exp() if self.log else v
+        if not self.step:
+            return x
+        return (self.origin + self.step * ((x - self.origin) / self.step).round()).round(decimals=self.decimals)
+
+    def encode(self, x: Numbers) -> Numbers:
+        """The codes of numbers; NaN stays NaN."""
+        atom = x[:, None] == tensor(self.atoms)
+        codes = torch.where(atom.any(1), 1 + atom.double().argmax(1), 0) if self.atoms else torch.zeros_like(x)
+        return codes.double().where(~x.isnan(), x)
+
+    def forward(self, x: Numbers, place: Numbers | float = 0.5) -> Numbers:
+        """The model's numbers z; NaN for atoms."""
+        z = interpolate((self.enter(x, place) - self.shift) / self.scale, self.knots)[0]
+        return z.masked_fill(self.encode(x) > 0, torch.nan)
+
+    def log_abs_det_jacobian(self, x: Numbers, place: Numbers | float = 0.5) -> Numbers:
+        """The logarithm of |dz/dx|, where atoms and the cells of whole numbers have volume 1; 0 for missing cells."""
+        v = self.enter(x, place)
+        slopes = interpolate((v - self.shift) / self.scale, self.knots)[1]
+        change = slopes.log() - math.log(self.scale) - (v if self.log else 0.0)
+        change = change + math.log(self.step) if self.whole else change
+        return change.masked_fill((self.encode(x) > 0) | x.isnan(), 0.0)
+
     @property
     def requirement(self) -> str:
         """The end of an error message about a number that isn't ``possible``."""
-        low, high = (self.say(float(f"{x:.4g}")) for x in self.reach(tensor((-FAR, FAR))).tolist())
-        return f"is not between {low} and {high}, the range that training allows"
+        low, high = self.reach(tensor((-FAR, FAR))).clamp(min=self.least).tolist()
+        ends = f"between {self.say(float(f'{low:.4g}'))} and {self.say(float(f'{high:.4g}'))}"
+        number = f"a whole {'day' if self.date else 'number'} " if self.whole else ""
+        return f"is not {number}{ends}, the range that training allows"
 
     def reach(self, z: Numbers) -> Numbers:
         """The user's numbers x, not limited to the bounds."""
@@ -113,125 +203,26 @@ class Column:
         x = self.reach(z)
         return torch.where(x.isfinite(), x.clamp(*self.bounds), x) + 0.0  # no zero has a sign
 
+    def decode(self, z: Numbers, codes: Numbers) -> Numbers:
+        """The user's numbers; atoms and missing cells where the codes say so."""
+        others = tensor((torch.nan, *self.atoms, torch.nan))
+        return torch.where(codes == 0, self.inverse(z), others[codes.nan_to_num(len(others) - 1).long()])
+
     def possible(self, x: Numbers) -> Bool[Tensor, "b"]:
-        """Which numbers the column can have, judging by the training data.
+        """Which numbers the column can have, judging by the training data; NaN, for a missing cell, is possible.
 
-        Numbers between cells, or more than 30 standard deviations away, are impossible.  Unlike samples, numbers may
-        lie outside the bounds, as held-out rows do, and have more decimals.
+        Numbers that aren't whole where all are, and more than 30 standard deviations away, are impossible.  Unlike
+        samples, numbers may lie outside the bounds, as held-out rows do, and off the grid.
         """
-        z = self.forward(x)
+        z = interpolate((self.enter(x, 0.5) - self.shift) / self.scale, self.knots)[0]
         back = self.reach(z)
-        same = torch.isclose(back, x) | ((back - x).abs() <= self.rounding)
-        return x.isnan() | (same & (z.abs() <= FAR))
+        near = torch.isclose(back, x) | ((back - x).abs() <= max(0.51 * self.step, 1e-9 * self.scale))
+        fits = near & (z.abs() <= FAR) & (x >= self.least) & ((x == x.round()) | (not self.whole))
+        return x.isnan() | (self.encode(x) > 0) | fits
 
-
-@dataclass(frozen=True, kw_only=True)
-class Real(Column):
-    """Real numbers.
-
-    ``log``: whether v is the logarithm.  ``decimals``: the number of decimals of samples; −1 doesn't round them.
-    """
-
-    type: Literal["real"] = "real"
-    log: bool = False
-    decimals: Annotated[int, Interval(ge=-1, le=6)] = -1
-
-    @property
-    def affine(self) -> bool:
-        return not (self.log or self.knots[0])
-
-    @property
-    def step(self) -> float:
-        """The width of the cell around each rounded number."""
-        return 10.0**-self.decimals if self.decimals > 0 else 0.0
-
-    @property
-    def rounding(self) -> float:
-        return max(0.51 * self.step, super().rounding)
-
-    def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
-        v = x + self.step * (place - 0.5)
-        return v.log() if self.log else v
-
-    def leave(self, v: Numbers) -> Numbers:
-        x = v.exp() if self.log else v
-        places = 10.0**self.decimals
-        return (x * places).round() / places if self.decimals > 0 else x
-
-    def log_width(self, x: Numbers, v: Numbers) -> Numbers:
-        return math.log(self.scale) + (v if self.log else torch.zeros_like(v))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Integer(Column):
-    """Whole numbers, each in the middle of a cell of width 1; ``least``: the smallest possible one."""
-
-    type: Literal["integer"] = "integer"
-    least: float
-    summary = "whole numbers"
-
-    @property
-    def requirement(self) -> str:
-        return super().requirement.replace("is not", f"is not a whole {'day' if self.date else 'number'}", 1)
-
-    def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
-        return x + (place - 0.5)
-
-    def leave(self, v: Numbers) -> Numbers:
-        return v.round().clamp(min=self.least)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listed(Column):
-    """A few values, with adjacent cells of width 1.
-
-    ``values``: all of them, ascending.
-    """
-
-    type: Literal["listed"] = "listed"
-    values: tuple[float, ...]
-    summary = "few values"
-
-    @property
-    def requirement(self) -> str:
-        allowed = self.categories or tuple(map(self.say, self.values))
-        more = f", … ({len(allowed)} in all)" if len(allowed) > LISTED else ""
-        return f"is not among {', '.join(allowed[:LISTED])}{more}"
-
-    def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
-        return ((tensor(self.values) < x[:, None]).sum(1).double() + place).where(~x.isnan(), x)
-
-    def leave(self, v: Numbers) -> Numbers:
-        nearest = v.nan_to_num().floor().clamp(0, len(self.values) - 1).long()
-        return tensor(self.values)[nearest].where(~v.isnan(), v)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Atomic(Column):
-    """Real numbers with a few frequent values, each of which has a cell of width ``scale`` in v.
-
-    ``values``: the frequent ones, ascending.
-    """
-
-    type: Literal["atomic"] = "atomic"
-    values: tuple[float, ...]
-    summary = "frequent values"
-
-    def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
-        values = tensor(self.values)
-        below, atom = (values < x[:, None]).sum(1), (values == x[:, None]).any(1)
-        return x + self.scale * (below + place * atom.double())
-
-    def leave(self, v: Numbers) -> Numbers:
-        values = tensor(self.values)
-        rooms = self.scale * torch.arange(len(values), device="cpu").double()
-        begun = (values + rooms <= v[:, None]).sum(1)
-        atom = values[(begun - 1).clamp(min=0)]
-        return torch.where(begun > 0, (v - self.scale * begun.double()).maximum(atom), v)
-
-    def log_width(self, x: Numbers, v: Numbers) -> Numbers:
-        atom = (tensor(self.values) == x[:, None]).any(1)
-        return torch.full_like(v, math.log(self.scale)).masked_fill(atom, 0.0)
+    def nearest(self, x: Numbers) -> Numbers:
+        """The nearest possible numbers."""
+        return torch.where(self.possible(x), x, self.inverse(self.forward(x.round() if self.whole else x)))
 
 
 def tensor(values: tuple[float, ...]) -> Numbers:
@@ -250,7 +241,7 @@ def interpolate(x: Numbers, knots: Knots) -> tuple[Numbers, Numbers]:
     return y0 + slope * (x - x0), slope
 
 
-AnyColumn: TypeAlias = Real | Integer | Listed | Atomic
+AnyColumn: TypeAlias = Number | Discrete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,18 +264,15 @@ class Field:
 
 @dataclass(frozen=True)
 class Columns(Transform):
-    """The columns of a table: d numbers for the user; for the model, marks of missing cells may follow them.
+    """The columns of a table: d numbers for the user; for the model, first the numbers on a line, then the codes.
 
     ``single``: whether the user's numbers, and so samples, have single precision.
-    ``marks``: if training has learned where values are missing, columns that are 1 where the cell in the column of the
-    same name is missing, and 0 elsewhere.
     ``fields``: the types of all columns of the user's DataFrame, in its order; empty if the table was an array.
     """
 
     type: Literal["columns"] = field(default="columns", kw_only=True)
     columns: tuple[AnyColumn, ...] = ()
     single: bool = False
-    marks: tuple[AnyColumn, ...] = ()
     fields: tuple[Field, ...] = field(default=(), compare=False)
 
     @property
@@ -297,68 +285,99 @@ class Columns(Transform):
         return next((field for field in self.fields if one_line(field.label) == column.name), None)
 
     @cached_property
-    def marked(self) -> list[int]:
-        """The indices of the columns that have marks."""
-        return [self.names.index(mark.name) for mark in self.marks]
+    def numbers(self) -> list[int]:
+        """The column of each of the model's numbers."""
+        return [i for i, column in enumerate(self.columns) if isinstance(column, Number)]
 
-    def each(self, x: Tensor) -> list[tuple[AnyColumn, Numbers]]:
-        """The columns with their numbers, in double precision on the CPU."""
-        return list(zip(self.columns, x.detach().cpu().double().unbind(-1), strict=True))
+    @cached_property
+    def coded(self) -> list[int]:
+        """The column of each of the model's codes."""
+        return [i for i, column in enumerate(self.columns) if column.codes]
 
-    def with_marks(self, x: Tensor) -> list[tuple[AnyColumn, Numbers]]:
-        """The columns with their numbers, followed by the marks with theirs."""
-        gaps = [x[..., place].isnan().cpu().double() for place in self.marked]
-        return [*self.each(x), *zip(self.marks, gaps, strict=True)]
+    @property
+    def codes(self) -> tuple[int, ...]:
+        """How many values each of the model's codes can have."""
+        return tuple(self.columns[i].codes for i in self.coded)
+
+    @property
+    def gaps(self) -> tuple[int, ...]:
+        """The value of each code that stands for a missing cell; −1 if no cell is missing."""
+        return tuple(self.columns[i].codes - 1 if self.columns[i].gaps else -1 for i in self.coded)
+
+    def each(self, x: Tensor) -> list[Numbers]:
+        """The numbers of each column, in double precision on the CPU."""
+        return list(x.detach().cpu().double().unbind(-1))
 
     def places(self, x: Tensor, generator: torch.Generator | None) -> Sequence[Numbers | float]:
-        """Random places in cells, from 0 to 1, for each column and mark; ½ without a generator."""
-        count = len(self.columns) + len(self.marks)
-        if generator is None:
+        """Random places in cells, from 0 to 1, for each number; ½ without a generator."""
+        count = len(self.numbers)
+        if generator is None or not count:
             return [0.5] * count
         chance = torch.rand(len(x), count, generator=generator, dtype=torch.float32, device=generator.device)
         return chance.cpu().double().unbind(-1)
 
     def forward(self, x: Shaped[Tensor, "b d"], generator: torch.Generator | None = None) -> Float[Tensor, "b e"]:
-        """The user's rows as the model sees them; NaN stays NaN."""
-        places = self.places(x, generator)
-        parts = [column.forward(each, place) for (column, each), place in zip(self.with_marks(x), places, strict=True)]
-        return torch.stack(parts, -1).to(x)
+        """The user's rows as the model sees them; NaN stays NaN, and the number of an atom is NaN."""
+        cells, places = self.each(x), self.places(x, generator)
+        pairs = zip(self.numbers, places, strict=True)
+        parts = [self.columns[i].forward(cells[i], place) for i, place in pairs]  # type: ignore[union-attr]
+        parts += [self.columns[i].encode(cells[i]) for i in self.coded]
+        return torch.stack(parts, -1).to(x if x.is_floating_point() else torch.float64)
 
     def log_abs_det_jacobian(
         self, x: Shaped[Tensor, "b d"], generator: torch.Generator | None = None
     ) -> Float64[Tensor, "b"]:
-        """The logarithm of |dz/dx|, where the cells of discrete values have volume 1.
+        """The logarithm of |dz/dx|, where the cells of discrete values have volume 1.  Missing cells don't contribute.
 
-        Averaged over its cell, the density of a discrete value is its probability.  In the middle of the cell it
-        differs from that by the curvature.  Missing cells don't contribute.
+        Averaged over its cell, the density of a whole number is its probability.
         """
-        parts = [
-            column.log_abs_det_jacobian(each, place).masked_fill(each.isnan(), 0.0)
-            for (column, each), place in zip(self.with_marks(x), self.places(x, generator), strict=True)
-        ]
-        return torch.stack(parts, -1).sum(-1)
+        cells, total = self.each(x), torch.zeros(len(x), dtype=torch.float64, device="cpu")
+        for i, place in zip(self.numbers, self.places(x, generator), strict=True):
+            total = total + self.columns[i].log_abs_det_jacobian(cells[i], place)  # type: ignore[union-attr]
+        return total
 
     def inverse(self, z: Float[Tensor, "b e"]) -> Float[Tensor, "b d"]:
-        """The model's rows in the user's units, in double precision if the user's were; NaN where a mark says so."""
-        x, marks = self.without_marks(z), z[:, len(self.columns) :]
-        for place, mark, each in zip(self.marked, self.marks, marks.detach().cpu().double().unbind(-1), strict=True):
-            x[:, place].masked_fill_(mark.inverse(each).to(x.device) > 0.5, torch.nan)
-        return x
-
-    def without_marks(self, z: Float[Tensor, "b e"]) -> Float[Tensor, "b d"]:
-        """The model's rows in the user's units, with a number in every cell, whatever the marks."""
-        x = torch.stack([column.inverse(each) for column, each in self.each(z[:, : len(self.columns)])], -1)
+        """The model's rows in the user's units, in double precision if the user's were; NaN for missing cells."""
+        numbers, codes = self.each(z[:, : len(self.numbers)]), self.each(z[:, len(self.numbers) :])
+        parts = []
+        for i, column in enumerate(self.columns):
+            if isinstance(column, Discrete):
+                parts.append(column.decode(codes[self.coded.index(i)].round()))
+            else:
+                number = numbers[self.numbers.index(i)]
+                parts.append(
+                    column.decode(number, codes[self.coded.index(i)].round())
+                    if column.codes
+                    else column.inverse(number)
+                )
+        x = torch.stack(parts, -1)
         return x.to(z.device, z.dtype if self.single or z.device.type == "mps" else torch.float64)
+
+    def with_gaps(self, z: Float[Tensor, "b e"]) -> Float[Tensor, "b e"]:
+        """Rows in which the codes of missing cells say so, instead of being unknown."""
+        gaps = torch.tensor(self.gaps, dtype=z.dtype, device=z.device)
+        codes = z[:, len(self.numbers) :]
+        return torch.cat([z[:, : len(self.numbers)], torch.where(codes.isnan() & (gaps >= 0), gaps, codes)], 1)
 
     def possible(self, x: Float[Tensor, "b d"]) -> Bool[Tensor, "b d"]:
         """Which numbers the columns can have, judging by the training data; NaN, for a missing value, is possible."""
-        return torch.stack([column.possible(each) for column, each in self.each(x)], -1)
+        pairs = zip(self.columns, self.each(x), strict=True)
+        return torch.stack([column.possible(cells) for column, cells in pairs], -1)
 
-    def affine(self, shape: tuple[int, ...]) -> tuple[Float[Tensor, "e"], Float[Tensor, "e"], Bool[Tensor, "e"]]:
-        """Shift and scale of each column and mark, and which are only shifted and scaled."""
-        every = self.columns + self.marks
-        shift, scale = (tensor(tuple(getattr(column, name) for column in every)) for name in ("shift", "scale"))
-        return shift, scale, torch.tensor([column.affine for column in every], device="cpu")
+    def affine(self, shape: tuple[int, ...]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"], Bool[Tensor, "d"]]:
+        """Shift and scale of each column, and which are only shifted and scaled.
+
+        Raises ValueError if there are codes, which have no shift and scale.
+        """
+        if self.coded:
+            listed = one_line(", ".join(self.columns[i].name for i in self.coded))
+            raise ValueError(
+                f"columns with categories or gaps can't be measured ({listed}); use run.given or run.impute"
+            )
+        columns = [self.columns[i] for i in self.numbers]
+        shift, scale = (tensor(tuple(getattr(column, name) for column in columns)) for name in ("shift", "scale"))
+        affine = [isinstance(column, Number) and column.affine for column in columns]
+        return shift, scale, torch.tensor(affine, device="cpu")
 
     def place(self, example: int, channel: int) -> str:
         """A cell, for error messages."""
@@ -377,23 +396,23 @@ class Columns(Transform):
 
     def describe(self) -> tuple[str, ...]:
         """The conversions, one line each, with their columns."""
-        said = {"logarithm": [column.name for column in self.columns if isinstance(column, Real) and column.log]}
-        for each in (Integer, Listed, Atomic):
-            said[each.summary] = [column.name for column in self.columns if isinstance(column, each)]
-        said["normal scores"] = [column.name for column in self.columns if column.knots[0]]
+        numbers = [column for column in self.columns if isinstance(column, Number)]
+        said = {
+            "logarithm": [column.name for column in numbers if column.log],
+            "whole numbers": [column.name for column in numbers if column.whole],
+            "few values": [column.name for column in self.columns if isinstance(column, Discrete)],
+            "frequent values": [column.name for column in numbers if column.atoms],
+            "normal scores": [column.name for column in numbers if column.knots[0]],
+            "steps": [f"{column.name} ({column.step:g})" for column in numbers if column.step not in (0, 1)],
+        }
         return tuple(f"{kind}: {', '.join(names)}" for kind, names in said.items() if names)
-
-    @property
-    def discrete(self) -> bool:
-        """Whether any column takes discrete values, which have a probability instead of a density."""
-        return not all(isinstance(column, Real) for column in self.columns)
 
 
 def columns_of(transform: Transform, count: int) -> Columns:
     """The columns of a transform; if it has none, columns called 0, 1, … in the model's own units."""
     if isinstance(transform, Columns):
         return transform
-    return Columns(columns=tuple(Real(name=str(i), shift=0.0, scale=1.0) for i in range(count)))
+    return Columns(columns=tuple(Number(name=str(i), shift=0.0, scale=1.0) for i in range(count)))
 
 
 def learn_columns(
@@ -404,11 +423,12 @@ def learn_columns(
     *,
     every: Float[Tensor, "m d"] | None = None,
 ) -> Columns:
-    """Learn columns that give ``x`` mean 0 and standard deviation 1, or normal scores; NaN is ignored.
+    """Learn columns that give ``x`` mean 0 and standard deviation 1, or normal scores; NaN is a missing cell.
 
-    Whole numbers and columns with few values get cells.  With at least twenty values, numbers that many rows share get
-    cells, too, and other positive columns become logarithms if these are closer to a Gaussian.  Columns that are
-    bounded, heavy-tailed or reach beyond six standard deviations are then mapped to normal scores.
+    Text, up to ten distinct whole numbers and up to twenty other values are discrete.  With at least twenty values,
+    numbers that many rows share get codes, and other positive columns become logarithms if these are closer to a
+    Gaussian.  Columns that are bounded, heavy-tailed or reach beyond six standard deviations are then mapped to normal
+    scores.
 
     ``categories``: the texts of text columns, which are 0, 1, … in ``x``.
     ``every``: all rows of the table, including held-out ones, whose values must be possible; by default ``x``.
@@ -418,12 +438,16 @@ def learn_columns(
     constant = [name for name, column in zip(names, known, strict=True) if is_constant(column)]
     if constant:
         raise ValueError(f"constant columns have no density; leave out {', '.join(constant)}")
-    seen = [column[~column.isnan()].double().numpy() for column in (x if every is None else every).T.cpu()]
+    whole = x if every is None else every
+    seen = [column[~column.isnan()].double().numpy() for column in whole.T.cpu()]
     columns = [
         replace(
-            learn_column(*each, category=each[1] in texts), categories=texts.get(each[1], ()), date=each[1] in dates
+            learn_column(cells, name, values, category=name in texts),
+            gaps=len(values) < len(whole),
+            categories=texts.get(name, ()),
+            date=name in dates,
         )
-        for each in bar([*zip(known, names, seen, strict=True)], "columns")
+        for cells, name, values in bar([*zip(known, names, seen, strict=True)], "columns")
     ]
     return Columns(columns=tuple(columns), single=x.dtype == torch.float32)
 
@@ -438,7 +462,7 @@ def learn_column(x: Float[Tensor, "n"], name: str, seen: Float64[np.ndarray, "m"
     """Learn one column: its type, and normal scores if it needs them.  ``seen``: all numbers that must be possible."""
     few, exact = len(x) < FEW, x.double()
 
-    def place(v: Numbers, column: AnyColumn) -> AnyColumn:
+    def place(v: Numbers, column: Number) -> Number:
         """The column with the location and scale of v, in the precision of x."""
         shift, scale = v.mean(), v.std()
         low, middle, high = torch.from_numpy(np.quantile(v.numpy(), [0.25, 0.5, 0.75]))
@@ -446,28 +470,19 @@ def learn_column(x: Float[Tensor, "n"], name: str, seen: Float64[np.ndarray, "m"
             shift, scale = middle, high - low
         return replace(column, shift=float(shift.to(x)), scale=float(scale.to(x)))
 
+    column = type_of(exact.numpy(), name, np.unique(seen), single=x.dtype == torch.float32, category=category)
+    if isinstance(column, Discrete):
+        return column
+    exact = exact[column.encode(exact) == 0]  # atoms have no place on the line
     numbers = exact.numpy()
-    column = type_of(numbers, name, np.unique(seen), single=x.dtype == torch.float32, category=category)
-    if few and not isinstance(column, Integer | Listed):  # too few to tell other types from chance
-        column = Real(name=name, shift=0, scale=1)
-    column = place(exact, column)
     share, places = ties(numbers)
     v, low, high = (column.enter(exact, place) for place in (torch.from_numpy(places), 0.0, 1.0))
-    if not isinstance(column, Atomic):  # its scale is already the width of an atom's cell
-        column = place(v, column)
-    widest = (0.0 if numbers.min() >= 0 else -UNBOUNDED, UNBOUNDED)
+    column = replace(place(v, column), bounds=(float(numbers.min()), float(numbers.max())))
     if few:
-        return replace(column, bounds=widest)
+        return column
     t, low, high = ((each - column.shift) / column.scale for each in (v, low, high))
-    every = isinstance(column, Listed | Atomic)
-    knots, closed = normal_scores(t.numpy(), low.numpy(), high.numpy(), share, every=every)
-    # Samples keep the sign, and if the minimum is within a standard deviation of zero, they don't go below it.
-    logarithm = isinstance(column, Real) and column.log and column.decimals <= 0
-    closed[0] |= 0 <= numbers.min() < numbers.std() and not logarithm
-    ends = (float(numbers.min()), float(numbers.max()))
-    bounds = (ends[0] if closed[0] else widest[0], ends[1] if closed[1] else widest[1])
-    start, end = (tuple(each.tolist()) for each in knots)
-    return replace(column, knots=((), ()) if start == end else (start, end), bounds=bounds)
+    start, end = (tuple(each.tolist()) for each in normal_scores(t.numpy(), low.numpy(), high.numpy(), share))
+    return replace(column, knots=((), ()) if start == end else (start, end))
 
 
 def type_of(
@@ -477,22 +492,40 @@ def type_of(
 
     ``distinct``: all values that must be possible.  ``single``: whether they have single precision.
     """
-    values, counts = np.unique(x, return_counts=True)
     whole = bool((distinct == distinct.round()).all() and abs(distinct).max() < 2**52)
-    decimals = next((d for d in range(1, 7) if not whole and has_decimals(x, d, single=single)), -1)
-    atoms = values[counts > max(5, ATOM * len(x))]
-    # Whole numbers between those in the rows are possible, too, unless there are just two.
-    if category or (whole and len(distinct) > 2 and distinct[-1] - distinct[0] < FEW):
+    if category or (whole and len(distinct) > 2 and distinct[-1] - distinct[0] < DISCRETE):
+        # Whole numbers between those in the rows are possible, too, unless there are just two.
         values = np.arange(0.0 if category else distinct[0], distinct[-1] + 1)
-        return Listed(name=name, shift=0, scale=1, values=tuple(values.tolist()))
-    if len(distinct) <= FEW and len(x) >= 5 * len(distinct):  # with fewer rows, other values may be possible
-        return Listed(name=name, shift=0, scale=1, values=tuple(distinct.tolist()))
-    if whole:
-        return Integer(name=name, shift=0, scale=1, least=0.0 if distinct[0] >= 0 else -1e18)
-    if decimals < 0 and len(atoms):
-        return Atomic(name=name, shift=0, scale=1, values=tuple(atoms.tolist()))
-    gain = np.log(x.std() / np.log(x).std()) - np.log(x).mean() if distinct[0] > 0 else 0
-    return Real(name=name, shift=0, scale=1, decimals=decimals, log=bool(gain > LOG_GAIN))
+        return Discrete(name=name, values=tuple(values.tolist()))
+    if len(distinct) <= (DISCRETE if whole and even(distinct) else FEW) and len(x) >= 5 * len(distinct):
+        return Discrete(name=name, values=tuple(distinct.tolist()))  # with fewer rows, other values may be possible
+    decimals = next((d for d in range(7) if has_decimals(distinct, d, single=single)), None)
+    if len(x) < FEW and not whole:  # too few to tell a grid from chance
+        decimals = None
+    least = 0.0 if whole and distinct[0] >= 0 else -UNBOUNDED
+    grid: dict[str, float] = {"least": least}
+    if decimals is not None and abs(distinct).max() * 10.0**decimals < 2**52:
+        grid |= grid_of(distinct, decimals, few=len(x) < FEW)
+    values, counts = np.unique(x, return_counts=True)
+    atoms = values[counts > max(5, ATOM * len(x))]
+    if len(values) - len(atoms) < FEW or grid.get("step", 0) > NARROW * x.std():
+        atoms = atoms[:0]
+    rest = x[~np.isin(x, atoms)]
+    gain = np.log(rest.std() / np.log(rest).std()) - np.log(rest).mean() if rest.min() > 0 else 0
+    log = bool(len(x) >= FEW and not whole and gain > LOG_GAIN and rest.min() > grid.get("step", 0))
+    return Number(name=name, shift=0, scale=1, log=log, atoms=tuple(atoms.tolist()), **grid)  # type: ignore[arg-type]
+
+
+def even(distinct: Float64[np.ndarray, "k"]) -> bool:
+    """Whether values have equal distances, as most of the whole numbers in a range do, up to a few gaps."""
+    return bool(len(distinct) > 2 and distinct[-1] - distinct[0] < FEW)
+
+
+def grid_of(distinct: Float64[np.ndarray, "k"], decimals: int, *, few: bool) -> dict[str, float]:
+    """The largest step, and its origin, of which all values are multiples, in a column with this many decimals."""
+    units = np.round(distinct * 10**decimals).astype(np.int64)
+    step = 1 if few else max(1, int(np.gcd.reduce(np.diff(units))))
+    return {"step": step / 10**decimals, "origin": float(units[0] % step) / 10**decimals, "decimals": decimals}
 
 
 def has_decimals(x: Float64[np.ndarray, "n"], decimals: int, *, single: bool) -> bool:
@@ -517,40 +550,39 @@ def normal_scores(
     low: Float64[np.ndarray, "n"],
     high: Float64[np.ndarray, "n"],
     share: Float64[np.ndarray, "n"],
-    *,
-    every: bool,
-) -> tuple[Float64[np.ndarray, "2 k"], Bool[np.ndarray, "2"]]:
-    """The knots (t and z) of a map that makes ``t`` standard normal, or the identity; and which ends are bounds.
+) -> Float64[np.ndarray, "2 k"]:
+    """The knots (t and z) of a map that makes ``t`` standard normal, or the identity.
 
     Knots are at equal steps in z, at the two outermost values on each side, and at the edges of cells that hold many
     rows; none lies inside a smaller cell.  Beyond the last knot, one standard deviation of z is one to four of t.
 
     ``low``, ``high``: the ends of each value's cell.  ``share``: the share of rows in it.
-    ``every``: whether knots may lie inside every cell, because t has no scale between cells.
     """
     from scipy.special import ndtr, ndtri  # imported here, because it takes a quarter as long as torch
 
     n, order = len(t), np.argsort(t)
     t, low, high, share = t[order], low[order], high[order], share[order]
-    heavy = (high > low) if every else (share > np.maximum(ATOM, high - low)) & (high > low)
+    heavy = (share > np.maximum(ATOM, high - low)) & (high > low)
     end = min(3.0, -ndtri(2 / n))
     tails = np.diff(np.quantile(t, ndtr([-end, 1 - end, end - 1, end])))[[0, 2]]
     short = (tails < BOUNDED * 12**0.5 * (ndtr(end) - ndtr(end - 1))) & (n >= 100)  # with fewer, it may be chance
     long = (tails > HEAVY).any() and n >= 100
-    closed = short | heavy[[0, -1]]
-    if not (every or long or short.any() or heavy.any() or abs(t[[0, -1]]).max() > 6):
-        return np.array([[-1.0, 1.0], [-1.0, 1.0]]), closed
+    # A tenth of the rows in a thousandth of a standard deviation, next to others far away.
+    narrow = n >= 100 and np.diff(np.quantile(t, np.linspace(0, 1, 11))).min() < 1e-3
+    if not (long or short.any() or heavy.any() or narrow or abs(t[[0, -1]]).max() > 6):
+        return np.array([[-1.0, 1.0], [-1.0, 1.0]])
 
-    grid = np.linspace(ndtri(5 / n), -ndtri(5 / n), 33 if every else min(33, n // 20))
+    grid = np.linspace(ndtri(5 / n), -ndtri(5 / n), min(33, n // 20))
     outer = ndtri(np.array([0.5, 1.5]) / n)
     ranks = (n * ndtr(np.concatenate([outer, grid, -outer]))).astype(int).clip(0, n - 1)
     marks = np.concatenate([np.where(heavy, t, high)[ranks], low[:1], high[-1:], low[heavy], high[heavy]])
     marks = np.unique(marks)
-    marks = marks[np.append(np.diff(marks) > 1e-6, True)]
+    marks = marks[np.append(np.diff(marks) > SAME * np.maximum(1, abs(marks[1:])), True)]
     places, index = np.unique(t, return_inverse=True)  # equal values share a knot
     below = np.bincount(index, np.arange(n) + 0.5) / np.bincount(index) / n
-    z = ndtri(np.interp(marks, [low[0] - 1e-9, *places, high[-1] + 1e-9], [0.25 / n, *below, 1 - 0.25 / n]))
+    edge = 1e-9 * max(t[-1] - t[0], 1e-300)
+    z = ndtri(np.interp(marks, [low[0] - edge, *places, high[-1] + edge], [0.25 / n, *below, 1 - 0.25 / n]))
     fall = (ndtri(4.5 / n) - z[0]) / max(t[4] - marks[0], 1e-9), (z[-1] + ndtri(4.5 / n)) / max(marks[-1] - t[-5], 1e-9)
     first, last = np.clip(fall, 0.25, 1)
     marks = np.array([marks[0] - 1 / first, *marks, marks[-1] + 1 / last])
-    return np.stack([marks, [z[0] - 1, *z, z[-1] + 1]]), closed
+    return np.stack([marks, [z[0] - 1, *z, z[-1] + 1]])

@@ -1,17 +1,19 @@
-r"""Scores of some coordinates given others: one network that learns p(targets | observed) for every choice of them.
+r"""Rows of numbers and codes given any others of them: one network that learns p(unknown | known) for every choice.
 
-Each coordinate of an example is *observed* (its clean value is given), a *target* (it is noised, and its score is
-wanted) or *absent* (it is unknown and integrated out).  A tensor ``given`` of the examples' shape encodes this:
-a finite number is an observed value, NaN a target and infinity an absent coordinate.  The joint density is the case in
-which everything is a target.
+A row has d numbers, which are diffused, and C codes of discrete values, which are predicted as probabilities.  A number
+is *observed* (its clean value is given), a *target* (it is noised, and its score is wanted) or *absent* (it is unknown
+and integrated out); a code is known or unknown.  A tensor ``given`` of the rows' shape encodes this: a finite number is
+an observed value or a known code, NaN a target or an unknown code, and infinity an absent number or an unknown code.
 
-Training one network on random choices follows Simformer (Gloeckler et al. 2024, arXiv:2404.09636); leaving absent
-coordinates out of the loss follows MissDiff (Ouyang et al. 2023, arXiv:2307.00467).
+By the chain rule, codes one after the other and then the numbers given all codes make up the joint distribution.  Any
+order of codes is learned (any-order autoregressive models, Hoogeboom et al. 2022, arXiv:2110.02037).  Training one
+network on random choices of numbers follows Simformer (Gloeckler et al. 2024, arXiv:2404.09636); leaving absent numbers
+out of the loss follows MissDiff (Ouyang et al. 2023, arXiv:2307.00467).
 
-For a Gaussian N(μ, C) all of this has a closed form.  Let S be diagonal, with σ² for targets and 0 for observed
-coordinates, or τ² if these have noise τ, and leave absent coordinates out of x, μ and C.  The score of the
-targets is their part of :math:`-(C + S)^{-1}(x - μ)`.  The matrix splits into a part that depends on σ and one that
-does not,
+Numbers start from a Gaussian N(μ, C) of numbers and indicators of codes, for which all of this has a closed form.  Let
+S be diagonal, with σ² for targets and 0 for observed coordinates, or τ² if these have noise τ, and leave absent
+coordinates out of x, μ and C.  The score of the targets is their part of :math:`-(C + S)^{-1}(x - μ)`.  The matrix
+splits into a part that depends on σ and one that does not,
 
 .. math:: (C + S)^{-1} = L\,(Λ + σ^2)^{-1} L^T + K,
 
@@ -20,53 +22,59 @@ covariance, and K is the inverse covariance of only the observed coordinates, in
 """
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from ncsn.score import EDM, ScoreModel, Sigma, expand, place_level
+from ncsn.likelihood import LogDensities
+from ncsn.samplers import NonFiniteSampleError, Sampling, Step
+from ncsn.score import EDM, Score, ScoreModel, Sigma, expand, place_level, tweedie
 
 ABSENT = math.inf
+SURE = 20.0  # nats; the most that linear discriminants say
+INDICATORS = 64  # codes whose indicators are in the Gaussian; others only enter the network
 
 
-class Mixture(NamedTuple):
-    """A mixture of Gaussians that share their covariance: ``means`` (k, d), ``shares`` (k,), ``covariance`` (d, d)."""
+class Gaussian(NamedTuple):
+    """``mean`` (f,) and ``covariance`` (f, f) of the numbers, followed by indicators of codes."""
 
-    means: Float[Tensor, "k d"]
-    shares: Float[Tensor, "k"]
-    covariance: Float[Tensor, "d d"]
+    mean: Float[Tensor, "f"]
+    covariance: Float[Tensor, "f f"]
 
 
 class Condition(NamedTuple):
-    """A mixture of Gaussians that share C, conditioned on the observed coordinates of each of b examples.
+    """A Gaussian conditioned on the known coordinates of each of b examples.
 
-    ``target``, ``observed``: which coordinates are targets and observed.  ``values``: the observed ones, else 0.
-    ``axes``: L, (b, d, d), or (b, d) where it is diagonal.  ``stds``: the roots of Λ, and ``total``: those of the
-    conditional variance along the axes, which the distances between the components add to.
-    ``pull``, ``stiffness``: K (x − μ), where μ is the mixture's mean, and the diagonal of K.
+    ``target``, ``observed``: which numbers are targets and observed.  ``values``: the observed ones, else 0.
+    ``codes``: indicators of the known codes, (b, k), 0 for unknown ones.
+    ``axes``: the rows of L that belong to numbers, (b, d, d), or (b, d) where it is diagonal; one for all examples if
+    these have the same pattern.  ``stds``: the roots of Λ.
+    ``shift``: what the codes add to Lᵀ(x − μ).
+    ``pull``, ``stiffness``: K (x − μ) and the diagonal of K, both of the numbers.
     ``noise``: τ.
-    ``centres``, ``pulls``, ``log_shares``: of each component k, Lᵀ (μₖ − μ), K (μₖ − μ) and log p(k | observed).
+    ``chances``: log probabilities of codes, up to a constant for each.
     """
 
     target: Bool[Tensor, "b d"]
     observed: Bool[Tensor, "b d"]
     values: Float[Tensor, "b d"]
-    axes: Float[Tensor, "b d d"] | Float[Tensor, "b d"]
-    stds: Float[Tensor, "b d"]
-    total: Float[Tensor, "b d"]
+    codes: Float[Tensor, "b k"]
+    axes: Float[Tensor, "p d d"] | Float[Tensor, "p d"]
+    stds: Float[Tensor, "p d"]
+    shift: Float[Tensor, "b d"]
     pull: Float[Tensor, "b d"]
-    stiffness: Float[Tensor, "b d"]
+    stiffness: Float[Tensor, "p d"]
     noise: Float[Tensor, "b 1"]
-    centres: Float[Tensor, "b k d"]
-    pulls: Float[Tensor, "b k d"]
-    log_shares: Float[Tensor, "b k"]
+    chances: Float[Tensor, "b k"]
 
 
 def onto(axes: Tensor, x: Float[Tensor, "m d"]) -> Float[Tensor, "m e"]:
     """Compute Aᵀx, where each matrix A belongs to m/b consecutive examples."""
-    rows = x.view(len(axes), -1, x.shape[1])
+    rows = x.view(len(axes), len(x) // len(axes), x.shape[1])
     return (rows * axes[:, None] if axes.ndim == 2 else rows @ axes).flatten(0, 1)
 
 
@@ -75,149 +83,454 @@ def back(axes: Tensor, z: Float[Tensor, "m e"]) -> Float[Tensor, "m d"]:
     return onto(axes if axes.ndim == 2 else axes.mT, z)
 
 
+def indicators(codes: Float[Tensor, "b c"], counts: tuple[int, ...]) -> Float[Tensor, "b k"]:
+    """One-hot vectors of codes, one after the other; zeros for those that aren't finite.
+
+    ``counts``: how many values each code can have.
+    """
+    parts = [codes.new_zeros(len(codes), 0)]
+    parts += [
+        (code[:, None] == torch.arange(k, device=codes.device)).to(codes)
+        for code, k in zip(codes.T, counts, strict=True)
+    ]
+    return torch.cat(parts, 1)
+
+
+def in_gaussian(counts: tuple[int, ...]) -> list[bool]:
+    """Which codes have indicators in the Gaussian: those of few values first."""
+    total, chosen = 0, [False] * len(counts)
+    for place in sorted(range(len(counts)), key=lambda i: counts[i]):
+        total += counts[place]
+        chosen[place] = total <= INDICATORS
+    return chosen
+
+
 class ConditionalModel(ScoreModel):
-    """A score network for every conditional of vectors, as a residual around a mixture of Gaussians.
+    """A network for every conditional of rows: scores of numbers, as residuals around a Gaussian, and logits of codes.
 
-    The mixture's components share their covariance, so given some coordinates the others are again such a mixture, and
-    an untrained network is its exact conditional score.
+    An untrained network gives the Gaussian's exact conditional scores, and codes by linear discriminant analysis.
 
-    The network sees each coordinate twice, both times in units of a standard deviation: as it is, and as the residual
-    of its regression on all others.  Where noise is small, these are the same for every choice of targets, so what the
+    The network sees each number twice, both times in units of a standard deviation: as it is, and as the residual of
+    its regression on all others.  Where noise is small, these are the same for every choice of targets, so what the
     network learns about one choice also helps with the others.
 
-    ``network``: maps (b, 4d) and c = ¼ ln σ, (b,) or (1,), to (b, d); see ``forward`` for its input.
-    ``mixture``: with positive shares whose sum is 1, and a positive definite covariance; saved with the weights.
+    ``network``: maps (b, 4d + k) and c = ¼ ln σ, (b,) or (1,), to (b, d + k); see ``shown`` for its input.
+    ``gaussian``: of numbers and indicators, with a positive definite covariance; saved with the weights.
+    ``counts``: how many values each code can have; k is their sum.
+    ``log_shares``: ln of the share of each value of each code in training, (k,).
+    ``order``: the group of each number and code, (d + C,), 0, 1, …: groups are drawn one after the other.
+    ``indicator``: for each number the code that says whether it exists (0) or the cell is missing or has a frequent
+    value, (d,); −1 if it always exists.
+    ``gaps``: the value of each code that stands for a missing cell, (C,); −1 if no cell is missing.
     ``autocast``: as in ``ScoreModel``.
     """
 
-    means: Tensor
-    shares: Tensor
+    mean: Tensor
     covariance: Tensor
+    log_shares: Tensor
+    order: Tensor
+    indicator: Tensor
+    gaps: Tensor
+    inside: Tensor
+    which: Tensor
 
-    def __init__(self, network: nn.Module, mixture: Mixture, *, autocast: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        gaussian: Gaussian,
+        counts: tuple[int, ...] = (),
+        *,
+        log_shares: Float[Tensor, "k"] | None = None,
+        order: Tensor | None = None,
+        indicator: Tensor | None = None,
+        gaps: Tensor | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
         # Contiguous, as in a file, or a loaded run would round differently.
-        means, shares, covariance = (part.float().clone(memory_format=torch.contiguous_format) for part in mixture)
-        super().__init__(network, shares @ means, preconditioning=EDM(), autocast=autocast)
-        self.register_buffer("means", means)
-        self.register_buffer("shares", shares)
+        mean, covariance = (part.float().clone(memory_format=torch.contiguous_format) for part in gaussian)
+        self.counts, chosen = counts, in_gaussian(counts)
+        self.d = len(mean) - sum(k for k, inside in zip(counts, chosen, strict=True) if inside)
+        super().__init__(network, mean[: self.d], preconditioning=EDM(), autocast=autocast)
+        self.register_buffer("mean", mean)
         self.register_buffer("covariance", covariance)
-        # For a single example with only targets, which is broadcast to any number of examples.
-        for name, value in self.condition(torch.full_like(self.data_mean[None], torch.nan))._asdict().items():
-            self.register_buffer(f"joint_{name}", value, persistent=False)
-
-    @property
-    def joint(self) -> Condition:
-        """The mixture if nothing is observed."""
-        return Condition(*(getattr(self, f"joint_{name}") for name in Condition._fields))
+        k, size = sum(counts), self.d + len(counts)
+        self.register_buffer("log_shares", torch.zeros(k) if log_shares is None else log_shares.float().clone())
+        self.register_buffer("order", torch.zeros(size).long() if order is None else order.long().clone())
+        self.register_buffer("indicator", torch.full((self.d,), -1) if indicator is None else indicator.long().clone())
+        self.register_buffer("gaps", torch.full((len(counts),), -1) if gaps is None else gaps.long().clone())
+        inside = torch.tensor(
+            [flag for n, flag in zip(counts, chosen, strict=True) for _ in range(n)], dtype=torch.bool
+        )
+        which = torch.tensor([i for i, n in enumerate(counts) for _ in range(n)], dtype=torch.long)
+        self.register_buffer("inside", inside, persistent=False)
+        self.register_buffer("which", which, persistent=False)
 
     @torch.no_grad()
-    def condition(self, given: Float[Tensor, "b d"], noise: Float[Tensor, "b"] | None = None) -> Condition:
-        """The mixture given the observed coordinates of each example, for ``forward``.
+    def condition(
+        self, given: Float[Tensor, "b e"], noise: Float[Tensor, "b"] | None = None, *, wanted: Sequence[int] = ()
+    ) -> Condition:
+        """The Gaussian given the known coordinates of each example, for ``numbers`` and ``logits``.
 
-        ``given``: (b, d), where a finite number is observed, NaN a target and infinity absent.
-        ``noise``: τ of the observed values of each example, in the units of x; by default they are exact.
+        ``given``: (b, d + C), where a finite number is observed, NaN a target and infinity absent, and a finite code is
+        known.
+        ``noise``: τ of the observed numbers of each example, in the units of x; by default they are exact.
+        ``wanted``: the codes whose probabilities are of interest; of others they are the shares in training.
         """
-        variances, given = self.covariance.diagonal(), given.to(self.covariance)
-        target, observed = given.isnan(), given.isfinite()
-        values = torch.where(observed, given, 0.0)
-        off = torch.where(observed, values - self.data_mean, 0.0)
+        given, d = given.to(self.covariance), self.d
+        numbers, codes = given[:, :d], indicators(given[:, d:], self.counts)
+        target, observed = numbers.isnan(), numbers.isfinite()
+        values = torch.where(observed, numbers, 0.0)
+        off = torch.where(observed, values - self.mean[:d], 0.0)
         level = torch.zeros(len(given), 1).to(values) if noise is None else noise[:, None].to(values)
-        if len(self.shares) == 1 and not bool((self.covariance - variances.diag()).any()):
-            stds, nothing = variances.sqrt()[None], torch.zeros_like(variances)[None]
+        chances = self.log_shares.expand(len(given), -1)
+        if not bool((self.covariance - self.covariance.diagonal().diag()).any()):
+            variances = self.covariance.diagonal()[:d]
             stiffness = observed / (variances + level**2)
-            axes, pull, centres = target.to(off), off * stiffness, nothing[None]
-            return Condition(
-                target, observed, values, axes, stds, stds, pull, stiffness, level, centres, centres, nothing[:, :1]
-            )
+            stds, nothing = variances.sqrt()[None], torch.zeros_like(off)
+            axes, pull = target.to(off), off * stiffness
+            return Condition(target, observed, values, codes, axes, stds, nothing, pull, stiffness, level, chances)
+        known = given[:, d:].isfinite()[:, self.which][:, self.inside]
+        off = torch.cat([off, torch.where(known, codes[:, self.inside] - self.mean[d:], 0.0)], 1).cpu().double()
         # The matrices of each pattern of targets and noise are few and small, so they are computed in float64 on the
         # CPU.
-        kinds = torch.cat([(target.int() - observed.int()).to(level), level], 1).cpu().double()
-        patterns, which = torch.unique(kinds, dim=0, return_inverse=True)
-        inverse, variances, axes = self.gaussian_given(patterns[:, :-1] < 0, patterns[:, :-1] > 0, patterns[:, -1:])
-        apart = (self.means - self.data_mean).cpu().double()
-        centres, pulls = apart @ axes, apart @ inverse  # (p, k, d)
-        off = off.cpu().double()
-        # Bayes: the components' shares given what is observed.
-        evidence = self.shares.cpu().double().log() - (pulls * apart).sum(2) / 2
-        log_shares = (evidence[which] + (pulls[which] @ off[..., None])[..., 0]).log_softmax(1)
-        shares, centres = log_shares.exp()[:, None], centres[which]
-        between = (shares @ (centres - shares @ centres) ** 2)[:, 0]
-        exact = (
-            axes.float()[which],
-            variances.sqrt()[which],
-            (variances[which] + between).sqrt(),
-            (inverse[which] @ off[..., None])[..., 0],
-            inverse.diagonal(dim1=1, dim2=2)[which],
-            level,
-            centres,
-            pulls[which],
-            log_shares,
+        kinds = torch.cat([target.int() - observed.int(), -known.int()], 1)
+        patterns, which = torch.unique(
+            torch.cat([kinds.to(level), level], 1).cpu().double(), dim=0, return_inverse=True
         )
-        return Condition(target, observed, values, *(part.to(values) for part in exact))
+        inverse, variances, axes = self.gaussian_given(patterns[:, :-1] < 0, patterns[:, :d] > 0, patterns[:, -1:])
+        every = which
+        if len(patterns) == 1:
+            which, rows = torch.zeros(1).long(), off
+            shift, pull = rows[:, d:] @ axes[0, d:], rows @ inverse[0]
+        else:
+            shift = (off[:, None, d:] @ axes[which][:, d:])[:, 0]
+            pull = (inverse[which] @ off[..., None])[..., 0]
+        chances = self.discriminate(wanted, inverse, pull, every) if wanted else chances
+        stiffness = inverse.diagonal(dim1=1, dim2=2)[:, :d]
+        exact = (axes[:, :d][which], variances.sqrt()[which], shift, pull[:, :d], stiffness[which], level, chances)
+        return Condition(target, observed, values, codes, *(part.to(values) for part in exact))
+
+    def discriminate(
+        self,
+        wanted: Sequence[int],
+        inverse: Float64[Tensor, "p f f"],
+        pull: Float64[Tensor, "b f"],
+        which: Int64[Tensor, "b"],
+    ) -> Float64[Tensor, "b k"]:
+        r"""Linear discriminant analysis with the Gaussian's moments: log probabilities of unknown codes.
+
+        Let e be the indicators of a code, with covariance E, of which G is explained by what is known.  By Woodbury's
+        identity, the inverse covariance within classes follows from K, and the discriminants are those of
+        :math:`(E - G)^{-1}` times the linear prediction of e.
+
+        ``inverse``: K of each pattern.  ``pull``: K (x − μ).  ``which``: the pattern of each example.
+        """
+        covariance, d = self.covariance.cpu().double(), self.d
+        chances = self.log_shares.cpu().double().repeat(len(pull), 1)
+        ends, place = torch.tensor([0, *self.counts]).cumsum(0).tolist(), torch.cumsum(self.inside, 0).cpu() - 1
+        for code in wanted:
+            if not self.inside[ends[code]]:
+                continue
+            block = slice(d + int(place[ends[code]]), d + int(place[ends[code + 1] - 1]) + 1)
+            within, across = covariance[block, block], covariance[:, block]
+            explained = across.T @ inverse @ across
+            precision = torch.linalg.inv(within - explained + 1e-9 * torch.eye(len(within)).double())
+            apart = torch.eye(len(within)).double() - self.log_shares[ends[code] : ends[code + 1]].cpu().double().exp()
+            size = ((apart @ precision @ explained @ torch.linalg.inv(within)) * apart).sum(2)
+            scores = ((pull @ across)[:, None] @ precision[which].mT)[:, 0] - size[which] / 2
+            scores = scores - scores.mean(1, keepdim=True)
+            chances[:, ends[code] : ends[code + 1]] += scores.clamp(-SURE, SURE)
+        return chances
 
     def gaussian_given(
-        self, known: Bool[Tensor, "p d"], wanted: Bool[Tensor, "p d"], noise: Float64[Tensor, "p 1"]
-    ) -> tuple[Float64[Tensor, "p d d"], Float64[Tensor, "p d"], Float64[Tensor, "p d d"]]:
-        """K, Λ and L of each pattern of ``known`` and ``wanted`` coordinates, with ``noise`` τ of the known ones."""
-        covariance, both = self.covariance.cpu().double(), known[:, :, None] & known[:, None]
+        self, known: Bool[Tensor, "p f"], wanted: Bool[Tensor, "p d"], noise: Float64[Tensor, "p 1"]
+    ) -> tuple[Float64[Tensor, "p f f"], Float64[Tensor, "p d"], Float64[Tensor, "p f d"]]:
+        """K, Λ and L of each pattern of ``known`` coordinates and ``wanted`` numbers; ``noise``: τ of known numbers."""
+        covariance, both, d = self.covariance.cpu().double(), known[:, :, None] & known[:, None], self.d
         targets = wanted[:, :, None]
-        diagonal = torch.where(known, noise**2, 1.0)
+        diagonal = torch.where(known, 0.0, 1.0)
+        diagonal[:, :d] += torch.where(known[:, :d], noise**2, 0.0)
         root = torch.linalg.cholesky(torch.where(both, covariance, 0.0) + torch.diag_embed(diagonal))
         inverse = torch.where(both, torch.cholesky_inverse(root), 0.0)
-        regression = torch.where(targets, covariance @ inverse, 0.0)  # C_to C_oo⁻¹
-        conditional = torch.where(targets & targets.mT, covariance - regression @ covariance, 0.0)
+        regression = torch.where(targets, covariance[:d] @ inverse, 0.0)  # C_to C_oo⁻¹
+        explained = regression @ covariance[:, :d]
+        conditional = torch.where(targets & targets.mT, covariance[:d, :d] - explained, 0.0)
         # An eigenvalue of −1 separates the axes of other coordinates from those of targets.
         variances, axes = torch.linalg.eigh(conditional - torch.diag_embed((~wanted).double()))
         axes = axes * targets
-        return inverse, variances.clamp(min=1e-8), axes - regression.mT @ axes
+        whole = torch.nn.functional.pad(axes, (0, 0, 0, len(covariance) - d)) - regression.mT @ axes
+        return inverse, variances.clamp(min=1e-8), whole
 
-    def forward(
-        self, x: Float[Tensor, "m d"], sigma: Sigma, given: Condition | Float[Tensor, "m d"] | None = None
-    ) -> Float[Tensor, "m d"]:
-        """∇ₓ log p_σ(targets | observed); for other coordinates the score of a single point, their value or 0.
+    def evaluate(
+        self, x: Float[Tensor, "m d"], sigma: Sigma, c: Condition
+    ) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"], Float[Tensor, "m k"]]:
+        """The Gaussian's score of the targets, and the network's value: the residual in its score, and logits.
 
-        The network's input is, coordinate by coordinate, the residuals, the coordinates themselves, 1/(1 + 4τ) where
-        one is observed, and 1 where one is absent.
-
-        ``x``: where, (m, d); the score of the targets depends on no other coordinate.
-        ``sigma``: σ > 0, in the units of x.
-        ``given``: as for ``condition``, or what it returned for b examples, each of which then belongs to m/b
-        consecutive rows of ``x``; by default everything is a target.
-        Raises ValueError for a number σ that is not above 0.
+        The network's input is, number by number, the residuals, the numbers themselves, 1/(1 + 4τ) where one is
+        observed, and 1 where one is absent; then the indicators of known codes.
         """
-        c = self.joint if given is None else given if isinstance(given, Condition) else self.condition(given)
-        std, dtype = expand(sigma, x), x.dtype
+        std, dtype, d = expand(sigma, x), x.dtype, self.d
 
         def each(part: Tensor) -> Tensor:
             """Repeat what belongs to an example for all its rows of ``x``."""
             part = part.to(dtype) if part.is_floating_point() else part
             return part if len(part) == 1 else part.repeat_interleave(len(x) // len(part), 0)
 
-        target, observed, values = each(c.target), each(c.observed), each(c.values)
-        axes, centres, pulls = (part.to(dtype) for part in (c.axes, c.centres, c.pulls))
+        target, observed, values, axes = each(c.target), each(c.observed), each(c.values), c.axes.to(dtype)
         present = target | observed
-        centred = torch.where(present, torch.where(target, x, values) - self.data_mean.to(dtype), 0.0)
-        # The mixture: each component's posterior share, and (C + S)⁻¹(x − Σ shares μₖ), which is minus the score.
-        along, variance = onto(axes, centred), each(c.stds) ** 2 + std**2
-        nearness = onto(centres.mT, along / variance) - onto(centres.mT**2, 1 / variance) / 2
-        shares = (each(c.log_shares) + nearness).softmax(1)
-        pull = back(axes, (along - onto(centres, shares)) / variance) + each(c.pull) - onto(pulls, shares)
+        centred = torch.where(present, torch.where(target, x, values) - self.mean[:d].to(dtype), 0.0)
+        # (C + S)⁻¹(x − μ), which is minus the score.
+        along, variance = onto(axes, centred) + each(c.shift), each(c.stds) ** 2 + std**2
+        pull = back(axes, along / variance) + each(c.pull)
         # Divided by the root of the diagonal of (C + S)⁻¹, this is the residual of a regression on all other
         # coordinates.
-        stiffness = back(axes**2, 1 / variance) + each(c.stiffness)
+        stiffness = back(axes**2, 1 / variance.expand(x.shape)) + each(c.stiffness)
         residuals = torch.where(present, pull / stiffness.clamp(min=1e-12).sqrt(), 0.0)
-        spread = self.covariance.diagonal() + (self.shares[:, None] * (self.means - self.data_mean) ** 2).sum(0)
-        noise = each(c.noise)
-        scaled = centred / (spread.to(dtype) + std**2 * target + noise**2 * observed).sqrt()
-        shown = (residuals, scaled, observed / (1 + 4 * noise), (~present).to(dtype))
-        network_input = torch.cat([part.expand(x.shape) for part in shown], 1).to(self.data_std.dtype)
+        noise, spread = each(c.noise), self.covariance.diagonal()[:d].to(dtype)
+        scaled = centred / (spread + std**2 * target + noise**2 * observed).sqrt()
+        shown = [part.expand(x.shape) for part in (residuals, scaled, observed / (1 + 4 * noise), (~present).to(dtype))]
+        network_input = torch.cat([*shown, each(c.codes).expand(len(x), -1)], 1).to(self.data_std.dtype)
         levels = place_level(sigma, self.data_std.dtype, x.device).reshape(-1)
         with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             value = self.network(network_input, levels.log() / 4).to(dtype)
-        # EDM's scale of a residual along the axes.  If nothing is observed, the density approaches the mixture's as
-        # noise grows: to first order of an Edgeworth expansion, the residual decays by one more factor.
-        total = each(c.total)
-        wide = total**2 + std**2
-        fading = torch.where(observed.any(1, keepdim=True), 1.0, total**2 / wide)
-        residual = back(axes, total / (std * wide.sqrt()) * fading * onto(axes, value * target))
-        return torch.where(target, residual - pull, (values - x) / std**2)
+        # EDM's scale of a residual along the axes.  If nothing is known, the density approaches the Gaussian as noise
+        # grows: to first order of an Edgeworth expansion, the residual decays by one more factor.
+        stds, wide = each(c.stds), variance
+        anything = observed.any(1, keepdim=True) | each(c.codes).any(1, keepdim=True)
+        fading = torch.where(anything, 1.0, stds**2 / wide)
+        residual = back(axes, stds / (std * wide.sqrt()) * fading * onto(axes, value[:, :d] * target))
+        return -pull, residual, value[:, d:]
+
+    def numbers(self, x: Float[Tensor, "m d"], sigma: Sigma, c: Condition) -> Float[Tensor, "m d"]:
+        """∇ₓ log p_σ(targets | known); for other numbers the score of a single point, their value or 0.
+
+        ``x``: where, (m, d); the score of the targets depends on no other number.
+        ``sigma``: σ > 0, in the units of x.
+        ``c``: what ``condition`` returned for b examples, each of which belongs to m/b consecutive rows of ``x``.
+        Raises ValueError for a number σ that is not above 0.
+        """
+        gaussian, residual, _ = self.evaluate(x, sigma, c)
+        repeats = len(x) // len(c.target)
+        target, values = c.target.repeat_interleave(repeats, 0), c.values.repeat_interleave(repeats, 0)
+        return torch.where(target, residual + gaussian, (values - x) / expand(sigma, x) ** 2)
+
+    def logits(self, c: Condition) -> Float[Tensor, "b k"]:
+        """The logarithm, up to a constant for each code, of the probabilities of its values given what is known."""
+        return self.evaluate(c.values, 1.0, c)[2] + c.chances
+
+    def forward(
+        self, x: Float[Tensor, "m e"], sigma: Sigma, given: Condition | Float[Tensor, "m e"] | None = None
+    ) -> Float[Tensor, "m e"]:
+        """The score of numbers given codes, as ``numbers``, and 0 for the codes.
+
+        ``x``: (m, d + C), or only the numbers, (m, d).
+        ``sigma``: σ > 0, in the units of x.
+        ``given``: as for ``condition``, or what it returned; by default every number is a target, and the codes are
+        those of ``x``.
+        Raises ValueError for a number σ that is not above 0.
+        """
+        if given is None:
+            given = torch.cat([torch.full_like(x[:, : self.d], torch.nan), x[:, self.d :]], 1)
+        c = given if isinstance(given, Condition) else self.condition(given)
+        score = self.numbers(x[:, : self.d], sigma, c)
+        return torch.cat([score, torch.zeros_like(x[:, self.d :])], 1)
+
+    def states(
+        self, n: int, sampling: Sampling, generator: torch.Generator, count: Callable[[Score], Score]
+    ) -> Iterator[Step]:
+        """The states of ``n`` rows, in which cells are missing as often as in training; see ``fill``."""
+        return self.fill(self.nothing_known(n), sampling, generator, complete=False, count=count)
+
+    def nothing_known(self, n: int) -> Float[Tensor, "n e"]:
+        """Rows in which everything is unknown."""
+        return torch.full((n, len(self.order)), torch.nan, device=self.mean.device)
+
+    def given(self, z: Float[Tensor, "b e"], target: Bool[Tensor, "b d"]) -> Float[Tensor, "b e"]:
+        """What is known of rows, for ``condition``: other numbers than targets that aren't known are absent."""
+        numbers = z[:, : self.d]
+        return torch.cat([torch.where(numbers.isnan() & ~target, ABSENT, numbers), z[:, self.d :]], 1)
+
+    def exists(self, z: Float[Tensor, "b e"]) -> Bool[Tensor, "b d"]:
+        """Which numbers the codes of rows say to exist."""
+        codes = torch.cat([z[:, self.d :], torch.zeros_like(z[:, :1])], 1)
+        return codes[:, self.indicator] == 0  # −1 is the column of zeros
+
+    @torch.no_grad()
+    def fill(
+        self,
+        z: Float[Tensor, "b e"],
+        sampling: Sampling,
+        generator: torch.Generator,
+        *,
+        complete: bool,
+        count: Callable[[Score], Score] = lambda score: score,
+    ) -> Iterator[Step]:
+        """Draw what is unknown in rows; the last state is complete, and earlier ones have noise in the last group.
+
+        One group of columns after the other, first their codes and then their numbers, each given all that is known by
+        then; what is unknown in later groups is integrated out.
+
+        ``z``: rows, NaN where something is unknown.
+        ``complete``: whether no cell may be missing.
+        ``count``: wraps the scores that are evaluated.
+        Raises NonFiniteSampleError if numbers are not finite.
+        """
+        z, d = z.clone(), self.d
+        for number, code in enumerate(self.indicator.tolist()):
+            if code >= 0:  # a number that is known exists
+                z[~z[:, number].isnan(), d + code] = 0.0
+        last, pending = int(self.order[:d].max()) if d else -1, Step(0.0, z)
+        for group in sorted({*self.order.tolist()}):
+            for code in (self.order[d:] == group).nonzero()[:, 0].tolist():
+                rows = z[:, d + code].isnan()
+                if bool(rows.any()):
+                    z[rows, d + code] = self.draw_code(z[rows], code, generator, complete=complete)
+            target = z[:, :d].isnan() & self.exists(z) & (self.order[:d] == group)
+            rows = target.any(1)
+            if not bool(rows.any()):
+                continue
+            wanted, state = target[rows], z
+            for step in self.draw_numbers(z[rows], wanted, sampling, generator, count):
+                state = z.clone()
+                state[rows, :d] = torch.where(wanted, step.x.to(z), z[rows, :d])
+                if group == last:
+                    if pending.sigma:
+                        yield pending
+                    pending = Step(step.sigma, state)
+            z = state
+            if not bool(z[:, :d][target].isfinite().all()):
+                raise NonFiniteSampleError(f"sampling with {sampling.sampler} gave numbers that are not finite")
+        yield Step(0.0, z)
+
+    def draw_code(
+        self, z: Float[Tensor, "b e"], code: int, generator: torch.Generator, *, complete: bool
+    ) -> Float[Tensor, "b"]:
+        """Draw a code given what is known of rows."""
+        gap = int(self.gaps[code])
+        if complete and gap >= 0 and self.counts[code] == 2:
+            return torch.zeros_like(z[:, 0])
+        chances = self.log_chances(z, code, complete=complete).exp()
+        return torch.multinomial(chances, 1, generator=generator)[:, 0].to(z)
+
+    def log_chances(self, z: Float[Tensor, "b e"], code: int, *, complete: bool) -> Float[Tensor, "b n"]:
+        """Log probabilities of the values of a code given what is known of rows; −∞ for a gap if ``complete``."""
+        c = self.condition(self.given(z, torch.zeros_like(z[:, : self.d], dtype=torch.bool)), wanted=[code])
+        logits = torch.split(self.logits(c), list(self.counts), 1)[code]
+        if complete and self.gaps[code] >= 0:
+            logits = logits.index_fill(1, self.gaps[code], -torch.inf)
+        return logits.log_softmax(1)
+
+    def draw_numbers(
+        self,
+        z: Float[Tensor, "b e"],
+        target: Bool[Tensor, "b d"],
+        sampling: Sampling,
+        generator: torch.Generator,
+        count: Callable[[Score], Score],
+    ) -> Iterator[Step]:
+        """The states of numbers from noise to data."""
+        c = self.condition(self.given(z, target))
+        score = count(lambda x, sigma: self.numbers(x, sigma, c))
+        # Start around each row's own mean, which is what pure noise is denoised to.
+        means = tweedie(score, self.data_mean.expand(len(z), -1), sampling.sigma_max)
+        x = sampling.start(means, len(z), generator=generator)
+        yield from sampling.follow(score, x, generator=generator)
+
+    def log_densities(
+        self,
+        z: Float[Tensor, "b e"],
+        solve: Callable[..., LogDensities],
+        sigma_max: float,
+        *,
+        known: Bool[Tensor, "e"] | None = None,
+    ) -> LogDensities:
+        """Log densities of complete rows by the chain rule, in the order of ``fill``.
+
+        ``solve``: those of a score, points and their mean, as ``ncsn.log_prob`` from ``sigma_max`` on.
+        ``known``: what is given, (e,).
+        """
+        d, b = self.d, len(z)
+        fixed = torch.zeros_like(self.order, dtype=torch.bool) if known is None else known
+        total, variance, nfe = torch.zeros(b).double(), torch.zeros(b).double(), 0
+        so_far = torch.where(fixed, z, torch.nan)
+        for group in sorted({*self.order.tolist()}):
+            new = (self.order == group) & ~fixed
+            for code in new[d:].nonzero()[:, 0].tolist():
+                with torch.no_grad():
+                    chances = self.log_chances(so_far, code, complete=True)
+                right = z[:, d + code].long()[:, None]
+                total += chances.gather(1, right)[:, 0].cpu().double()
+                so_far[:, d + code] = z[:, d + code]
+            target = new[:d] & ~z[:, :d].isnan()
+            if bool(target.any()):
+                part = self.density_of_numbers(so_far, z, target, solve, sigma_max)
+                total += part.log_prob
+                variance += part.standard_error**2
+                nfe += part.nfe
+                so_far[:, :d] = torch.where(target, z[:, :d], so_far[:, :d])
+        return LogDensities(total, variance.sqrt(), nfe)
+
+    def density_of_numbers(
+        self,
+        known: Float[Tensor, "b e"],
+        z: Float[Tensor, "b e"],
+        target: Bool[Tensor, "b d"],
+        solve: Callable[..., LogDensities],
+        sigma_max: float,
+    ) -> LogDensities:
+        """Log densities of the targets given what is known; other numbers stay 0 and add nothing."""
+        c = self.condition(self.given(known, target))
+
+        def score(x: Float[Tensor, "b d"], sigma: Sigma, /) -> Float[Tensor, "b d"]:
+            return torch.where(target, self.numbers(x, sigma, c), 0.0)
+
+        with torch.no_grad():
+            means = tweedie(score, self.data_mean.expand(len(z), -1), sigma_max)
+        points = torch.where(target, z[:, : self.d], 0.0)
+        found = solve(score, points, mean=torch.where(target, means, 0.0))
+        noise = 0.5 * math.log(2 * math.pi * sigma_max**2)
+        return replace(found, log_prob=found.log_prob + noise * (~target).sum(1).cpu().double())
+
+
+class Given:
+    """The conditional of rows given values of some columns, as a score of the others that draws itself.
+
+    ``row``: the given values, (1, e), NaN elsewhere.
+    ``kept``: the coordinates of the others.
+    ``complete``: whether no cell may be missing.
+    """
+
+    def __init__(self, model: ConditionalModel, row: Float[Tensor, "1 e"], kept: list[int], *, complete: bool) -> None:
+        self.model, self.row, self.kept, self.complete = model, row, kept, complete
+
+    def whole(self, x: Float[Tensor, "b k"]) -> Float[Tensor, "b e"]:
+        """Whole rows of the model."""
+        z = self.row.to(x).repeat(len(x), 1)
+        z[:, self.kept] = x
+        return z
+
+    def __call__(self, x: Float[Tensor, "b k"], sigma: Sigma, /) -> Float[Tensor, "b k"]:
+        """The score of the other numbers given the codes in ``x``."""
+        d, z = self.model.d, self.whole(x)
+        target = torch.zeros_like(z[:, :d], dtype=torch.bool)
+        target[:, [i for i in self.kept if i < d]] = True
+        given = torch.cat([torch.where(target, torch.nan, z[:, :d]), z[:, d:]], 1)
+        given = self.model.given(given, target & self.model.exists(z))
+        value: Tensor = self.model(z, sigma, given)
+        return value[:, self.kept]
+
+    def states(
+        self, n: int, sampling: Sampling, generator: torch.Generator, count: Callable[[Score], Score]
+    ) -> Iterator[Step]:
+        """The states of ``n`` rows of the other columns."""
+        rows = self.row.expand(n, -1)
+        for step in self.model.fill(rows, sampling, generator, complete=self.complete, count=count):
+            yield Step(step.sigma, step.x[:, self.kept])
+
+    def log_densities(
+        self, z: Float[Tensor, "b k"], solve: Callable[..., LogDensities], sigma_max: float
+    ) -> LogDensities:
+        """Log densities of the other columns given these values."""
+        known = torch.ones_like(self.row[0], dtype=torch.bool)
+        known[self.kept] = False
+        return self.model.log_densities(self.whole(z.to(self.row)), solve, sigma_max, known=known)

@@ -218,8 +218,7 @@ def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field | 
         # When clocks are set back, an hour occurs twice; take the second.
         values = values.dt.tz_localize(zone, ambiguous=np.zeros(len(values), bool), nonexistent="shift_forward")
     if dtype.kind in "iu" and not column.categories:
-        nearest, exact = column.inverse(column.forward(torch.from_numpy(numbers).round())), torch.from_numpy(numbers)
-        whole = torch.where(column.possible(exact), exact, nearest).numpy()  # a mean may be impossible
+        whole = column.nearest(torch.from_numpy(numbers)).numpy()  # a mean may be impossible
         bits = 8 * dtype.itemsize - (dtype.kind == "i")
         low, high = -(2.0**bits) if dtype.kind == "i" else 0.0, np.floor(np.nextafter(2.0**bits, 0))
         values = pandas.Series(np.where(np.isnan(numbers), np.nan, whole.round().clip(low, high)))

@@ -1,5 +1,6 @@
 """Imputing the missing values of a table by conditional sampling, and measuring how well draws cover hidden values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +11,12 @@ from torch import Tensor
 
 from ncsn.calibration import Trials, rank
 from ncsn.kinds.kind import Imputed
-from ncsn.kinds.tables.columns import AnyColumn, Columns, Listed, columns_of
-from ncsn.kinds.tables.conditional import ABSENT, ConditionalModel
+from ncsn.kinds.tables.columns import AnyColumn, Columns, Discrete, columns_of
 from ncsn.kinds.tables.frames import check, check_frame, decode, fill, name_of, numbers_of
+from ncsn.kinds.tables.given import conditional_model
 from ncsn.kinds.tables.read import read_frame, write_frame
 from ncsn.machine.messages import bar, log
 from ncsn.run import Run, generator_of
-from ncsn.samplers import NonFiniteSampleError
-from ncsn.score import Sigma, tweedie
 from ncsn.validation import counted
 
 if TYPE_CHECKING:
@@ -31,31 +30,14 @@ HIDDEN, DRAWS = 200, 20  # values hidden to measure coverage, and draws of each
 INSIDE = (DRAWS - 1) / (DRAWS + 1)  # the share of them within the range of exact draws
 
 
-def conditional_model(run: Run) -> ConditionalModel:
-    """The run's score, if it is a conditional model.  Raises ValueError if it isn't."""
-    if not isinstance(run.score, ConditionalModel):
-        advice = "with ncsn's own network; run.posterior works with any score"
-        raise ValueError(f"conditional sampling needs a run that fit has trained on a table {advice}")
-    return run.score
-
-
 def draw_rows(run: Run, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
-    """``n`` draws of each row of ``z`` given its observed cells (the others are NaN), in the model's units."""
-    model = conditional_model(run)
-    condition, own = model.condition(z), run.recipe.sampling
+    """``n`` draws of each row of ``z`` given what is known of it (the rest is NaN), in the model's units."""
+    own = run.recipe.sampling
     top = max(TOP * own.sigma_max, min(own.sigma_max, 2 * own.sigma_min))
-    sampling = own.but(sampler="dpmpp-sde", levels=LEVELS, sigma_max=top, guidance=1.0)
-
-    def score(x: Float[Tensor, "m d"], sigma: Sigma, /) -> Float[Tensor, "m d"]:
-        value: Tensor = model(x, sigma, condition)
-        return value
-
-    # Start around each row's own mean, which is what pure noise is denoised to.
-    means = tweedie(score, model.data_mean.expand(z.shape), sampling.sigma_max)
-    x = sampling.start(means.repeat_interleave(n, 0), n * len(z), generator=generator)
-    *_, last = sampling.follow(score, x, generator=generator)
-    if not bool(last.x.isfinite().all()):
-        raise NonFiniteSampleError(f"sampling missing values with {sampling.sampler} gave numbers that are not finite")
+    # Rows of which nothing is known are samples.
+    known = own.but(sampler="dpmpp-sde", levels=LEVELS, sigma_max=top, guidance=1.0)
+    sampling = own if bool(z.isnan().all()) else known
+    *_, last = conditional_model(run).fill(z.repeat_interleave(n, 0), sampling, generator, complete=True)
     return last.x.view(len(z), n, -1).transpose(0, 1)
 
 
@@ -67,28 +49,21 @@ def impute_rows(
 
     ``skip``: don't impute rows with impossible numbers, so that their gaps stay NaN.
     """
-    columns, possible = columns_of(run.transform, x.shape[1]), run.transform.possible(x)
-    z, missing = run.transform.forward(x, generator).float(), x.isnan()
-    hidden = missing | ~possible
-    # Values are assumed to be missing at random, so marks are absent; in rows without any known value they are 0.
-    marks = run.transform.forward(torch.zeros_like(x[:1])).float()[:, x.shape[1] :]
-    z = torch.cat([z[:, : x.shape[1]].masked_fill(hidden, torch.nan), marks.where(hidden.all(1)[:, None], ABSENT)], 1)
+    conditional_model(run)
+    possible, missing = run.transform.possible(x), x.isnan()
+    z = run.transform.forward(x.masked_fill(~possible, torch.nan)).float()
     empty = z.isnan().all(1)
     draws, wanted = x.repeat(n, 1, 1), missing.any(1) & (possible.all(1) if skip else True)
     # Rows with known values first, then empty ones.
     parts = [
-        (is_empty, part)
-        for is_empty, rows in ((False, wanted & ~empty), (True, wanted & empty))
+        part
+        for rows in (wanted & ~empty, wanted & empty)
         for part in torch.split(rows.nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
         if len(part)
     ]
-    for is_empty, part in bar(parts, f"{len(x)} rows"):
-        if is_empty:
-            *_, last = run.steps(n * len(part), seed=generator).states
-            drawn = last.x.view(n, len(part), -1)
-        else:
-            drawn = draw_rows(run, z[part].to(run.device), n, generator)
-        rows = columns.without_marks(drawn.flatten(0, 1)).view(n, len(part), -1)
+    for part in bar(parts, f"{len(x)} rows"):
+        drawn = draw_rows(run, z[part].to(run.device), n, generator)
+        rows = run.transform.inverse(drawn.flatten(0, 1)).view(n, len(part), -1)
         draws[:, part] = torch.where(missing[part], rows.to(draws), draws[:, part])
     return summarise(run, x, draws)
 
@@ -105,25 +80,50 @@ def summarise(run: Run, x: Float64[Tensor, "b d"], draws: Float64[Tensor, "n b d
     return Imputed(x, draws, torch.where(x.isnan(), point, x), spread)
 
 
-def cell_coverage(run: Run, x: Float64[Tensor, "b d"]) -> tuple[int, float]:
-    """Hide up to 200 known values, one at a time: how many, and the share that lies within the range of its draws.
+def cell_coverage(run: Run, x: Float64[Tensor, "b d"]) -> dict[str, float]:
+    """Hide up to 200 known values, one at a time, and compare them with draws.
 
-    ``x``: rows that were not used for training, in the user's units, (b, d); NaN is missing.
+    ``coverage``: the share that lies within the range of its draws; ``coverage_of``: how many.
+    ``right``: the share of hidden values of ``discrete`` columns that the most frequent draw gets right;
+    ``confidence``: the mean share of draws that agree with it; ``right_of``: how many.
+
+    ``x``: rows that were not used for training, in the user's units, (b, d); NaN is missing.  Empty if nothing can be
+    hidden.
     """
     places = (((~x.isnan()).sum(1) > 1)[:, None] & ~x.isnan()).nonzero()
     if not len(places):
-        return 0, 1.0
+        return {}
     generator = torch.Generator().manual_seed(0)
     rows, columns = places[torch.randperm(len(places), generator=generator)[:HIDDEN]].T
     truth, hidden = x[rows], torch.arange(x.shape[1]) == columns[:, None]
     draws = run.impute(truth.masked_fill(hidden, torch.nan), DRAWS, unseen="missing").draws
     u = rank(Trials(truth, draws, hidden), generator)["number"]
-    return len(u), float(((2 * u - 1).abs() <= INSIDE).double().mean())
+    found = {"coverage": float(((2 * u - 1).abs() <= INSIDE).double().mean()), "coverage_of": float(len(u))}
+    discrete = [is_discrete(column) for column in columns_of(run.transform, x.shape[1]).columns]
+    if (chosen := torch.tensor(discrete)[columns]).any():
+        each, right = draws[:, hidden][:, chosen], truth[hidden][chosen]
+        guess = each.mode(0).values
+        share = (each == guess).double().mean(0)
+        found |= {"right": float((guess == right).double().mean()), "confidence": float(share.mean())}
+        found["right_of"] = float(len(right))
+    return found
+
+
+def describe_coverage(measured: Mapping[str, float]) -> list[str]:
+    """What ``cell_coverage`` measured, in words."""
+    lines = []
+    if "coverage" in measured:
+        share = f"{measured['coverage']:.0%} of {measured['coverage_of']:.0f} hidden values"
+        lines.append(f"held-out rows: the range of {DRAWS} draws covered {share}; {INSIDE:.0%} is expected")
+    if "right" in measured:
+        share = f"{measured['right']:.0%} of {measured['right_of']:.0f} hidden categories"
+        lines.append(f"the most frequent draw was right for {share}; {measured['confidence']:.0%} is expected")
+    return lines
 
 
 def is_discrete(column: AnyColumn) -> bool:
     """Whether a column's best guess is the most frequent draw: text, and columns of two values."""
-    return bool(column.categories) or (isinstance(column, Listed) and len(column.values) == 2)
+    return isinstance(column, Discrete) and (bool(column.categories) or len(column.values) == 2)
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,4 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
             whole.insert(place, name, whole.index.get_level_values(name) + first, allow_duplicates=True)
         write_frame(whole.reset_index(drop=True), draws)
     lines = [f"{out}: {counted(int(drawn.sum()), 'missing value')} filled in"]
-    if "coverage" in run.measured:
-        share = f"{run.measured['coverage']:.0%} of {run.measured['coverage_of']:.0f} hidden values"
-        lines.append(f"held-out rows: the range of {DRAWS} draws covered {share}; {INSIDE:.0%} is expected")
-    return lines
+    return lines + describe_coverage(run.measured)

@@ -1,175 +1,125 @@
-"""Learning from tables with missing cells: the mixture that training starts around, and the masks of training rows.
+"""Learning from tables with missing cells: the Gaussian that training starts around, and the masks of training rows.
 
-The mixture of Gaussians with one covariance is fitted by EM, missing cells included.  Masks say which cells of a
-training row are observed, targets or absent; they are drawn at random throughout training.
+A missing cell is a value of its column's code, so every row is complete, and what is known in a mask doesn't depend on
+what is missing in the row.  So no conditional is learned from the rows without gaps only.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from ncsn.batching import Batch
-from ncsn.kinds.tables.conditional import ABSENT, ConditionalModel, Mixture
+from ncsn.kinds.tables.columns import Columns
+from ncsn.kinds.tables.conditional import ABSENT, Condition, ConditionalModel, Gaussian, in_gaussian, indicators
 from ncsn.noise import noise_like
 
-NARROW = 256  # columns; with more, a covariance takes longer than the network
+NARROW = 256  # coordinates; with more, a covariance takes longer than the network
 INDEPENDENT = 3  # rows added to a table's covariance, as if their columns were independent
-COUNTS = (1, 2, 4)  # numbers of Gaussians to choose from
-MAX_ROWS, ROWS_PER_GAUSSIAN = 2000, 5
-NARROW_WITH_GAPS, MAX_PAIRWISE_ROWS = 40, 20_000  # columns for EM with missing cells; rows for pairs of wider tables
+MAX_ROWS = 2000
+NARROW_WITH_GAPS, MAX_PAIRWISE_ROWS = 40, 20_000  # numbers for EM with missing cells; rows for pairs of wider tables
 FLOORS = (0.01, 0.05, 0.2)  # of a correlation's eigenvalues
 NUMBERS_AT_ONCE = 2**24  # in the matrices of a chunk of rows
-ARITHMETIC = 1e9  # held-out rows with gaps, times the cube of the number of columns: a second
+ARITHMETIC = 1e9  # held-out rows with gaps, times the cube of the number of coordinates: a second
 MAX_REPEATS, COLUMNS_PER_REPEAT = 16, 16  # of a row with gaps in a batch of a wide table
 JOINT = 0.3  # smallest share of rows in which nothing is observed
-PATTERNS = 16  # choices of observed columns in a batch, each shared by many rows
+PATTERNS = 16  # choices of known columns in a batch, each shared by many rows
 # Exact values identify the rows of a small table, which are then memorised; noisy values don't.
 NOISY, NOISY_ROWS = 0.6, 600  # largest share of patterns with noisy values; that share times the table's rows
 DROPPED = 0.5  # share of the columns, because the pattern of a row's missing cells would identify it, too
 LOG_NOISE_MEAN, LOG_NOISE_STD, MAX_NOISE = -1.0, 1.5, 3.0  # in standard deviations of a column
+CODES, ONLY_GAPS = 0.5, 0.25  # share of a batch that learns codes; fewer if all of them only say what is missing
+MOST_GROUPS = 4  # of columns that are drawn one after the other; each costs as much as all numbers together
+DEPENDENT = 4.0  # standard errors of a correlation
+MOST_FACTS = 2 * 10**7  # numbers from which correlations are computed
 
 
-@dataclass(frozen=True)
-class Expected:
-    """The E step for a chunk of rows.
+def e_step(
+    gaussian: Gaussian, x: Float[Tensor, "n d"]
+) -> Iterator[tuple[Float64[Tensor, "b d"], Float64[Tensor, "b"], Float64[Tensor, "d d"]]]:
+    """Completed rows, log densities and the sum of conditional covariances, in chunks with a matrix for each pattern.
 
-    ``x``: the rows, 0 where a cell is ``missing``.  ``logs``: log density times share of each Gaussian, (b, k).
-    ``which``: the pattern of each row's missing cells.  ``inverses``: of the covariance of the other cells, for each
-    pattern, zero elsewhere.
+    Missing cells get their conditional means: μ_m + S_mo S_oo⁻¹ (x_o − μ_o).  NaN is missing.
     """
-
-    mixture: Mixture
-    x: Float64[Tensor, "b d"]
-    missing: Bool[Tensor, "b d"]
-    logs: Float64[Tensor, "b k"]
-    which: Int64[Tensor, "b"]
-    inverses: Float64[Tensor, "p d d"]
-
-    def complete(self) -> Float64[Tensor, "b k d"]:
-        """Rows with each Gaussian's conditional mean of their missing cells: μ_m + S_mo S_oo⁻¹ (x_o − μ_o)."""
-        means, missing = self.mixture.means, self.missing[:, None]
-        off = (self.x[:, None] - means).masked_fill(missing, 0.0)
-        return torch.where(missing, means + off @ self.inverses[self.which] @ self.mixture.covariance, self.x[:, None])
-
-    def moments(self, belongs: Float64[Tensor, "b k"]) -> tuple[Float64[Tensor, "k d"], Float64[Tensor, "d d"]]:
-        """Expected sums of the rows that belong to each Gaussian, and of the outer products of all rows."""
-        if not bool(self.missing.any()):  # then they are the same for each
-            return belongs.T @ self.x, self.x.T @ self.x
-        rows, covariance = self.complete(), self.mixture.covariance
-        weighted = belongs[:, :, None] * rows
-        counts = torch.bincount(self.which, minlength=len(self.inverses))[:, None, None]
-        conditional = (counts * (covariance - covariance @ self.inverses @ covariance)).sum(0)
-        return weighted.sum(0), weighted.flatten(0, 1).T @ rows.flatten(0, 1) + conditional
-
-
-def e_step(mixture: Mixture, x: Float[Tensor, "n d"]) -> Iterator[Expected]:
-    """The E step, in chunks of rows small enough for a matrix each to fit into memory."""
-    covariance, (k, d) = mixture.covariance, mixture.means.shape
-    size = max(1, NUMBERS_AT_ONCE // (d * max(d, k)))
-    for part in torch.split(x.double(), size):
+    mean, covariance = gaussian
+    for part in torch.split(x.double(), max(1, NUMBERS_AT_ONCE // len(mean) ** 2)):
         missing = part.isnan()
-        rows, patterns, which = part.masked_fill(missing, 0.0), missing[:1], torch.zeros(len(part)).long()
-        if bool(missing.any()):
-            patterns, which = torch.unique(missing, dim=0, return_inverse=True)
+        patterns, which, counts = torch.unique(missing, dim=0, return_inverse=True, return_counts=True)
         known = ~(patterns[:, :, None] | patterns[:, None])
         factors = torch.linalg.cholesky(torch.where(known, covariance, 0.0) + torch.diag_embed(patterns.double()))
         inverses = torch.where(known, torch.cholesky_inverse(factors), 0.0)
-        volumes = factors.diagonal(dim1=1, dim2=2).log().sum(1, keepdim=True)
-        # (x − c)ᵀS(x − c) by its three terms; the last needs one product for each pattern only.
-        constant = volumes + ((mixture.means @ inverses) * mixture.means).sum(2) / 2
-        solved = rows @ inverses[0] if len(patterns) == 1 else (rows[:, None] @ inverses[which])[:, 0]
-        logs = mixture.shares.log() + solved @ mixture.means.T - (solved * rows).sum(1, keepdim=True) / 2
-        yield Expected(mixture, rows, missing, logs - constant[which], which, inverses)
+        volumes = factors.diagonal(dim1=1, dim2=2).log().sum(1)
+        off = (part - mean).masked_fill(missing, 0.0)
+        solved = off @ inverses[0] if len(patterns) == 1 else (off[:, None] @ inverses[which])[:, 0]
+        logs = -(solved * off).sum(1) / 2 - volumes[which]
+        conditional = (counts[:, None, None] * (covariance - covariance @ inverses @ covariance)).sum(0)
+        yield torch.where(missing, mean + solved @ covariance, part), logs, conditional
 
 
-def log_densities(mixture: Mixture, x: Float[Tensor, "n d"]) -> Float64[Tensor, "n"]:
+def log_densities(gaussian: Gaussian, x: Float[Tensor, "n d"]) -> Float64[Tensor, "n"]:
     """Log density of the cells of each row that are not NaN, up to a constant."""
-    return torch.cat([each.logs.logsumexp(1) for each in e_step(mixture, x)])
+    return torch.cat([logs for _, logs, _ in e_step(gaussian, x)])
 
 
-def improve(mixture: Mixture, x: Float[Tensor, "n d"], *, sharpness: float = 1.0) -> Mixture:
-    """One step of EM (Dempster, Laird & Rubin 1977); with a large ``sharpness`` each row belongs to one Gaussian."""
-    n, (k, d) = len(x), mixture.means.shape
-    counts, sums, squares = torch.full((k,), 1e-9).double(), torch.zeros(k, d).double(), torch.zeros(d, d).double()
-    for each in e_step(mixture, x):
-        belongs = (sharpness * each.logs).softmax(1)
-        first, second = each.moments(belongs)
-        counts += belongs.sum(0)
-        sums += first
-        squares += second
-    means = sums / counts[:, None]
-    # k means take away as much variance as k − 1 of the n rows.
-    spread = squares - (counts * means.T) @ means + INDEPENDENT * torch.eye(d).double()
-    return Mixture(means, counts / counts.sum(), spread / (n + 1 - k + INDEPENDENT))
+def improve(gaussian: Gaussian, x: Float[Tensor, "n d"]) -> Gaussian:
+    """One step of EM (Dempster, Laird & Rubin 1977)."""
+    n, d = x.shape
+    total, squares = torch.zeros(d).double(), INDEPENDENT * torch.eye(d).double()
+    for rows, _, conditional in e_step(gaussian, x):
+        total += rows.sum(0)
+        squares += rows.T @ rows + conditional
+    mean = total / n
+    return Gaussian(mean, (squares - n * torch.outer(mean, mean)) / (n + INDEPENDENT))
 
 
-def gaussians(x: Float[Tensor, "n d"], k: int) -> Mixture:
-    """``k`` Gaussians, fitted to complete rows by ten steps of k-means and forty of EM."""
-    first = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:k]].double()
-    one = torch.eye(x.shape[1]).double()
-    mixture = Mixture(first, torch.ones(k).double(), one)
-    for _ in range(9 if k > 1 else 0):
-        mixture = Mixture(improve(mixture, x, sharpness=1e9).means, torch.ones(k).double(), one)
-    mixture = improve(mixture, x, sharpness=1e9)
-    for _ in range(40 if k > 1 else 0):
-        mixture = improve(mixture, x)
-    return mixture
-
-
-def pairwise(x: Float[Tensor, "n d"]) -> Iterator[Mixture]:
-    """Single Gaussians from all pairs of observed cells, which is consistent if cells are missing at random places.
+def pairwise(x: Float[Tensor, "n d"]) -> Iterator[Gaussian]:
+    """Gaussians from all pairs of observed cells, which is consistent if cells are missing at random places.
 
     Such a covariance can have negative eigenvalues: each Gaussian has another floor for those of the correlation.
     """
     observed, values = (~x.isnan()).double(), x.double().nan_to_num(0.0)
-    mean = values.sum(0) / observed.sum(0)
+    mean = values.sum(0) / observed.sum(0).clamp(min=1)
     off, counts, prior = (values - mean) * observed, observed.T @ observed, INDEPENDENT * torch.eye(x.shape[1])
     covariance = (off.T @ off + prior) / (counts + INDEPENDENT)
     stds = covariance.diagonal().sqrt()
     eigenvalues, axes = torch.linalg.eigh(covariance / stds / stds[:, None])
     for floor in FLOORS:
         correlation = (axes * eigenvalues.clamp(min=floor)) @ axes.T
-        yield Mixture(mean[None], torch.ones(1).double(), correlation * stds * stds[:, None])
+        yield Gaussian(mean, correlation * stds * stds[:, None])
 
 
-def fit_mixture(train: Float[Tensor, "n d"], held_out: Float[Tensor, "m d"]) -> Mixture:
-    """The mixture, of up to four Gaussians, under which held-out rows have the largest density; NaN is a missing cell.
+def fit_gaussian(train: Float[Tensor, "n f"], held_out: Float[Tensor, "m f"]) -> Gaussian:
+    """The Gaussian of numbers and indicators; NaN is a missing number.
 
-    The covariance is shrunk; one Gaussian then imputes real tables as well as with the shrinkage of Ledoit & Wolf
-    (2004).  Where cells are missing, mixtures start from rows completed by the conditional means of one Gaussian.
-    EM inverts a matrix for each pattern of missing cells, so wide tables with gaps have a ``pairwise`` covariance.
-    For more than 256 columns it is one Gaussian with independent columns.
+    The covariance is shrunk, which imputes real tables as well as the shrinkage of Ledoit & Wolf (2004).  EM inverts a
+    matrix for each pattern of missing cells, so wide tables with gaps have a ``pairwise`` covariance, the one under
+    which held-out rows have the largest density.  For more than 256 coordinates they are independent.
     """
     d = train.shape[1]
     if d > NARROW:
         mean = train.nanmean(0)
-        variances = (train - mean).square().nanmean(0)
-        return Mixture(mean[None].cpu(), torch.ones(1, dtype=train.dtype), variances.diag().cpu())
+        variances = (train - mean).square().nanmean(0).clamp(min=1e-4)
+        return Gaussian(mean.cpu(), variances.diag().cpu())
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    x, judges = train[order[:MAX_ROWS]].cpu(), held_out[: affordable_rows(held_out, MAX_ROWS)].cpu()
+    x = train[order[:MAX_ROWS]].cpu()
     incomplete = bool(x.isnan().any())
     if incomplete and d > NARROW_WITH_GAPS:
-        mixtures = list(pairwise(train[order[:MAX_PAIRWISE_ROWS]].cpu()))
-        return max(mixtures, key=lambda mixture: float(log_densities(mixture, judges).mean()))
-    one = gaussians(x.nan_to_num(0.0), 1)
+        judges = held_out[: affordable_rows(held_out, MAX_ROWS)].cpu()
+        found = list(pairwise(train[order[:MAX_PAIRWISE_ROWS]].cpu()))
+        return max(found, key=lambda gaussian: float(log_densities(gaussian, judges).mean()))
+    gaussian = improve(Gaussian(torch.zeros(d).double(), torch.eye(d).double()), x.nan_to_num(0.0))
     for _ in range(20 if incomplete else 0):
-        one = improve(one, x)
-    complete = torch.cat([each.complete()[:, 0] for each in e_step(one, x)]) if incomplete else x
-    mixtures = [one]
-    for k in (k for k in COUNTS[1:] if k * ROWS_PER_GAUSSIAN <= len(x)):
-        mixture = gaussians(complete, k)
-        for _ in range(5 if incomplete else 0):
-            mixture = improve(mixture, x)
-        mixtures.append(mixture)
-    return max(mixtures, key=lambda mixture: float(log_densities(mixture, judges).mean()))
+        gaussian = improve(gaussian, x)
+    return gaussian
 
 
 def affordable_rows(x: Float[Tensor, "n d"], most: int) -> int:
     """How many held-out rows to use: with gaps, each may have a pattern of its own, whose matrix is inverted."""
-    return min(most, max(128, int(ARITHMETIC / x.shape[1] ** 3))) if bool(x.isnan().any()) else most
+    return min(most, max(128, int(ARITHMETIC / max(1, x.shape[1]) ** 3))) if bool(x.isnan().any()) else most
 
 
 def noisy_share(rows: int) -> float:
@@ -177,74 +127,222 @@ def noisy_share(rows: int) -> float:
     return min(NOISY, NOISY_ROWS / rows)
 
 
-def draw_masks(
-    model: ConditionalModel,
-    x: Float[Tensor, "b d"],
-    generator: torch.Generator,
-    *,
-    joint: float,
-    noisy: float = 0.0,
-    dropped: float = 0.0,
-) -> Batch:
-    """Rows in which random columns are observed, from one to all but one of them; NaN is a missing cell.
+def start(columns: Columns, train: Float[Tensor, "n e"], held_out: Float[Tensor, "m e"]) -> dict[str, Tensor]:
+    """What a ``ConditionalModel`` begins with: its buffers by name, from rows with the codes of missing cells."""
+    d, counts = len(columns.numbers), columns.codes
+    known = [i for i, inside in enumerate(in_gaussian(counts)) if inside]
+    shown = tuple(counts[i] for i in known)
 
-    ``joint``: the share of rows, first in the batch, in which nothing is observed.
+    def coordinates(x: Tensor) -> Tensor:
+        return torch.cat([x[:, :d], indicators(x[:, [d + i for i in known]], shown)], 1)
+
+    shares = (indicators(train[:, d:], counts).double().sum(0) + 0.5) / (len(train) + 1)
+    place = {column: i for i, column in enumerate(columns.coded)}
+    indicator = [place[i] if columns.columns[i].codes else -1 for i in columns.numbers]
+    groups = group_columns(columns, train)
+    order = [groups[i] for i in [*columns.numbers, *columns.coded]]
+    gaussian = fit_gaussian(coordinates(train), coordinates(held_out))
+    longs = {"order": order, "indicator": indicator, "gaps": [*columns.gaps]}
+    return gaussian._asdict() | {"log_shares": shares.log()} | {k: torch.tensor(v).long() for k, v in longs.items()}
+
+
+def group_columns(columns: Columns, train: Float[Tensor, "n e"]) -> list[int]:
+    """The group of each column: those without gaps come first, and then those in which more and more cells are missing.
+
+    Values are taken to be missing at random given the columns of earlier groups.  So a column begins a new group if
+    where its cells are missing depends on a column of the group that it would belong to.
+    """
+    shares, dependent = dependence(columns, train)
+    groups, last, current = [0] * len(shares), 0, [i for i, share in enumerate(shares) if not share]
+    for i in sorted((i for i, share in enumerate(shares) if share), key=lambda i: shares[i]):
+        if last < MOST_GROUPS - 1 and current and dependent[i, current].any():
+            last, current = last + 1, []
+        groups[i] = last
+        current.append(i)
+    return groups
+
+
+def dependence(columns: Columns, train: Float[Tensor, "n e"]) -> tuple[list[float], Bool[np.ndarray, "m m"]]:
+    """The share of missing cells of each column, and whether where they are is correlated with each of the columns.
+
+    Beyond chance, with a value, its square, or one of a few values, among the rows in which that column is observed.
+    """
+    d, m = len(columns.numbers), len(columns.columns)
+    x = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))].cpu()
+    x = x[: max(1000, MOST_FACTS // (2 * d + sum(columns.codes)))].double()
+    missing, facts, owner = torch.zeros(len(x), m).double(), [x[:, :d], x[:, :d] ** 2], 2 * columns.numbers
+    for i, count, gap, code in zip(columns.coded, columns.codes, columns.gaps, x.T[d:], strict=True):
+        missing[:, i] = code == gap
+        facts.append(
+            indicators(code.where(code != gap, torch.nan)[:, None], (count,)).where((code != gap)[:, None], torch.nan)
+        )
+        owner = owner + [i] * count
+    values = torch.cat(facts, 1)
+    known, values = (~values.isnan()).double(), values.nan_to_num(0.0)
+    n, sums, squares = known.sum(0).clamp(min=1), values.sum(0), values.square().sum(0)
+    counts, spread = missing.T @ known, (squares - sums**2 / n).clamp(min=0)
+    covariance = missing.T @ values - counts * sums / n
+    correlation = covariance / ((counts - counts**2 / n) * spread).clamp(min=1e-9).sqrt()
+    related = (correlation.abs() * n.sqrt() > DEPENDENT).numpy()
+    dependent = np.zeros((m, m), bool)
+    for column, each in zip(owner, related.T, strict=True):
+        dependent[:, column] |= each
+    return missing.mean(0).tolist(), dependent
+
+
+class Masked(NamedTuple):
+    """The two parts of a batch of rows: numbers are learned from the first, and codes from the last rows.
+
+    ``numbers``: the condition of the first rows, if there are numbers.  ``codes``: that of the others, if there are codes.
+    ``truth``: the codes of the others, NaN where they are known, so that there is nothing to learn.
+    """
+
+    numbers: Condition | None
+    codes: Condition | None
+    truth: Float[Tensor, "b c"]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Draws masks of training rows, with the same choice of columns for many of them.
+
+    ``owner``: the column of each number and code.
     ``noisy``: the share of patterns whose observed values have noise; its level is an input of the model.
-    ``dropped``: the largest share of columns that are absent as well in a pattern, if any cells are missing.
+    ``joint``: the share of rows in which no number of the group is observed.
     """
-    n, d = x.shape
-    device = x.device
-    few = min(PATTERNS, n)
-    which = torch.arange(n, device=device) * few // n
-    counts = torch.randint(1, max(d, 2), (few, 1), generator=generator, device=device)
-    ranks = torch.rand(few, d, generator=generator, device=device, dtype=x.dtype).argsort(1).argsort(1)
-    levels = torch.randn(few, generator=generator, device=device, dtype=x.dtype) * LOG_NOISE_STD + LOG_NOISE_MEAN
-    levels = levels.exp().clamp(max=MAX_NOISE) * (torch.rand(few, generator=generator, device=device) < noisy)
-    observed, missing = (ranks < counts)[which], x.isnan()
-    if dropped and bool(missing.any()):
-        rates = dropped * torch.rand(few, 1, generator=generator, device=device)
-        more = torch.rand(few, d, generator=generator, device=device) < rates
-        missing = torch.where((missing | more[which]).all(1, keepdim=True), missing, missing | more[which])
-    observed[: n if d == 1 else round(n * joint)] = False
-    noise = levels[which] * observed.any(1)
-    values = x + noise[:, None] * noise_like(x, generator)
-    given = torch.where(observed, values, torch.nan).masked_fill(missing, ABSENT)
-    clean = torch.where(observed, values, x).masked_fill(missing, 0.0)  # only targets have a loss
-    return Batch(clean, given=model.condition(given, noise))
 
+    model: ConditionalModel
+    owner: Int64[Tensor, "e"]
+    joint: float
+    noisy: float
 
-def fill_or_unmark(x: Float[Tensor, "b e"], marks: int, generator: torch.Generator) -> Float[Tensor, "b e"]:
-    """Prepare rows whose last columns mark missing cells: the first half learns the marks, the second conditionals.
+    @classmethod
+    def of(cls, model: ConditionalModel, columns: Columns, rows: int, *, noisy: bool, joint: float = JOINT) -> "Masks":
+        """The masks of a table with so many training rows; ``noisy``: whether some observed values have noise."""
+        owner = torch.tensor([*columns.numbers, *columns.coded], device=model.order.device)
+        # With few columns, all numbers of observed columns are equally likely.
+        joint = max(joint, 1 / max(1, model.d))
+        return cls(model, owner, joint, noisy_share(rows) if noisy else 0.0)
 
-    In the first half missing cells become noise, because an absent cell would reveal its mark.  The second half loses
-    its marks, because conditionals are those of values missing at random.
-    """
-    filled = torch.where(x.isnan(), noise_like(x, generator), x)
-    unmarked = torch.cat([x[:, : x.shape[1] - marks], torch.full_like(x[:, x.shape[1] - marks :], torch.nan)], 1)
-    half = -(-len(x) // 2)
-    return torch.cat([filled[:half], unmarked[half:]])
+    @property
+    def share(self) -> float:
+        """The share of rows that codes are learned from."""
+        gaps = self.model.gaps
+        if not len(gaps) or not self.model.d:
+            return float(len(gaps) > 0)
+        counts = torch.tensor(self.model.counts, device=gaps.device) - (gaps >= 0).long()
+        return ONLY_GAPS if bool((counts == 1).all()) else CODES
+
+    def draw(self, x: Float[Tensor, "b e"], generator: torch.Generator) -> Batch:
+        """A batch of rows with their masks."""
+        last = round(self.share * len(x))
+        first = len(x) - last
+        numbers, clean = self.numbers(x[:first], generator) if first else (None, x[:0, : self.model.d])
+        codes, truth = self.codes(x[first:], generator) if last else (None, x[:0, self.model.d :])
+        return Batch(torch.cat([clean, x[first:, : self.model.d].nan_to_num(0.0)]), given=Masked(numbers, codes, truth))
+
+    def uniform(self, *shape: int, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Numbers between 0 and 1."""
+        return torch.rand(*shape, generator=generator, device=like.device, dtype=like.dtype)
+
+    def add_noise(
+        self, x: Float[Tensor, "b e"], which: Int64[Tensor, "b"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b"]]:
+        """Observed numbers with the noise of each pattern, and its level."""
+        few = int(which.max()) + 1 if len(which) else 1
+        levels = torch.randn(few, generator=generator, device=x.device, dtype=x.dtype) * LOG_NOISE_STD + LOG_NOISE_MEAN
+        chosen = self.uniform(few, like=x, generator=generator) < self.noisy
+        noise = (levels.exp().clamp(max=MAX_NOISE) * chosen)[which]
+        numbers = x[:, : self.model.d]
+        return numbers + noise[:, None] * noise_like(numbers, generator), noise
+
+    def condition(
+        self,
+        x: Float[Tensor, "b e"],
+        known: Bool[Tensor, "b e"],
+        target: Bool[Tensor, "b d"],
+        which: Int64[Tensor, "b"],
+        generator: torch.Generator,
+    ) -> Condition:
+        """The condition of rows given what is known."""
+        d = self.model.d
+        values, noise = self.add_noise(x, which, generator)
+        missing = x[:, :d].isnan()
+        numbers = torch.where(known[:, :d], values, torch.where(target, torch.nan, ABSENT)).masked_fill(missing, ABSENT)
+        codes = torch.where(known[:, d:], x[:, d:], torch.nan)
+        noise = noise * numbers.isfinite().any(1)
+        gaps = (self.model.gaps >= 0).tolist()
+        some = [i for i, (count, gap) in enumerate(zip(self.model.counts, gaps, strict=True)) if count - gap > 1]
+        wanted = [] if bool(target.any()) else some
+        return self.model.condition(torch.cat([numbers, codes], 1), noise, wanted=wanted)
+
+    def numbers(self, x: Float[Tensor, "b e"], generator: torch.Generator) -> tuple[Condition, Float[Tensor, "b d"]]:
+        """Numbers of one group given all codes of that group, random other numbers of it, and the earlier groups.
+
+        Later groups are unknown, or some of their columns are known.
+        """
+        d, n = self.model.d, len(x)
+        few = max(1, min(PATTERNS, n))
+        which = torch.arange(n, device=x.device) * few // max(1, n)
+        order = self.model.order
+        groups = torch.tensor(sorted({*order[:d].tolist()}), device=x.device)
+        joint = torch.arange(few, device=x.device) < round(few * self.joint)
+        group = groups[torch.randint(len(groups), (few, 1), generator=generator, device=x.device)]
+        columns = self.uniform(few, int(self.owner.max()) + 1, like=x, generator=generator)[:, self.owner]
+        rates = self.uniform(few, 2, like=x, generator=generator)
+        inside, later = order == group, order > group
+        ranks = torch.where(inside[:, :d], columns[:, :d], 2.0).argsort(1).argsort(1)
+        most = inside[:, :d].sum(1, keepdim=True) - 1
+        counts = ((rates[:, :1] * most).floor() + 1).minimum(most)
+        observed = (ranks < counts) & ~joint[:, None]
+        known = torch.where(later, (columns < 2 * rates[:, 1:] - 1), True)
+        known[:, :d] &= torch.where(inside[:, :d], observed, True)
+        target = inside[:, :d] & ~observed
+        if bool((self.model.gaps >= 0).any()):  # now and then, other columns are unknown as well
+            dropped = self.uniform(few, int(self.owner.max()) + 1, like=x, generator=generator)[:, self.owner]
+            dropped = dropped < DROPPED * self.uniform(few, 1, like=x, generator=generator)
+            known, target = known & ~dropped, target & ~dropped[:, :d]
+        condition = self.condition(x, known[which], target[which], which, generator)
+        return condition, torch.where(condition.target, x[:, :d], condition.values)
+
+    def codes(self, x: Float[Tensor, "b e"], generator: torch.Generator) -> tuple[Condition, Float[Tensor, "b c"]]:
+        """Codes of random columns, from one to all, given random others."""
+        d, n, m = self.model.d, len(x), int(self.owner.max()) + 1
+        few = max(1, min(PATTERNS, n))
+        which = torch.arange(n, device=x.device) * few // max(1, n)
+        ranks = self.uniform(few, m, like=x, generator=generator)
+        coded = torch.tensor(sorted({*self.owner[d:].tolist()}), device=x.device)
+        wanted = coded[torch.randint(len(coded), (few,), generator=generator, device=x.device)]
+        ranks[torch.arange(few, device=x.device), wanted] = 2.0
+        ranks = ranks.argsort(1).argsort(1)
+        counts = torch.randint(0, m, (few, 1), generator=generator, device=x.device)
+        known = (ranks < counts)[:, self.owner][which]
+        condition = self.condition(x, known, torch.zeros_like(known[:, :d]), which, generator)
+        return condition, x[:, d:].masked_fill(known[:, d:], torch.nan)
 
 
 def mask_batches(
-    model: ConditionalModel,
-    batches: Iterator[Batch],
-    train: Float[Tensor, "n d"],
-    generator: torch.Generator,
-    *,
-    marks: int = 0,
+    masks: Masks, batches: Iterator[Batch], train: Float[Tensor, "n e"], generator: torch.Generator
 ) -> Iterator[Batch]:
     """Batches of a table, masked at random.
 
-    ``marks``: how many columns at the end mark missing cells.
     ``train``: all training rows.  If inverting a matrix for each row with gaps would take longer than the network, a
     batch has fewer rows, each repeated with fresh noise.
     """
-    n, d = train.shape
-    often = min(MAX_REPEATS, max(1, d // COLUMNS_PER_REPEAT)) if bool(train.isnan().any()) else 1
-    # With few columns, all numbers of observed columns are equally likely.
-    joint, noisy = max(JOINT, 1 / d), noisy_share(n)
+    d = masks.model.d
+    often = min(MAX_REPEATS, max(1, d // COLUMNS_PER_REPEAT)) if bool(train[:, :d].isnan().any()) else 1
     for batch in batches:
-        rows = batch.x[: -(-len(batch.x) // often)]
-        rows = fill_or_unmark(rows, marks, generator) if marks else rows
-        masked = draw_masks(model, rows, generator, joint=joint, noisy=noisy, dropped=DROPPED)
-        yield masked._replace(x=masked.x.repeat_interleave(often, 0))
+        masked = masks.draw(batch.x[: -(-len(batch.x) // often)], generator)
+        given: Masked = masked.given  # type: ignore[assignment]
+        first = 0 if given.numbers is None else len(given.numbers.target)
+        yield masked._replace(x=torch.cat([masked.x[:first].repeat_interleave(often, 0), masked.x[first:]]))
+
+
+def code_losses(model: ConditionalModel, given: Masked) -> Float[Tensor, "b"]:
+    """The cross-entropy of unknown codes of each row in nats, divided by the number of codes."""
+    assert given.codes is not None
+    logits, total = model.logits(given.codes), torch.zeros(len(given.truth), device=given.truth.device)
+    for values, truth in zip(torch.split(logits, list(model.counts), 1), given.truth.T, strict=True):
+        right = truth.nan_to_num(-100.0).long()
+        total = total + torch.nn.functional.cross_entropy(values, right, reduction="none")
+    return total / max(1, len(model.counts))

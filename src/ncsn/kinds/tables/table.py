@@ -1,7 +1,7 @@
 """Tables as columns of numbers, with their names and the categories and dates that numbers stand for."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import compress
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ncsn.kinds.kind import Dataset, digest_of
 from ncsn.kinds.reading import short_name
-from ncsn.kinds.tables.columns import AnyColumn, Field, is_constant, learn_columns
+from ncsn.kinds.tables.columns import Field, is_constant, learn_columns
 from ncsn.kinds.tables.frames import OTHER, days_of, field_of, frame_in, name_of
 from ncsn.kinds.tables.read import BOOLEANS, MISSING, clean_cells, parse
 from ncsn.kinds.transform import FAR
@@ -22,7 +22,7 @@ from ncsn.validation import counted
 CODE = r"0\d+"  # such as the postal code 00501: text, although it has only digits
 UNNAMED = ("", "Unnamed: 0")  # names of an index that pandas has written to a file
 MAX_MISSING = 0.9  # share of rows; columns with more missing values say too little
-MIN_ROWS, MIN_TEST_ROWS = 10, 25
+MIN_ROWS = 10
 MIN_ROWS_OF_CATEGORY, MAX_CATEGORIES = 5, 50
 BEYOND = 0.5  # standard deviations by which held-out numbers may exceed a column's bounds without a warning
 
@@ -35,7 +35,6 @@ class Table:
     ``categories``: the texts of each text column, which are 0, 1, … in ``rows``.
     ``dates``: the names of date columns, which are days since 1970 in ``rows``.
     ``fields``: the types of all columns of the DataFrame, including those that are left out.
-    ``keep_missing``: whether to learn where cells are missing, too.
     """
 
     names: tuple[str, ...]
@@ -43,7 +42,6 @@ class Table:
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dates: tuple[str, ...] = ()
     fields: tuple[Field, ...] = ()
-    keep_missing: bool = False
 
     def keep(self, columns: Bool[np.ndarray, "d"], why: str) -> "Table":
         """Keep only these columns; log the names of the others and why they are left out."""
@@ -82,26 +80,14 @@ class Table:
             facts = f"{rows:,} of {len(gaps):,}, most often in {table.names[most]} ({gaps[:, most].sum():,})"
             # Whether values are missing at random (Rubin) can't be told from a table.
             caveat = "results are biased if values are missing because of what they are"
-            also = " and learns where values are missing" if self.keep_missing else ""
-            log.warning(f"rows with missing values: {facts}; training uses their other cells{also}; {caveat}")
+            log.warning(f"rows with missing values: {facts}; training uses their other cells; {caveat}")
         return table
 
     def split(self, generator: torch.Generator) -> tuple["Table", tuple[Tensor, ...]]:
-        """The cleaned table, and the indices of its rows for validation, testing and training.
-
-        If cells are missing, only complete rows are for testing, at most a quarter of them, unless ``keep_missing``.
-        """
+        """The cleaned table, and the indices of its rows for validation, testing and training."""
         table = self.clean()
         tenth, order = len(table.rows) // 10, torch.randperm(len(table.rows), generator=generator)
-        chosen, missing = torch.arange(tenth, 2 * tenth), torch.from_numpy(np.isnan(table.rows).sum(1))
-        if bool(missing.any()) and not self.keep_missing:
-            tests = min(tenth, int((missing == 0).sum()) // 4)
-            # From the end, because validation takes the first of the other rows, and needs as many gaps as training.
-            chosen = len(order) - 1 - missing[order].flip(0).argsort(stable=True)[:tests]
-            if tests < MIN_TEST_ROWS:
-                log.warning(f"only {counted(tests, 'complete row')} for testing: evaluations will be unreliable")
-        others = order[torch.ones(len(order), dtype=torch.bool).index_fill(0, chosen, False)]
-        validation, test, learned = others[:tenth], order[chosen], others[tenth:]
+        test, validation, learned = order[tenth : 2 * tenth], order[:tenth], order[2 * tenth :]
         return table.keep_varying(learned.numpy()), (validation, test, learned)
 
     def merge_rare_categories(self) -> "Table":
@@ -212,44 +198,32 @@ def check_range(table: Table, place: str) -> Table:
     return table
 
 
-def learn_marks(rows: Float[Tensor, "n d"], names: Sequence[str]) -> tuple[AnyColumn, ...]:
-    """For each column with missing cells, a column that is 1 where a cell is missing and 0 elsewhere.
-
-    Raises ValueError if there are none.
-    """
-    gaps = rows.isnan().double()
-    marked = [i for i, each in enumerate(gaps.T) if varies(each.numpy())]
-    if not marked:
-        raise ValueError("keep_missing is set, but no column has missing values in at least two rows; leave it out")
-    return learn_columns(gaps[:, marked], [names[i] for i in marked]).columns
-
-
-def rows_of(name: str, table: Table, *, keep_missing: bool = False) -> Dataset:
+def rows_of(name: str, table: Table) -> Dataset:
     """The rows of a table as a dataset, with a tenth each for validation and testing.
 
-    ``keep_missing``: whether to learn where values are missing, so that samples have missing values, too.
     Raises ValueError if there is nothing to learn from the table.
     """
     generator = torch.Generator().manual_seed(0)
-    table, parts = replace(table, keep_missing=keep_missing).split(generator)
+    table, parts = table.split(generator)
     rows = torch.from_numpy(table.rows)
     texts = {name: table.categories[name] for name in table.names if name in table.categories}
     columns = learn_columns(rows[parts[-1]], table.names, texts, table.dates, every=rows)
     columns = replace(columns, fields=table.fields)
-    if table.keep_missing:
-        columns = replace(columns, marks=learn_marks(rows[parts[-1]], table.names))
-    # Discrete values are placed at random in their cells.
-    z = torch.cat([columns.forward(part, generator).float() for part in torch.split(rows, 2**16)])
+    # Numbers on a grid are placed at random in their cells.
+    z = torch.cat([columns.with_gaps(columns.forward(part, generator)).float() for part in torch.split(rows, 2**16)])
     held_out = rows[torch.cat(parts[:-1])].double()
-    ends = torch.tensor([column.bounds for column in columns.columns], dtype=torch.float64).T
-    beyond = (held_out - held_out.clamp(*ends)).abs() > BEYOND * torch.from_numpy(np.nanstd(table.rows, 0))
+    ends = [getattr(column, "bounds", (-np.inf, np.inf)) for column in columns.columns]
+    beyond = held_out - held_out.clamp(*torch.tensor(ends, dtype=torch.float64).T)
+    beyond = beyond.abs() > BEYOND * torch.from_numpy(np.nanstd(table.rows, 0))
     possible = torch.cat([columns.possible(part) for part in torch.split(held_out, 2**16)])
     if count := int((~possible | beyond).sum()):
         limit = f"losses clip such numbers at {FAR:g} standard deviations, evaluations at the nearest possible sample"
         log.warning(f"found {counted(count, 'held-out number')} well outside the range of the training data; {limit}")
-        z = z.nan_to_num(nan=-FAR).clamp(-FAR, FAR)
-    z[:, : rows.shape[1]].masked_fill_(rows.isnan(), torch.nan)
+    numbers = z[:, : len(columns.numbers)]
+    numbers.copy_(numbers.clamp(-FAR, FAR))
     validation, test, train = (z[part] for part in parts)
-    digest = digest_of([np.array(table.names).view(np.uint8), table.rows])
-    notes = columns.describe()
-    return Dataset(train, validation, test, None, short_name(name), columns, notes, sha256=digest)
+    texts_and_dates = np.frombuffer(repr((table.names, sorted(texts.items()), table.dates)).encode(), np.uint8)
+    digest = digest_of([texts_and_dates, table.rows])
+    return Dataset(
+        train, validation, test, None, short_name(name), columns, columns.describe(), columns.codes, sha256=digest
+    )
