@@ -175,6 +175,8 @@ class ScoreDensity(DensityMixin, TableEstimator):
     ``steps``: training steps.
     ``minutes``: a time budget for training, instead of ``steps``.
     ``tolerance``: the tolerance of each solver step, see ``Run.log_prob``; larger is faster.
+    ``unseen``: what to do with values that training has not seen: "skip" gives them the density −∞, "error" rejects
+    them, and "missing" rejects unseen categories like missing values.
     ``settings``: other training settings.
     ``random_state``: the seed of training.
     ``verbose``: whether to print the messages of training.
@@ -194,6 +196,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
         steps: int = 200,
         minutes: float | None = None,
         tolerance: float = 1e-4,
+        unseen: Unseen = "skip",
         settings: TrainSettings | None = None,
         random_state: RandomState = None,
         verbose: bool = False,
@@ -201,16 +204,17 @@ class ScoreDensity(DensityMixin, TableEstimator):
         self.steps = steps
         self.minutes = minutes
         self.tolerance = tolerance
+        self.unseen = unseen
         self.settings = settings
         self.random_state = random_state
         self.verbose = verbose
 
     def score_samples(self, X: object) -> Float64[np.ndarray, "n"]:
-        """The log density of each row in nats; −∞ for rows with values that are impossible, judging by training.
+        """The log density of each row in nats; for rows with unseen values see ``unseen``.
 
         Raises ValueError for rows with missing values.
         """
-        x = numbers_of(self._frame(X), self._columns, "skip")
+        x = numbers_of(self._frame(X), self._columns, self.unseen)
         if x.isnan().any():
             raise ValueError("X contains NaN; only complete rows have a density")
         density, possible = x.new_full((len(x),), -np.inf), self._columns.possible(x).all(1)
@@ -223,10 +227,14 @@ class ScoreDensity(DensityMixin, TableEstimator):
         return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1, random_state: RandomState = None) -> UserData:
-        """New rows in the form of the training data; columns that training left out have their most frequent value."""
+        """New rows without missing values, in the form of the training data.
+
+        Columns that training left out have their most frequent value.
+        """
         check_is_fitted(self)
         with quieter(logging.ERROR) if not self.verbose else nullcontext():
-            frame = self.run_.sample(n_samples, seed=int(check_random_state(random_state).randint(2**31 - 1)))
+            seed = int(check_random_state(random_state).randint(2**31 - 1))
+            frame = self.run_.sample(n_samples, complete=True, seed=seed)
         frame = frame.assign(**self.most_frequent_).reindex(columns=self._names)
         if self._empty is None:
             return frame.to_numpy()

@@ -45,6 +45,7 @@ class Sample(SamplingOptions, RunOptions):
             of samples in the memory of 1,000. The same command also replaces its own picture, but no other file.
         given: Values to condition a table on, such as sex=F or sex=F,age=40; the other columns are drawn given these,
             and rows are written to .csv, .tsv or .parquet.
+        complete: Fill every cell of a table's rows; by default cells are missing as often as in the table.
         overwrite: Replace an existing file.
     """
 
@@ -52,6 +53,7 @@ class Sample(SamplingOptions, RunOptions):
     seed: Seed = 0
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("grid.png")
     given: Annotated[Given[str], tyro.conf.arg(metavar="NAME=VALUE,…")] = None
+    complete: bool = False
     overwrite: bool = False
 
     def __call__(self) -> None:
@@ -68,6 +70,7 @@ class Sample(SamplingOptions, RunOptions):
                 importlib.import_module(name)
         run = ncsn.load(self.run, device=self.device)
         kind = run.recipe.kind
+        run = kind.complete(run) if self.complete else run
         if self.out.suffix not in kind.writers:
             raise ValueError(f"{self.out}: {kind.noun} can be written to {', '.join(kind.writers)}")
         job = job_of(run, self.n, self.seed, sorted(self.options().items()))

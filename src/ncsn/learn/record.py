@@ -27,6 +27,7 @@ from ncsn.validation import Json
 BANDS = [0.0, 0.05, 0.15, 0.4, 1.0, float("inf")]  # of σ, for which losses are reported separately
 BAND_NAMES = ["σ < 0.05", "0.05 - 0.15", "0.15 - 0.4", "0.4 - 1", "σ > 1"]
 LEARNING = 0.01  # the smallest relevant change of the held-out loss, relative
+SETTLED = 200  # steps, before which a small rise of the held-out loss may be chance
 SAVE_EVERY = 30.0  # seconds between two checkpoints
 
 
@@ -86,7 +87,10 @@ def best_row(rows: Sequence[Row], tolerance: float) -> Row:
 def until_spoiled(
     progress: Iterator[Progress], rows: Sequence[Row], patience: float, group: Group
 ) -> Iterator[Progress]:
-    """Yield a training's progress until it overfits: until the held-out loss exceeds its minimum by ``patience``.
+    """Yield a training's progress until it overfits.
+
+    That is when the held-out loss exceeds its minimum by ``patience``, or by a tenth of that in the second half of the
+    steps since its minimum, of which there are at least ``SETTLED``.
 
     The leading process of the ``group`` decides, because losses of others may differ in their last digits.
     """
@@ -94,9 +98,12 @@ def until_spoiled(
     while True:
         if patience < math.inf and len(rows) > looked:
             looked, losses = len(rows), [row.validation_loss for row in rows]
-            spoiled = losses[-1] > (1 + patience) * min(losses)
+            best, last = losses.index(min(losses)), rows[-1].step
+            late = last >= max(SETTLED, 2 * rows[best].step)
+            spoiled = losses[-1] > (1 + (patience / 10 if late else patience)) * losses[best]
             if group.broadcast(b"ends" if spoiled else b"goes on") == b"ends":
-                log.info(f"training stops early: the held-out loss is {patience:.0%} above its minimum")
+                above = f"{losses[-1] / losses[best] - 1:.0%} above its minimum at step {rows[best].step:,}"
+                log.info(f"training stops early at step {last:,}: the held-out loss is {above}")
                 return
         p = next(progress, None)
         if p is None:

@@ -193,7 +193,8 @@ def dependence(columns: Columns, train: Float[Tensor, "n e"]) -> tuple[list[floa
 class Masked(NamedTuple):
     """The two parts of a batch of rows: numbers are learned from the first, and codes from the last rows.
 
-    ``numbers``: the condition of the first rows, if there are numbers.  ``codes``: that of the others, if there are codes.
+    ``numbers``: the condition of the first rows; None without numbers.
+    ``codes``: that of the others; None without codes.
     ``truth``: the codes of the others, NaN where they are known, so that there is nothing to learn.
     """
 
