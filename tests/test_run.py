@@ -96,12 +96,6 @@ def test_the_same_seed_gives_the_same_samples_whatever_the_batch_and_the_global_
         assert torch.equal(pool.submit(run.sample, 7, seed=3).result(), first)
 
 
-def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
-    for guidance, states in ((1.0, 8), (3.0, 5)):
-        assert abs(len(labelled().steps(3, sampler="fast", guidance=guidance)) - states) <= 1
-    assert len(labelled().steps(3, sampler="fast", levels=20)) == 20, "a user's number stays"
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -450,7 +444,6 @@ def test_a_config_with_nonsense_anywhere_is_refused_or_means_it(pictures: Path) 
         ("recipe.transform.dtype", "object", "depth is 'object'"),
         ("recipe.transform.type", "columns", "columns"),
         ("recipe.shares.dogs", KeyError, "shares is"),
-        ("recipe.sampling.sampler", "fast", "sampler is fast"),
         ("data.digest", "02ab", "its digest"),  # the weights are another run's
     ],
 )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SamplerName: TypeAlias = Literal[
-    "annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin", "fast"
+    "annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin"
 ]
 NetworkName: TypeAlias = Literal["unet", "mlp", "refinenet", "refinenet-v2"]
 GuideName: TypeAlias = Literal["smaller", "unconditional"]

@@ -233,7 +233,7 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     # for pixels in [0, 1]; images with little contrast need a twentieth of their standard deviation.
     top = settings.sigma_max or round_to(kind.headroom * leading)
     widths, size = widths_and_batch(settings, dataset, device)
-    unguided = not kind.guided or SAMPLERS[settings.sampler].guided_from == math.inf
+    unguided = not kind.guided or SAMPLERS[settings.sampler].langevin
     least, most = kind.log_sigma_mean
     ruled = min(most, max(least, log_sigma_mean(detail(looked), std)))
     values = vars(settings) | {

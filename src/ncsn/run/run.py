@@ -214,8 +214,6 @@ class Run:
             sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
         )
         sampling = guidance_of(self, sampling, labels, weight=guidance, guide=guide)
-        if levels is None:
-            sampling = sampling.affordable
         given, alone = self.posterior_score, sampler is None and guidance in (None, 1) and start is None
         if particles is not None:
             particles = whole("particles", particles, 1)
