@@ -31,7 +31,7 @@ from ncsn.noise import LogNormal, LogUniform, Proposal
 from ncsn.objectives import dsm, exact, posterior_dsm, ssm, training_loss
 from ncsn.posteriors import Observation, blurred, downsampled, known_pixels, masked, posterior, twisted_diffusion
 from ncsn.run import Recipe, Run
-from ncsn.samplers import SAMPLERS, encode
+from ncsn.samplers import SAMPLERS
 from ncsn.score import ScoreModel, add_guidance
 from ncsn.training import Budget, NonFiniteLossError, State, train
 
@@ -81,11 +81,6 @@ def data(device: str, *shape: int) -> Tensor:
 # Samplers, posteriors, densities: whatever takes a score.
 
 SIGMAS = ncsn.Geometric(sigma_max=5.0, sigma_min=0.05, levels=4)
-
-
-@path
-def encoded(device: str, folder: Path) -> None:
-    there(encode(model(device), data(device, 3, 2), SIGMAS.sigmas(device=device)), device)
 
 
 def of_distribution(name: str, device: str, folder: Path) -> None:
@@ -419,7 +414,6 @@ def sampled(device: str, folder: Path) -> None:
     there(run.sample(3, guidance=2.0, guide="unconditional"), device)
     there(run.sample(3, seed=seeded(device)), device)
     assert [len(steps) for steps in run.blocks(3)] == [3]
-    there(run.walk(2, 3), device)
     assert len(run.digest) == 64
 
 

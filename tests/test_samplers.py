@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from ncsn import samplers as ways
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Geometric, Karras
-from ncsn.samplers import SAMPLERS, Sampling, encode, slerp
+from ncsn.samplers import SAMPLERS, Sampling
 from ncsn.score import Counted, add_guidance, tweedie
 from ncsn.validation import GuideName, SamplerName
 
@@ -343,26 +343,6 @@ def test_points_are_real_and_levels_may_be_a_list(name: str) -> None:
             torch.manual_seed(0)
             paths.append([*sampler(MIXTURE, START, sigmas, **options)])
     torch.testing.assert_close(*paths, rtol=0, atol=0)
-
-
-def test_encoding_is_the_flow_the_other_way() -> None:
-    """From the last level up, step by step."""
-    x = START
-    for sigma, following in ((0.5, 0.9), (0.9, 2.0), (2.0, 3.0)):
-        x = heun_by_hand(x, sigma, following)
-    torch.testing.assert_close(encode(MIXTURE, START, torch.tensor(STAGES)), x)
-    with pytest.raises(ValueError, match="sigmas"):
-        encode(MIXTURE, START, torch.tensor(STAGES[::-1]))
-
-
-def test_slerp_walks_at_one_pace_along_the_great_circle(generator: Generator) -> None:
-    """Between two examples of one length, at an angle of 0.4 in one pair and of 2 in the other."""
-    pairs = 5 * torch.linalg.qr(torch.randn(2, 12, 2, generator=generator))[0].mT.view(2, 2, 3, 4)
-    angle = torch.tensor([0.4, 2.0])[:, None, None]
-    weights = torch.tensor([0.0, 0.1, 0.5, 1.0])
-    ends = pairs[:, 0], pairs[:, 0] * angle.cos() + pairs[:, 1] * angle.sin()
-    for weight, x in zip(weights, slerp(*ends, weights).unbind(1), strict=True):
-        torch.testing.assert_close(x, pairs[:, 0] * (weight * angle).cos() + pairs[:, 1] * (weight * angle).sin())
 
 
 # What is refused.

@@ -336,20 +336,6 @@ def heun(
     return edm(score, x, sigmas, churn=0.0, denoise=denoise)
 
 
-@torch.no_grad()
-def encode(score: Score, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "levels"]) -> Float[Tensor, "b *d"]:
-    """The noise that the probability flow turns into ``x``: the flow in reverse, by Heun's method.
-
-    Song et al. 2020, section 4.3 and appendix D.3.  NFE: 2·(levels − 1).
-
-    ``x``: clean examples, taken as the state of the flow at the last of the ``sigmas``, which descend.
-    """
-    sigmas = check_ladder(sigmas)
-    for sigma, following in pairwise(sigmas.flip(0)):
-        x = heun_step(score, x, sigma, following)
-    return x
-
-
 def edm(
     score: Score,
     x: Float[Tensor, "b *d"],
@@ -451,19 +437,6 @@ def dpm_solver(
         return x
 
     return descend(score, x, sigmas, step, denoise=denoise)
-
-
-def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], weights: Float[Tensor, "k"]) -> Float[Tensor, "b k *d"]:
-    """Interpolate from a (weight 0) to b (weight 1) along the great circle, so that every point is as long as noise.
-
-    Shoemake 1985.  A straight line would pass too close to the origin, where noise practically never is.
-    """
-    u, v = a.flatten(1), b.flatten(1)
-    cosine = (u * v).sum(1) / (lengths(u) * lengths(v))
-    angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).arccos()[:, None]
-    first, second = ((1 - weights) * angle).sin() / angle.sin(), (weights * angle).sin() / angle.sin()
-    walk: Tensor = first[..., None] * u[:, None] + second[..., None] * v[:, None]
-    return walk.view(len(a), len(weights), *a.shape[1:])
 
 
 # The table of samplers: their names, ladders and costs, and whether guidance helps.
