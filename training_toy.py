@@ -53,7 +53,7 @@ class Toy:
         overwrite: Replace an existing run.
     """
 
-    generator: Literal["circle", "gaussian", "moons", "swiss-roll", "checkerboard"] = "circle"
+    generator: Literal["circle", "gaussian", "moons", "swiss-roll"] = "circle"
     objective: Literal["dsm", "ssm", "exact"] = "dsm"
     steps: validation.Count = 2000
     batch_size: validation.BatchSize = 1024

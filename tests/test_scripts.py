@@ -155,7 +155,6 @@ LEARNED = [
     ("circle --steps 600 --levels 10", check_circle),
     ("gaussian --steps 600 --levels 10 --langevin-steps 40 --samples 2000 --seed 2", check_gaussian),
     (f"swiss-roll --objective exact {QUICK}", check_start),
-    (f"checkerboard {QUICK}", check_start),
 ]
 
 
