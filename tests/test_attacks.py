@@ -116,8 +116,7 @@ PIPES = {
     "x.csv": "train x.csv",
     "x.parquet": "train x.parquet",
     "x.npy": "train x.npy --signals",
-    "run/metrics.json": "info run",
-    "run/model.safetensors": "info run",
+    "run/model.safetensors": "sample run",
     "run/checkpoint.pt": "train data.npz --resume --out run --device cpu",
 }
 
@@ -227,13 +226,13 @@ def test_any_name_of_a_column_can_be_drawn_and_printed(name: str, tmp_path: Path
 def test_help_ends_in_a_narrow_terminal(columns: str, monkeypatch: pytest.MonkeyPatch, capsys: Printed) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     with limit_seconds(20), pytest.raises(SystemExit, match=r"^0$"):
-        cli.main(["info", "--help"])
+        cli.main(["likelihood", "--help"])
     assert "--device" in capsys.readouterr().out
 
 
 def test_what_is_wrong_is_said_without_a_frame(capsys: Printed) -> None:
     """In a terminal of ASCII, too."""
-    command = ["info", "mnist", "--device", "abacus"]
+    command = ["sample", "mnist", "--device", "abacus"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     line = [sys.executable, "-m", "ncsn", *command]
     ended = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=600, check=False)
@@ -333,16 +332,6 @@ def test_weights_without_measure_end_an_imputation_in_one_line(table: Path, caps
     with pytest.raises(SystemExit, match=r"^1$"):
         cli.main(["impute", str(table), str(table / "gaps.csv"), "--out", str(table / "x.csv"), "--device", "cpu"])
     assert "not finite" in capsys.readouterr().err
-
-
-def test_info_prints_a_run_and_nothing_else(table: Path, capsys: Printed) -> None:
-    (table / "cookies.json").write_text('{"cookie": "secret"}')
-    (table / "metrics.json").write_text('{"note": "\x9b31mred"}', encoding="utf-8")
-    cli.main(["info", str(table), "--device", "cpu"])
-    said = capsys.readouterr().out
-    assert "note" in said
-    assert "secret" not in said
-    assert "\x9b" not in said
 
 
 def judged(folder: Path) -> list[str]:

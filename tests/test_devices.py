@@ -503,7 +503,6 @@ inpaint {0}/run -n 2 --levels 2 --out {0}/inpainted.png
 inpaint {0}/run -n 2 --levels 2 --method replacement --out {0}/replaced.png
 deblur {0}/run -n 2 --levels 2 --out {0}/deblurred.png
 likelihood {0}/run -n 2 --tolerance 0.5 --probes 2
-info {0}/run
 """
     small = "--channels 4 4 --blocks 1 --batch-size 16 --levels 3 --samples 6 --no-compile"
     commanded(device, folder, commands.replace("SMALL", small))

@@ -152,9 +152,9 @@ def test_what_cannot_be_fetched_is_one_line(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert f"hf://{model.partition('@')[0]}: " in refusal(capsys, "info", f"hf://{model}")
+    assert f"hf://{model.partition('@')[0]}: " in refusal(capsys, "sample", f"hf://{model}")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "pip install 'ncsn[hub]'" in refusal(capsys, "info", f"hf://{model}")
+    assert "pip install 'ncsn[hub]'" in refusal(capsys, "sample", f"hf://{model}")
 
 
 def test_texts_of_a_table_are_no_paths(hub: Mock, tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ USES = {
     "likelihood": "likelihood RUN -n 2 --probes 2 --device cpu",
     "impute": "impute TABLE ../../rows.csv -n 2 --device cpu --out out.csv",
     "export": "export RUN out.onnx",
-    "info": "info RUN --device cpu",
     "play": "play --port 0",
     "push": "push RUN user/model",
 }
@@ -39,7 +38,6 @@ SENSELESS: tuple[Any, ...] = (None, 0, -1, 1e308, 10**12, float("nan"), "", "ü"
 COMMANDS = (
     f"train HERE/images.npz {SMALL} --steps 24 --out run --resume",
     "sample run -n 2 --levels 2 --device cpu --out out.npz",
-    "info run --device cpu",
     "evaluate run -n 100 --levels 2 --device cpu --out out",
     "push run user/model",
 )

@@ -14,7 +14,7 @@ COMMANDS = {
     "train": "train",
     "sample": "sample",
     "share": "export play push",
-    "measure": "evaluate likelihood info",
+    "measure": "evaluate likelihood",
     "calibrate": "calibrate",
     "solve": "impute inpaint denoise superres deblur",
 }
