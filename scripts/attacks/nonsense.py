@@ -30,7 +30,6 @@ USES = {
     "impute": "impute TABLE ../../rows.csv -n 2 --device cpu --out out.csv",
     "export": "export RUN out.onnx",
     "play": "play --port 0",
-    "push": "push RUN user/model",
 }
 OTHERS = "RUN -n 2 --levels 3 --solver-steps 1 --device cpu --out out.png"  # of a command that is not above
 TOKENS = (b"9" * 400, b"[" * 50_000, b"1e999", b"NaN", b"-Infinity", b"\xff\xfe", b"\x00", b"\\ud800")
@@ -39,7 +38,6 @@ COMMANDS = (
     f"train HERE/images.npz {SMALL} --steps 24 --out run --resume",
     "sample run -n 2 --levels 2 --device cpu --out out.npz",
     "evaluate run -n 100 --levels 2 --device cpu --out out",
-    "push run user/model",
 )
 RUN_FILES = ("config.json", "metrics.json", "metrics.jsonl", "checkpoint.pt", "guide/config.json")
 OF_TABLES = (

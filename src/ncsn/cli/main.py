@@ -13,7 +13,7 @@ from ncsn.cli import console
 COMMANDS = {
     "train": "train",
     "sample": "sample",
-    "share": "export play push",
+    "share": "export play",
     "measure": "evaluate likelihood",
     "calibrate": "calibrate",
     "solve": "impute inpaint denoise superres deblur",
