@@ -169,7 +169,7 @@ def by_precision(autocast: torch.dtype | None, device: str, folder: Path, *, see
         there(last.losses, device)
 
 
-for precision in ("fp32", "bf16", "fp16"):
+for precision in ("fp32", "bf16"):
     paths(**{f"training {precision}": partial(by_precision, hardware.autocast_of(precision))})
 paths(training_without_a_seed=partial(by_precision, None, seed=None))
 
@@ -356,7 +356,6 @@ def small_memory(device: str, folder: Path) -> None:
         by_settings({"posterior_above": 0.5}, device, folder)
 
 
-paths(fit_images_in_fp16=partial(by_settings, {"precision": "fp16"}))
 paths(fit_a_guide_in_bf16=partial(by_settings, {"class_conditional": False, "guidance": 2.0, "precision": "bf16"}))
 paths(fit_images_larger_than_memory=small_memory)
 SIGNALS = torch.randn(40, 2, 8, generator=torch.Generator().manual_seed(3))
@@ -609,7 +608,7 @@ def waits_of(states: Iterator[Any], device: str, *, after: int) -> tuple[float, 
 
 
 @on_gpus
-@pytest.mark.parametrize(("precision", "objective"), [("fp16", "dsm"), ("fp32", "posterior_dsm")])
+@pytest.mark.parametrize(("precision", "objective"), [("bf16", "dsm"), ("fp32", "posterior_dsm")])
 def test_at_most_one_of_ten_steps_waits(precision: str, objective: str, device: str) -> None:
     x, labels = data(device, 40, 1, 8, 8), (torch.arange(40) % 3).to(device)
     begun = state(device, hardware.autocast_of(precision))

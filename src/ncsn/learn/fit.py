@@ -226,7 +226,7 @@ class Lesson:
         small = data.train.nbytes <= hardware.memory_of(device) // 4
         self.examples = data.train.to(device) if small else data.train
         self.held_out = Batch(data.validation.to(device), None if labels is None else labels.validation.to(device))
-        # The dtype of large products outside of the network; float16 would overflow.
+        # The dtype of large products outside of the network.
         self.products = torch.bfloat16 if plan.precision == "bf16" else torch.float32
         self.objective: Objective = plan.own.objective or dsm
         if plan.own.objective is None and plan.settings.posterior_above < plan.settings.sigma_max:
@@ -344,7 +344,7 @@ def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:
     """The network's precision: the job's, or the fastest one for this kind of data on the device."""
     wish = data.kind.precision if job.precision == "auto" else job.precision
     precision = hardware.choose_precision(wish, device)
-    if hardware.emulated(precision, device):
+    if precision == "bf16" and device.type == "cpu" and not hardware.fast_bfloat16(device):
         log.info(f"precision {precision}: this processor may emulate it, which is many times slower than fp32")
     return precision
 

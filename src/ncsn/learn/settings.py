@@ -17,7 +17,7 @@ T = TypeVar("T")
 Unsaid = tyro.conf.arg(help_behavior_hint="")
 Given = Annotated[T | None, Unsaid]
 """An option with a default that its help text states."""
-PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
+PrecisionName = Literal["auto", "bf16", "fp32"]
 FREE = ("minutes", "steps", "compile", "accumulate")  # may change when a run is resumed
 
 
@@ -30,8 +30,8 @@ class Job:
         overwrite: Replace an existing run.
         resume: Continue an existing run.
         device: Where to compute. auto is CUDA if available, otherwise the CPU.
-        precision: The network's arithmetic: bf16 or fp16 (16 bits; weights keep 32), or fp32. auto is the fastest on
-            the device. A processor without 16-bit hardware is many times slower with bf16 or fp16.
+        precision: The network's arithmetic: bf16 (16 bits; weights keep 32) or fp32. auto is the fastest on the
+            device. A processor without hardware for bf16 is many times slower with it.
     """
 
     out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
