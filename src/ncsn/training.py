@@ -221,28 +221,22 @@ def schedule(fraction: float, step: int) -> float:
     return min(1.0, (step + 1) / 50) * max(0.0, 1 - fraction)
 
 
-def step_seed(seed: int, step: int, share: int, shares: int) -> int:
-    """The seed of one share of a step; no two shares of a training have the same one.
+def step_seed(seed: int, step: int, rank: int, processes: int) -> int:
+    """The seed of one process at one step; no two seeds of a training are the same.
 
     Seeds count up from step to step, as in EDM2's loop, because a CPU generator has only 2³² of them.
     """
-    return (seed * 0x9E3779B1 + step * shares + share) % 2**32
+    return (seed * 0x9E3779B1 + step * processes + rank) % 2**32
 
 
-def add_gradients(
-    state: State, batches: Iterator[Batch], loss: Loss, group: Group, accumulate: int
-) -> Float[Tensor, "2 b"]:
+def add_gradients(state: State, batches: Iterator[Batch], loss: Loss, group: Group) -> Float[Tensor, "2 b"]:
     """Add the gradients of a batch; return its losses and noise levels, with zeros for those of other processes."""
-    shares, parts = group.size * accumulate, []
-    for share in range(group.rank * accumulate, (group.rank + 1) * accumulate):
-        if state.seed is not None:
-            state.generator.manual_seed(step_seed(state.seed, state.step, share, shares))
-        losses, sigmas = loss(state.model, next(batches))
-        (losses.mean() / shares).backward()  # type: ignore[no-untyped-call]
-        parts.append(torch.stack([losses.detach(), sigmas]))
-    mine = torch.cat(parts, 1)
-    whole = torch.zeros(2, group.size, mine.shape[1], device=mine.device)
-    whole[:, group.rank] = mine
+    if state.seed is not None:
+        state.generator.manual_seed(step_seed(state.seed, state.step, group.rank, group.size))
+    losses, sigmas = loss(state.model, next(batches))
+    (losses.mean() / group.size).backward()  # type: ignore[no-untyped-call]
+    whole = torch.zeros(2, group.size, len(losses), device=losses.device)
+    whole[:, group.rank] = torch.stack([losses.detach(), sigmas])
     return whole.flatten(1)
 
 
@@ -253,7 +247,6 @@ def train(
     *,
     budget: Budget,
     group: Group = ALONE,
-    accumulate: int = 1,
     signals: Sequence[int] = (),
 ) -> Iterator[Progress]:
     """Train until the budget is spent; yields after every step, and can be abandoned at any of them.
@@ -266,7 +259,6 @@ def train(
     ``budget``: how long to train.
     ``group``: the processes that train together; by default only this one.  With several, the state needs a seed, and
     the leading process keeps the time.
-    ``accumulate``: the number of shares of a batch that each process learns from, one after the other.
     ``signals``: the numbers of the signals (SIGINT, SIGTERM) that this process has received, as they arrive.
     Raises NonFiniteLossError if the loss is NaN or infinite in any process: on a CPU before the weights change; on a
     GPU, which is not synchronised at every step, after ten steps and a second, before a checkpoint, and at the end.
@@ -284,7 +276,7 @@ def train(
     began, looked = time.monotonic() - state.seconds, state.seconds
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
         with threads_for(state.model):
-            whole = add_gradients(state, batches, loss, group, accumulate)
+            whole = add_gradients(state, batches, loss, group)
             # One message carries all that processes must agree on: gradients, losses, the clock, and signals to stop.
             clock = time.monotonic() - began if group.is_main else 0.0
             facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)

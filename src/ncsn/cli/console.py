@@ -189,7 +189,7 @@ def ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, FloatingPointError | PeerError):
         return 1, str(error)
     if is_out_of_memory(error):
-        needs = "a smaller --batch-size, a larger --accumulate, smaller images or a smaller network"
+        needs = "a smaller --batch-size, smaller images or a smaller network"
         return 1, f"out of memory or threads; try {needs}"
     if isinstance(error, ImportError):
         missing = f"{error.name} is not installed: pip install 'ncsn[tables]'"

@@ -267,7 +267,6 @@ class Lesson:
             loss,
             budget=budget,
             group=self.record.group,
-            accumulate=settings.accumulate,
             signals=self.record.signals,
         )
         # With a budget in steps the number of threads is fixed, because results must be the same to the byte.  Small
@@ -307,7 +306,7 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
         choose_guidance = prepare(lesson, run, state)
         train_both(lesson, run, state, guide, ledger)
         if choose_guidance is not None:
-            seen = state.step * share * record.group.size * settings.accumulate
+            seen = state.step * share * record.group.size
             weight = choose_guidance(run, seen, settings.seed)
             run = replace(run, recipe=replace(recipe, sampling=recipe.sampling.but(guidance=weight)))
         if record.group.is_main:
@@ -330,14 +329,14 @@ def take_weights(model: ScoreModel, start: Run) -> None:
 
 
 def share_of(settings: ResolvedSettings, group: Group) -> int:
-    """How many examples of a batch a process learns from at a time, rounded up.
+    """How many examples of a batch each process learns from, rounded up.
 
-    Raises ValueError if there are fewer examples than shares.
+    Raises ValueError if there are fewer examples than processes.
     """
-    shares = group.size * settings.accumulate
-    if shares > settings.batch_size:
-        raise ValueError(f"batch_size is {settings.batch_size}; it must be at least {shares}, one example per share")
-    return -(-settings.batch_size // shares)
+    size = settings.batch_size
+    if group.size > size:
+        raise ValueError(f"batch_size is {size}; it must be at least {group.size}, one example per process")
+    return -(-size // group.size)
 
 
 def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:

@@ -18,7 +18,7 @@ Unsaid = tyro.conf.arg(help_behavior_hint="")
 Given = Annotated[T | None, Unsaid]
 """An option with a default that its help text states."""
 PrecisionName = Literal["auto", "bf16", "fp32"]
-FREE = ("minutes", "steps", "compile", "accumulate")  # may change when a run is resumed
+FREE = ("minutes", "steps", "compile")  # may change when a run is resumed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,6 @@ class TrainSettings(Reading):
         flip: Mirror images horizontally at random, which doubles the data if mirrored images are equally plausible.
         batch_size: Examples per batch; at most the size of the dataset. By default 512 rows, or 128 images, or 64 if
             the budget allows few images.
-        accumulate: Split each batch into this many parts, processed one after the other. More parts need less memory.
         network: auto is unet for images and signals, and mlp for tables. refinenet is NCSN's network for images.
             refinenet-v2 (NCSNv2) is not conditioned on σ; its output is divided by σ.
         channels: The U-Net's width at each resolution, finest first; the finest is half of the image's. By default 64
@@ -106,7 +105,6 @@ class TrainSettings(Reading):
     dataset: Annotated[str, tyro.conf.arg(metavar="DATA")] = "mnist"
     flip: bool = False
     batch_size: Given[validation.BatchSize] = None
-    accumulate: Annotated[int, Interval(ge=1, le=64)] = 1
     network: validation.NetworkName | Literal["auto"] = "auto"
     channels: Given[tuple[validation.Width, ...]] = None
     blocks: validation.Layers = 2
