@@ -1,13 +1,11 @@
 """What an attacker tries, and what users' files are like: nothing is lost, nothing hangs, and one line says why."""
 
 import errno
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -25,9 +23,6 @@ from torch import Tensor
 
 import ncsn
 from ncsn.cli import main as cli
-from ncsn.kinds.images.read import stream
-from ncsn.kinds.kind import Drawing
-from ncsn.kinds.reading import Reading
 from ncsn.kinds.tables.columns import columns_of, learn_columns
 from ncsn.machine.interrupts import limit_seconds
 from ncsn.networks import MLP
@@ -138,27 +133,6 @@ def test_a_command_waits_for_no_pipe(
     assert (name in said, said.count("\n")) == (True, 1)
     assert writer.is_alive()
     writer.cancel()
-
-
-def shard(path: Path, values: range) -> None:
-    with tarfile.open(path, "w") as archive:
-        for value in values:
-            info = tarfile.TarInfo(f"{value}.png")
-            info.size = len(png(value))
-            archive.addfile(info, io.BytesIO(png(value)))
-
-
-def test_shards_that_are_emptied_end_a_training_and_empty_ones_begin_none(tmp_path: Path) -> None:
-    for number in range(3):
-        shard(tmp_path / f"{number}.tar", range(40 * number, 40 * number + 40))
-    images = ncsn.load_dataset(str(tmp_path))
-    drawing = Drawing(examples=images.train, labels=None, size=16, flip=False, generator=torch.Generator())
-    batches = stream(images, Reading(), drawing)
-    assert next(batches).x.shape == (16, 1, 6, 5)
-    shard(tmp_path / "0.tar", range(0))
-    with limit_seconds(20):
-        assert refused(lambda: [next(batches) for _ in range(200)], naming="0.tar")
-        assert refused(lambda: ncsn.load_dataset(str(tmp_path)), naming="0.tar")
 
 
 def change_columns(change: Callable[[list[dict[str, Any]]], object], transform: dict[str, Any]) -> None:

@@ -70,7 +70,6 @@ class Dataset:
     ``name``: mnist, or the last part of the path without its suffix.
     ``transform``: from the user's numbers to these.
     ``notes``: what was converted, one line each: a summary, a colon, which and how many.
-    ``shards``: the files of all training images, if these are in shards; ``train`` then holds some of them.
     ``sha256``: of the numbers in the user's units, if these differ; in hexadecimal.
     """
 
@@ -81,12 +80,11 @@ class Dataset:
     name: str = ""
     transform: Transform = field(default_factory=Transform)
     notes: tuple[str, ...] = ()
-    shards: tuple[Path, ...] | None = None
     sha256: str = ""
 
     @property
     def n(self) -> int:
-        """The number of training examples; of images in shards, the number in memory."""
+        """The number of training examples."""
         return len(self.train)
 
     @property
@@ -130,7 +128,9 @@ class Dataset:
     @cached_property
     def digest(self) -> str:
         """The sha256 of the numbers of all three splits, in hexadecimal."""
-        return self.sha256 or digest_of(part.numpy() for part in (self.train, self.validation, self.test))
+        return self.sha256 or digest_of(
+            chunk.numpy() for part in (self.train, self.validation, self.test) for chunk in chunks(part)
+        )
 
 
 def chunks(data: Tensor) -> Iterator[Tensor]:

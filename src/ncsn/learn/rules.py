@@ -206,8 +206,7 @@ def knows_classes(settings: TrainSettings, dataset: Dataset) -> bool:
 def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> ResolvedSettings:
     """Complete the settings with everything that follows from the data, the budget and the machine.
 
-    Raises ValueError for options that do not apply to the data, for posterior targets of images in shards, and if all
-    examples are the same.
+    Raises ValueError for options that do not apply to the data, and if all examples are the same.
     """
     kind = dataset.kind
     if settings.start is not None:
@@ -218,9 +217,6 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     settings = replace(settings, network=network_for(settings, dataset))
     if settings.proposal != "lognormal" and settings.log_sigma_std is not None:
         raise ValueError(f"log_sigma_std doesn't apply to proposal {settings.proposal}; leave it out")
-    if dataset.shards is not None and settings.posterior_above is not None:
-        given = f"posterior_above is {settings.posterior_above}"
-        raise ValueError(f"{given}; it needs all training images at every step, but these are in shards; leave it out")
     if settings.minutes is None and settings.steps is None:
         settings = replace(settings, minutes=kind.minutes)
     looked, std = subsample(dataset.train, 2048), dataset.statistics[1]
@@ -248,7 +244,7 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
         "guidance": 1.0 if unguided and settings.guidance == "chosen" else settings.guidance,
     }
     resolved = ResolvedSettings(**values)
-    if settings.posterior_above is not None or dataset.shards is not None or not kind.posterior_targets:
+    if settings.posterior_above is not None or not kind.posterior_targets:
         return resolved
     network = recipes(resolved, dataset)[0].build().network
     worth = posterior_above(dataset.train, network, noise_of(resolved), top, mirrored=settings.flip)

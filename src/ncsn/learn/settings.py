@@ -58,7 +58,7 @@ class TrainSettings(Reading):
         minutes: The time budget, including sampling and figures; by default 10, or 1.5 for a table.
         steps: The number of training steps, instead of minutes. The same seed then gives the same bytes on one machine.
         dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
-            folder of .tar files, which are shards in WebDataset's format; or a table (.csv, .tsv, .parquet).
+            table (.csv, .tsv, .parquet).
         flip: Mirror images horizontally at random, which doubles the data if mirrored images are equally plausible.
         batch_size: Examples per batch; at most the size of the dataset. By default 512 rows, or 128 images, or 64 if
             the budget allows few images.
