@@ -27,7 +27,7 @@ def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], weights: Float[Ten
     u, v = a.flatten(1), b.flatten(1)
     angle = torch.cosine_similarity(u, v).clamp(-1 + 1e-6, 1 - 1e-6).arccos()[:, None]
     first, second = ((1 - weights) * angle).sin() / angle.sin(), (weights * angle).sin() / angle.sin()
-    points = first[..., None] * u[:, None] + second[..., None] * v[:, None]
+    points: Tensor = first[..., None] * u[:, None] + second[..., None] * v[:, None]
     return points.view(len(a), len(weights), *a.shape[1:])
 
 

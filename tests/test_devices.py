@@ -25,7 +25,7 @@ from ncsn.learn import fit as learning
 from ncsn.learn.opening import open_run
 from ncsn.learn.settings import Job, TrainSettings
 from ncsn.machine import hardware
-from ncsn.networks import MLP, NCSN, NCSNv2, UNet
+from ncsn.networks import MLP, UNet
 from ncsn.networks.unet import Classifier
 from ncsn.noise import LogNormal, LogUniform, Proposal
 from ncsn.objectives import dsm, exact, posterior_dsm, ssm, training_loss
@@ -187,9 +187,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (lambda: MLP(2, 8, 2), (2,)),
     "residual": (lambda: ncsn.networks.ResidualMLP(2, 8, 2), (2,)),
     **{f"unet {d}": (partial(UNet, 1, (4, 4), 1, 4, 2, d), (1, 6, 5, 4)[: d + 1]) for d in (1, 2, 3)},
-    "ncsn": (lambda: NCSN(1, 2, sigmas=(1.0, 0.5)), (1, 4, 4)),
-    "ncsn continuous": (lambda: NCSN(1, 2, features=4), (1, 4, 4)),
-    "ncsnv2": (lambda: NCSNv2(1, 2), (1, 8, 8)),
 }
 paths(**{f"network {name}": partial(by_network, *one) for name, one in NETWORKS.items()})
 
@@ -224,22 +221,6 @@ def other_models(device: str, folder: Path) -> None:
         for kind in ("epsilon", "v_prediction", "sample"):
             how: dict[str, Any] = {"prediction_type": kind}
             there(ncsn.from_variance_preserving(lambda x, t: net(x, 1.0 + t), alphas.to(at), **how)(x, 0.5), device)
-
-
-@path
-def official_weights(device: str, folder: Path) -> None:
-    from ncsn.networks.refinenet import weights_by_official_name
-
-    weights: dict[str, Tensor] = {}
-    for name, tensor in weights_by_official_name(NCSNv2(1, 2)).items():
-        if name.endswith("embed.weight"):
-            parts = zip(("gamma", "alpha", "beta"), tensor[0].chunk(3), strict=True)
-            weights |= {name.removesuffix("embed.weight") + part: row for part, row in parts}
-        else:
-            weights[name] = tensor
-    for at in ("cpu", device):
-        score = ncsn.from_ncsn({name: tensor.to(at) for name, tensor in weights.items()}).to(device)
-        there(score(data(device, 2, 1, 8, 8), 0.5), device)
 
 
 @path

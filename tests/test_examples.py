@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import ncsn
+from ncsn.kinds import Dataset
 from ncsn.posteriors import known_pixels
 from ncsn.quantization import centres
 
@@ -103,3 +104,16 @@ def test_walks_end_at_the_images_that_were_encoded(tmp_path: Path, monkeypatch: 
     assert walks.shape == (6, 1, 28, 28)
     images = centres(ncsn.load_dataset("mnist").test[:2])
     assert float((walks[[3, 5]] - images).square().mean()) < 0.01 < float((walks[3] - walks[5]).square().mean()) / 4
+
+
+def test_a_refinenet_is_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refinenet, digits = example("refinenet"), ncsn.load_dataset("mnist")
+    few = Dataset(digits.train[:300], digits.validation[:50], digits.test[:50])
+    monkeypatch.setattr(ncsn, "load_dataset", lambda _: few)
+    judged: list[torch.Tensor] = []
+    monkeypatch.setattr(refinenet, "Ruler", lambda *_, **__: SimpleNamespace(judge=judged.append))
+    refinenet.main(minutes=0.001, width=2, n=2, out=tmp_path / "run")
+    run = ncsn.load(tmp_path / "run", device="cpu", network=refinenet.NCSN(width=2, features=128, rescale=False))
+    assert (run.recipe.network, run.recipe.preconditioning) == ("examples.refinenet.NCSN", "edm")
+    assert judged[0].shape == (2, 1, 28, 28)
+    assert (tmp_path / "run" / "samples.png").exists()

@@ -218,7 +218,6 @@ MISTAKES = {
     "MNIST --overwrite --resume": "--overwrite and --resume",
     "MNIST --dataset nowhere": "nowhere does not exist",
     "MNIST --dataset table.csv": "`ncsn train table.csv`",
-    "MNIST --network refinenet --channels 8 8": "refinenet",
 }
 
 

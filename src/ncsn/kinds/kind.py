@@ -365,7 +365,7 @@ class Kind(ABC, Generic[R]):
     """A kind of data: the defaults of its training, and how it is evaluated, imputed, shown and written.
 
     ``noun``: the word for examples.  ``axis``: the word for their first axis; ``named``: names of some of its lengths.
-    ``networks``: the networks that can learn it, the default first.
+    ``network``: the network that learns it.
     ``minutes``: the default training budget.
     ``headroom``: the default σ_max in leading standard deviations of the data.
     ``log_sigma_mean``: limits for the rule that chooses the mean of ln σ.
@@ -386,7 +386,7 @@ class Kind(ABC, Generic[R]):
     noun: str
     axis: str = "channels"
     named: Mapping[int, str] = field(default_factory=dict)
-    networks: tuple[NetworkName, ...] = ("unet",)
+    network: NetworkName = "unet"
     minutes: float = 10.0
     headroom: float = 4.5
     log_sigma_mean: tuple[float, float] = (-math.inf, math.inf)
@@ -411,8 +411,7 @@ class Kind(ABC, Generic[R]):
         Raises ValueError if such a model cannot learn from the data.
         """
         mean, std = data.statistics
-        # NCSNv2's network centres pixels itself.
-        return {"data_mean": 0.0 if preconditioning == "scaled" else mean, "data_std": std}
+        return {"data_mean": mean, "data_std": std}
 
     def model(
         self,

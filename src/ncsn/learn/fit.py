@@ -191,7 +191,7 @@ def plan(data: Dataset, settings: TrainSettings, own: OwnParts | None = None) ->
         if "start" in data.kind.refused:
             raise ValueError(f"start does not apply to {data.kind.noun}; leave it out")
     if not isinstance(settings, ResolvedSettings):
-        rules.network_for(settings, data)  # rejects options that do not apply, before anything is printed
+        rules.check_options(settings, data)  # rejects options that do not apply, before anything is printed
     data.announce()  # before anything that takes seconds
     device = hardware.choose_device(settings.job.device)
     resolved = settings if isinstance(settings, ResolvedSettings) else rules.resolve(settings, data, device)
@@ -324,7 +324,7 @@ def take_weights(model: ScoreModel, start: Run) -> None:
     fitting = {name: theirs[name] for name in own.keys() & theirs.keys() if own[name].shape == theirs[name].shape}
     if other := [name for name in own if name not in fitting and not name.startswith(OF_COLOURS_AND_CLASSES)]:
         where = start.folder or "the run to start from"
-        raise ValueError(f"{where} has a different network ({other[0]} differs); leave out --network and its sizes")
+        raise ValueError(f"{where} has a different network ({other[0]} differs); leave out --channels and --blocks")
     model.network.load_state_dict(own | fitting)
 
 

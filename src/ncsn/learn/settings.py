@@ -62,11 +62,9 @@ class TrainSettings(Reading):
         flip: Mirror images horizontally at random, which doubles the data if mirrored images are equally plausible.
         batch_size: Examples per batch; at most the size of the dataset. By default 512 rows, or 128 images, or 64 if
             the budget allows few images.
-        network: auto is unet for images and signals, and mlp for tables. refinenet is NCSN's network for images.
-            refinenet-v2 (NCSNv2) is not conditioned on σ; its output is divided by σ.
         channels: The U-Net's width at each resolution, finest first; the finest is half of the image's. By default 64
             128 for images of up to 32 pixels. Larger images get a deeper network; if the budget allows few images, it
-            is half or a quarter as wide. RefineNet and MLP take one number, by default 64, and 128 or 256.
+            is half or a quarter as wide. A table's MLP takes one number, by default 128 or 256.
         blocks: Residual blocks of the U-Net at each resolution, on the way down and again on the way up.
         start: A run whose network and weights training starts from. Layers that depend on the number of colours or
             classes are initialised at random if it differs. By default all weights are random.
@@ -105,7 +103,6 @@ class TrainSettings(Reading):
     dataset: Annotated[str, tyro.conf.arg(metavar="DATA")] = "mnist"
     flip: bool = False
     batch_size: Given[validation.BatchSize] = None
-    network: validation.NetworkName | Literal["auto"] = "auto"
     channels: Given[tuple[validation.Width, ...]] = None
     blocks: validation.Layers = 2
     start: Annotated[Given[str], tyro.conf.arg(name="from", metavar="RUN")] = None
@@ -132,9 +129,6 @@ class TrainSettings(Reading):
         super().__post_init__()
         if self.minutes is not None and self.steps is not None:
             raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; give only one of them")
-        if self.network in ("refinenet", "refinenet-v2") and (self.blocks != 2 or len(self.channels or (64,)) != 1):
-            given = f"channels is {self.channels}, blocks is {self.blocks}"
-            raise ValueError(f"{given}; {self.network} takes a single number of channels, and its blocks are fixed")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,6 @@ def share_clipped(pixels: Shaped[Tensor, "n c h w"]) -> float:
 IMAGES = Images(
     noun="images",
     named={1: "grey", 3: "RGB"},
-    networks=("unet", "refinenet", "refinenet-v2"),
     compiled=True,
     guided=True,
     imputes=False,
