@@ -38,7 +38,7 @@ GRID: dict[str, tuple[int, ...]] = {
     "dpmpp": (7, 10, 20, 40),
     "dpmpp-sde": (6, 8, 10, 12, 20, 30, 60),
 }
-UNGUIDED = ("euler", "heun", "dpmpp", "dpmpp-sde", "fast", "langevin")
+UNGUIDED = ("euler", "heun", "dpmpp", "dpmpp-sde", "langevin")
 GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
 

@@ -48,7 +48,7 @@ class Step:
     """Targets that ask the whole data set at high noise."""
     compile: bool = False
     """Compile the network, as trainings of five minutes and more do."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What the network runs in; auto: the device's fastest."""
     seconds: float = 2.0
     """How long to train; four steps at least."""
@@ -128,8 +128,8 @@ def limits(step: Step, model: ncsn.ScoreModel, step_seconds: float) -> dict[str,
     Operations are those that torch's FlopCounterMode counts: products and convolutions.
     """
     device, rates = model.data_std.device, {}
-    for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.items():
-        if not hardware.emulated(name, device):
+    for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
+        if name == "fp32" or device.type != "cpu" or hardware.fast_bfloat16(device):
             matrix = torch.randn(SIDE, SIDE, device=device).to(dtype)
             rates[name] = 2 * SIDE**3 / time_of(partial(torch.mm, matrix, matrix), device) / 1e9
     x, sigma = torch.randn(step.batch_size, 3, step.side, step.side, device=device), torch.tensor(1.0, device=device)

@@ -33,17 +33,26 @@ def counted(self, rate):
     update(self, rate)
     {more}
 training.State.update = counted
+if {shares} > 1:  # one process learns from what several would, one after the other
+    from types import SimpleNamespace as Part
+    from ncsn.learn import fit
+    add = training.add_gradients
+    fit.share_of = lambda settings, _: settings.batch_size // {shares}
+    training.add_gradients = lambda *args: sum(add(*args[:3], Part(rank=i, size={shares})) for i in range({shares}))
 for words in sys.argv[1:]:
     cli.main(words.split())
 """
 
 
 def done(
-    processes: int, place: Path, *commands: str, more: str = "", restarts: int = 0
+    processes: int, place: Path, *commands: str, more: str = "", shares: int = 1, restarts: int = 0
 ) -> "subprocess.CompletedProcess[str]":
-    """One program, of so many processes, that does one command after the other; ``more``: what follows every step."""
-    program = place / f"program-{len(more)}.py"
-    program.write_text(PROGRAM.format(more=more))
+    """One program, of so many processes, that does one command after the other.
+
+    ``more``: what follows every step.  ``shares``: how many processes a single one stands for in training.
+    """
+    program = place / f"program-{len(more)}-{shares}.py"
+    program.write_text(PROGRAM.format(more=more, shares=shares))
     torchrun = f"-m torch.distributed.run --max-restarts={restarts} --standalone --nproc-per-node {processes}".split()
     line = [sys.executable, *(torchrun if processes > 1 else []), str(program), *commands]
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
@@ -52,18 +61,18 @@ def done(
 
 
 def prepared(folder: Path) -> Path:
-    """A folder with images of two classes, and what one process makes of them in four accumulate."""
+    """A folder with images of two classes, and what one process makes of them with the random numbers of two."""
     rng, labels = np.random.default_rng(0), np.arange(900) % 2
     images = (rng.random((900, 8, 8)) * 100 + 100 * labels[:, None, None]).astype(np.uint8)
     np.savez(folder / "data.npz", images=images, labels=labels)
-    finished = done(1, folder, train(folder, "one", accumulate=4), *uses(folder, "one"))
+    finished = done(1, folder, train(folder, "one"), *uses(folder, "one"), shares=2)
     assert finished.returncode == 0, finished.stderr
     return folder
 
 
-def train(place: Path, name: str, accumulate: int = 2) -> str:
-    """A training; two processes in two accumulate each draw the random numbers that one draws in four."""
-    return TRAIN.format(data=place / "data.npz", out=place / name) + f" --accumulate {accumulate}"
+def train(place: Path, name: str) -> str:
+    """A training."""
+    return TRAIN.format(data=place / "data.npz", out=place / name)
 
 
 def uses(place: Path, name: str) -> tuple[str, str]:

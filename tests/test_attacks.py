@@ -1,13 +1,11 @@
 """What an attacker tries, and what users' files are like: nothing is lost, nothing hangs, and one line says why."""
 
 import errno
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import threading
 import zipfile
 from collections.abc import Callable
@@ -29,9 +27,6 @@ from torch import Tensor
 import ncsn
 from ncsn.cli import console
 from ncsn.cli import main as cli
-from ncsn.kinds.images.read import stream
-from ncsn.kinds.kind import Drawing
-from ncsn.kinds.reading import Reading
 from ncsn.kinds.tables.columns import columns_of, learn_columns
 from ncsn.machine.interrupts import limit_seconds
 from ncsn.networks import MLP, ResidualMLP
@@ -120,8 +115,7 @@ PIPES = {
     "x.csv": "train x.csv",
     "x.parquet": "train x.parquet",
     "x.npy": "train x.npy --signals",
-    "run/metrics.json": "info run",
-    "run/model.safetensors": "info run",
+    "run/model.safetensors": "sample run",
     "run/checkpoint.pt": "train data.npz --resume --out run --device cpu",
 }
 
@@ -143,27 +137,6 @@ def test_a_command_waits_for_no_pipe(
     assert (name in said, said.count("\n")) == (True, 1)
     assert writer.is_alive()
     writer.cancel()
-
-
-def shard(path: Path, values: range) -> None:
-    with tarfile.open(path, "w") as archive:
-        for value in values:
-            info = tarfile.TarInfo(f"{value}.png")
-            info.size = len(png(value))
-            archive.addfile(info, io.BytesIO(png(value)))
-
-
-def test_shards_that_are_emptied_end_a_training_and_empty_ones_begin_none(tmp_path: Path) -> None:
-    for number in range(3):
-        shard(tmp_path / f"{number}.tar", range(40 * number, 40 * number + 40))
-    images = ncsn.load_dataset(str(tmp_path))
-    drawing = Drawing(examples=images.train, labels=None, size=16, flip=False, generator=torch.Generator())
-    batches = stream(images, Reading(), drawing)
-    assert next(batches).x.shape == (16, 1, 6, 5)
-    shard(tmp_path / "0.tar", range(0))
-    with limit_seconds(20):
-        assert refused(lambda: [next(batches) for _ in range(200)], naming="0.tar")
-        assert refused(lambda: ncsn.load_dataset(str(tmp_path)), naming="0.tar")
 
 
 def change_columns(change: Callable[[list[dict[str, Any]]], object], transform: dict[str, Any]) -> None:
@@ -280,13 +253,13 @@ def test_escape_sequences_of_strangers_files_do_not_reach_the_terminal(
 def test_help_ends_in_a_narrow_terminal(columns: str, monkeypatch: pytest.MonkeyPatch, capsys: Printed) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     with limit_seconds(20), pytest.raises(SystemExit, match=r"^0$"):
-        cli.main(["info", "--help"])
+        cli.main(["likelihood", "--help"])
     assert "--device" in capsys.readouterr().out
 
 
 def test_what_is_wrong_is_said_without_a_frame(capsys: Printed) -> None:
     """In a terminal of ASCII, too."""
-    command = ["info", "mnist", "--device", "abacus"]
+    command = ["sample", "mnist", "--device", "abacus"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     line = [sys.executable, "-m", "ncsn", *command]
     ended = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=600, check=False)
@@ -407,16 +380,6 @@ def test_weights_without_measure_end_an_imputation_in_one_line(table: Path, caps
     with pytest.raises(SystemExit, match=r"^1$"):
         cli.main(["impute", str(table), str(table / "gaps.csv"), "--out", str(table / "x.csv"), "--device", "cpu"])
     assert "not finite" in capsys.readouterr().err
-
-
-def test_info_prints_a_run_and_nothing_else(table: Path, capsys: Printed) -> None:
-    (table / "cookies.json").write_text('{"cookie": "secret"}')
-    (table / "metrics.json").write_text('{"note": "\x9b31mred"}', encoding="utf-8")
-    cli.main(["info", str(table), "--device", "cpu"])
-    said = capsys.readouterr().out
-    assert "note" in said
-    assert "secret" not in said
-    assert "\x9b" not in said
 
 
 def judged(folder: Path) -> list[str]:

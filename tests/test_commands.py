@@ -28,7 +28,6 @@ from ncsn.cli import main as cli
 from ncsn.cli.solve import Superres
 from ncsn.kinds import Dataset, Depth, mnist
 from ncsn.machine.interrupts import Stopped
-from ncsn.networks import UNet
 from ncsn.plots import image_grid
 from ncsn.posteriors import blurred, downsampled
 from ncsn.quantization import centres, dequantize, quantize
@@ -162,7 +161,6 @@ WRITTEN = {
     f"evaluate run -n 100 {FAST} --features pixels --out judged": JUDGED,
     "likelihood run -n 2 --probes 2 --tolerance 0.5 --device cpu": set[str](),
     "train data.npz --resume --steps 14 --out run --device cpu": set[str](),
-    "info run --device cpu": set[str](),
 }
 
 
@@ -502,15 +500,6 @@ def test_the_model_in_the_package_draws_digits_at_once(tmp_path: Path, monkeypat
     assert found.metrics["confident"].generated > 0.85
     assert found.metrics["frechet_distance"].generated < 2 * found.metrics["frechet_distance"].training
     assert found.metrics["class_variation"].generated < 0.2
-
-
-def test_info_says_what_a_run_is(run: Path, capsys: Printed) -> None:
-    (run / "metrics.json").write_text('{"loss": 0.125}')
-    cli.main(["info", str(run)])
-    weights, guide = (sum(p.numel() for p in UNet(1, c, 1, 8).parameters()) for c in ((8, 8), (8,)))
-    printed = capsys.readouterr().out
-    for part in (f"{weights:,} weights", f"{guide:,} of a guide", '"image_channels": 1', '"sigma_max": 20.0', "0.125"):
-        assert part in printed
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,11 @@
-"""Folders, archives, arrays and shards: what is an image, which class, which part; and what only looks so."""
+"""Folders, archives and arrays: what is an image, which class, which part; and what only looks so."""
 
 import io
 import os
 import tarfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,10 @@ import torch
 from helpers import refused
 from pictures import classes, contents, everything, in_order, packed, pixels, png, values, write
 from PIL import Image
-from torch import Tensor
 
-import ncsn
-from ncsn.kinds import Dataset, Origin, Reading, load_dataset, read_example
-from ncsn.kinds.images.files import images_in_shard
+from ncsn.kinds import Dataset, Reading, load_dataset, read_example
 from ncsn.kinds.images.pixels import BYTES, stored_depth
-from ncsn.kinds.images.read import stream
-from ncsn.kinds.kind import Drawing
-from ncsn.learn.fit import plan
-from ncsn.learn.settings import TrainSettings
+from ncsn.kinds.kind import digest_of
 from ncsn.quantization import reals
 
 FLAT = {f"{i:02d}.png": i for i in range(20)}
@@ -198,10 +190,7 @@ def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "middle.tar").write_bytes(whole)
     write(tmp_path / "nine", {f"{i}.png": i for i in range(9)} | {"x.heic": 1})
     write(tmp_path / "judged", {f"{('test', 'val')[i % 2]}/{i}.png": i for i in range(20)})
-    made(tmp_path / "two", "a b")
-    made(tmp_path / "unjudged", "train-0 train-1 train-2 test-0")
-    for path in Path(made(tmp_path / "short", "a b c")).iterdir():
-        path.write_bytes(path.read_bytes()[:9000])
+    write(tmp_path / "two", {"a.tar": 1, "b.tar": 2})
     for name, why in {
         "pipe.zip": "is not a dataset",
         "swallowed.zip": "19 of 20 files",
@@ -211,9 +200,7 @@ def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
         "cut.zip": r"^[^\n]*cut\.zip cannot be read[^\n]*$",
         "nine": "has 9 images, but none for validation and test; 1 file left out: 1 .heic",
         "judged": "has 20 images, but none for train",
-        "two": "has 2 shards",
-        "unjudged": "has 4 shards",
-        "short": r"^[^\n]*[abc]\.tar cannot be read as a shard \([^\n]*\)$",
+        "two": "holds no images, but 2 .tar",
     }.items():
         with pytest.raises(ValueError, match=why):
             load_dataset(str(tmp_path / name))
@@ -326,121 +313,27 @@ def test_arrays_that_are_no_data_sets(tmp_path: Path, arrays: dict[str, np.ndarr
             load_dataset(saved(tmp_path / place, **arrays))
 
 
-# Shards
-
-TWELVE = 12  # images in a shard
-EVERY = torch.zeros(0).long()  # classes are learned; which, shards say
-SIX = "x-000 x-001 x-002 x-003 x-004 x-005"
+LARGE = {"grey": STACK, "channels last": COLOUR, "channels first": COLOUR.transpose(0, 3, 1, 2)}
 
 
-def written(path: Path, images: list[bytes], start: int = 0) -> None:
-    """A shard as WebDataset's tools write them, or tar: a caption, the image and its class lie beside one another."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files: dict[str, bytes] = {}
-    for number, image in enumerate(images, start):
-        parts = {"txt": b"a caption", "PNG": image, "cls": f"{number % 3}\n".encode()}
-        files |= {f"./v1.0/{number:04}.{suffix}": content for suffix, content in parts.items()}
-    write_tar(path, files)
-
-
-def made(folder: Path, names: str = SIX) -> str:
-    """A folder of shards of 12 images with three classes, numbered through."""
-    for k, name in enumerate(names.split()):
-        written(folder / f"{name}.tar", [png(TWELVE * k + i) for i in range(TWELVE)], TWELVE * k)
-    return str(folder)
-
-
-def drawing(size: int, generator: torch.Generator, labels: Tensor | None = EVERY, *, flip: bool = False) -> Drawing:
-    return Drawing(examples=torch.zeros(0, 1), labels=labels, size=size, flip=flip, generator=generator)
-
-
-def seen(images: Dataset, seed: int, size: int, batches: int, **reading: int) -> list[ncsn.Batch]:
-    """Some batches of a process whose generator has had this seed last."""
-    generator = torch.Generator().manual_seed(seed)
-    return list(islice(stream(images, Reading(**reading), drawing(size, generator)), batches))  # type: ignore[arg-type]
-
-
-def first(batch: ncsn.Batch) -> list[int]:
-    return values((256 * batch.x).floor())
-
-
-OTHERS = "train-0 train-1 train-2 train-3 val-0 test-0", "train/0 train/1 train/2 train/3 valid/x-4 test/x-5"
-
-
-@pytest.mark.parametrize("names", [SIX, *OTHERS])
-def test_shards_are_parts(tmp_path: Path, names: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = load_dataset(made(tmp_path, names))
-    assert contents(images) == {"train": [*range(48)], "validation": [*range(48, 60)], "test": [*range(60, 72)]}
-    assert classes(images) == {v: str(v % 3) for v in range(72)}
-    assert images.shards == tuple(tmp_path / f"{name}.tar" for name in names.split()[:4])
-    settings = plan(images, TrainSettings(steps=3)).settings
-    assert settings.posterior_above == settings.sigma_max, "which would ask all training images"
-    with pytest.raises(ValueError, match=r"posterior_above is 0\.5"):
-        plan(images, TrainSettings(steps=3, posterior_above=0.5))
-    origin = Origin.of(str(tmp_path), Reading(), images)
-    assert origin.load().digest == images.digest
-    monkeypatch.setattr("ncsn.kinds.images.files.LOADED_FROM_SHARDS", 20)
-    assert contents(load_dataset(str(tmp_path)))["train"] == [12 * k + i for k in range(4) for i in range(5)]
-    write(tmp_path, {f"{i}.png": 100 + i for i in range(20)})
-    images = load_dataset(str(tmp_path))
-    assert images.shards is None, "where images lie beside them"
-    assert "6 .tar" in images.notes[0]
-
-
-def test_training_sees_all_images_with_their_classes_about_once_an_epoch(tmp_path: Path) -> None:
-    images = load_dataset(made(tmp_path))
-    batches = seen(images, 3, 16, 60)
-    drawn = [value for batch in batches for value in first(batch)]
-    counts = np.bincount(drawn, minlength=48)
-    assert len(counts) == 48
-    assert counts.min() >= 5
-    assert counts.mean() == 20
-    assert all(batch.label is not None and batch.label.tolist() == [v % 3 for v in first(batch)] for batch in batches)
-    assert len({value // TWELVE for value in first(batches[10])}) > 1, "shuffled beyond a shard"
-    assert images.labels is not None
-    (batch,) = seen(replace(images, labels=replace(images.labels, names=("0", "1"))), 3, 16, 1)
-    assert batch.label is not None
-    assert batch.label.tolist() == [(0, 1, -1)[v % 3] for v in first(batch)], "a class that was not looked at"
-    sights = [first(seen(images, seed, 8, 1)[0]) for seed in (0, 1, 5, 0)]
-    assert len({tuple(sight) for sight in sights}) == 3, "as those of three processes, or of three steps to begin at"
-    assert sights[0] == sights[3]
-
-
-@pytest.mark.parametrize(("tint", "channels"), [(0, 1), (99, 3)])
-def test_images_become_what_they_become_elsewhere(tmp_path: Path, tint: int, channels: int) -> None:
-    """Equal channels are grey, other sizes are fitted: in what is looked at and in what is trained on."""
-    squares = [packed(Image.new("RGB", (10 + i % 3, 9), (i, i, i + tint * (i % 2)))) for i in range(TWELVE)]
-    for k in range(3):
-        written(tmp_path / f"{k}.tar", squares)
-    images = load_dataset(str(tmp_path), reading=Reading(size="6"))
-    batch = next(stream(images, Reading(size="6"), drawing(4, torch.Generator(), None, flip=True)))
-    assert batch.x.shape == (4, *images.shape) == (4, channels, 6, 6)
-    assert batch.label is None
-    assert all(len({*plane.flatten().mul(256).floor().tolist()}) == 1 for plane in batch.x.flatten(0, 1))
-
-
-ODD = {
-    "colours": packed(Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8))),
-    "16 bits": packed(Image.fromarray(np.arange(30, dtype=np.uint16).reshape(6, 5))),
-    "another size": packed(Image.new("L", (5, 5))),
-    "broken": b"no image",
-}
-
-
-@pytest.mark.parametrize("kind", ODD)
-def test_what_is_broken_or_another_kind_is_counted(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ncsn.kinds.images.files.LOADED_FROM_SHARDS", 20)
-    made(tmp_path)
-    written(tmp_path / "x-000.tar", [ODD[kind] if v == 7 else png(v) for v in range(TWELVE)])
-    images = load_dataset(str(tmp_path))
-    with pytest.raises(ValueError, match=r"x-000\.tar .*0007 .*--max-broken is 0"):
-        seen(images, 0, 16, 60, max_broken=0)
-    # It is one, as often as its shard comes.
-    drawn = [value for batch in seen(images, 0, 16, 60, max_broken=1) for value in first(batch)]
-    assert {*range(48)} - {*drawn} == {7}
-    written(tmp_path / "x-001.tar", [ODD[kind] if v == 17 else png(v) for v in range(TWELVE, 2 * TWELVE)])
-    with pytest.raises(ValueError, match="--max-broken is 1"):
-        seen(images, 0, 16, 60, max_broken=1)
+@pytest.mark.parametrize("kind", LARGE)
+def test_a_large_array_stays_on_disk(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it is resized; its first images are held out."""
+    path = saved(tmp_path / "x.npy", x=np.ascontiguousarray(LARGE[kind]))
+    copied = load_dataset(path)
+    monkeypatch.setattr("ncsn.kinds.images.read.MAX_COPIED", 100)
+    mapped = load_dataset(path)
+    assert contents(mapped) == {"validation": [0, 1], "test": [2, 3], "train": [*range(4, 20)]}
+    assert "the first 4 images are held out" in mapped.notes[-1]
+    assert (mapped.shape, mapped.train.dtype) == (copied.shape, torch.uint8)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(16))
+    assert values(mapped.train[order]) == [4 + k for k in order.tolist()]
+    assert mapped.digest == digest_of(x.numpy() for x in (mapped.train, mapped.validation, mapped.test))
+    file = np.load(path, mmap_mode="r+")
+    file[-1] = 7
+    file.flush()
+    assert int(mapped.train[-1].max()) == 7, "nothing was copied"
+    assert load_dataset(path, reading=Reading(size="4")).shape[1:] == (4, 4)
 
 
 # Whatever the bytes are
@@ -471,8 +364,3 @@ def test_any_bytes_are_images_or_a_line(tmp_path: Path) -> None:
         content = np.insert(content, at, np.frombuffer(rng.bytes(int(rng.integers(40))), np.uint8))
         path.write_bytes(content[:end].tobytes())
         refused(partial(read, path))
-
-
-def test_a_second_picture_of_an_example_in_a_shard_is_no_example(tmp_path: Path) -> None:
-    write_tar(tmp_path / "x.tar", {"0.png": png(1), "0.seg.png": png(2), "0.cls": b"3"})
-    assert [item.label for item in images_in_shard(tmp_path / "x.tar")] == ["3"]

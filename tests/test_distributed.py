@@ -15,7 +15,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_do_what_one_does(place: Path) -> None:
-    """They learn the same from as many shares of a batch; samples are the same to the byte; a run is not replaced."""
+    """They learn the same from the same random numbers; samples are the same to the byte; a run is not replaced."""
     before = {path.name: path.read_bytes() for path in (place / "one").iterdir() if path.is_file()}
     finished = done(2, place, train(place, "two"), *uses(place, "two"), train(place, "one"))
     assert finished.returncode != 0
@@ -37,7 +37,7 @@ def test_a_run_goes_on_on_another_number_of_processes(place: Path) -> None:
     assert "error: terminated at step 6; " in first.stderr
     assert first.returncode != 0
     assert torch.load(place / "cut" / "checkpoint.pt", weights_only=True)["step"] == 6
-    second = done(1, place, train(place, "cut", accumulate=4) + " --resume")
+    second = done(1, place, train(place, "cut") + " --resume", shares=2)
     assert second.returncode == 0, second.stderr
     same(place / "one", place / "cut")
 

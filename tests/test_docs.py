@@ -75,7 +75,7 @@ def test_names_on_pages_exist() -> None:
     names = set(
         re.findall(r"`(ncsn(?:\.\w+)+)`", "\n".join(ALL[name] for name in ALL if name != "benchmarks/RECORDS.md"))
     )
-    assert "ncsn.samplers.slerp" in names
+    assert "ncsn.noise.level_ratio" in names
     assert not [name for name in names if locate(name) is None]
 
 
@@ -208,13 +208,6 @@ CHECKED = (
 )
 
 
-def check_walks(names: dict[str, Any]) -> None:
-    """Six walks of twelve: neighbours on a walk are closer than examples of two walks."""
-    walks = names["samples"].view(6, 12, -1)
-    steps, others = ((a - b).square().mean() for a, b in ((walks[:, 1:], walks[:, :-1]), (walks[1:], walks[:-1])))
-    assert steps < others / 2
-
-
 CHECKS = {
     "found": check_calibration,
     "imputer": check_pipeline,
@@ -226,7 +219,6 @@ CHECKS = {
     "my_objective": check_normal,
     "settings": check_images,
     "x": check_covariance,
-    "samples": check_walks,
 }
 """What holds of the samples of an example, by a name that it has."""
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import ncsn
+from ncsn.kinds import Dataset
 from ncsn.posteriors import known_pixels
 from ncsn.quantization import centres
 
@@ -71,3 +72,48 @@ def test_a_student_learns_and_is_a_run_like_any_other(tmp_path: Path) -> None:
     for place in ("run", "pictures"):
         with pytest.raises(ValueError, match="overwrite"):
             distill.main(distill.Distill(run="mnist", out=tmp_path / place, **few))
+
+
+def test_encoding_is_the_flow_the_other_way() -> None:
+    """Of N(0, 1) the flow multiplies x by the standard deviation of the noised data."""
+    sigmas, x = ncsn.Karras(5.0, 0.05, 200).sigmas(), torch.tensor([[0.3, -2.0]])
+    encoded = example("interpolation").encode(ncsn.GaussianMixture(torch.zeros(1, 2)), x, sigmas)
+    torch.testing.assert_close(encoded, x * ((1 + 5.0**2) / (1 + 0.05**2)) ** 0.5, rtol=1e-4, atol=0)
+
+
+def test_slerp_walks_at_one_pace_along_the_great_circle() -> None:
+    """Between two examples of one length, at an angle of 0.4 in one pair and of 2 in the other."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = 5 * torch.linalg.qr(torch.randn(2, 12, 2, generator=generator))[0].mT.view(2, 2, 3, 4)
+    angle = torch.tensor([0.4, 2.0])[:, None, None]
+    weights = torch.tensor([0.0, 0.1, 0.5, 1.0])
+    ends = pairs[:, 0], pairs[:, 0] * angle.cos() + pairs[:, 1] * angle.sin()
+    walks = example("interpolation").slerp(*ends, weights)
+    for weight, x in zip(weights, walks.unbind(1), strict=True):
+        torch.testing.assert_close(x, pairs[:, 0] * (weight * angle).cos() + pairs[:, 1] * (weight * angle).sin())
+
+
+def test_walks_end_at_the_images_that_were_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpolation = example("interpolation")
+    for name, value in {"PICTURE": tmp_path / "walks.png", "GENERATED": 1, "REAL": 1, "POINTS": 3}.items():
+        monkeypatch.setattr(interpolation, name, value)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(ncsn.plots, "image_grid", lambda x, *_, **__: seen.append(x))
+    interpolation.main()
+    (walks,) = seen
+    assert walks.shape == (6, 1, 28, 28)
+    images = centres(ncsn.load_dataset("mnist").test[:2])
+    assert float((walks[[3, 5]] - images).square().mean()) < 0.01 < float((walks[3] - walks[5]).square().mean()) / 4
+
+
+def test_a_refinenet_is_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refinenet, digits = example("refinenet"), ncsn.load_dataset("mnist")
+    few = Dataset(digits.train[:300], digits.validation[:50], digits.test[:50])
+    monkeypatch.setattr(ncsn, "load_dataset", lambda _: few)
+    judged: list[torch.Tensor] = []
+    monkeypatch.setattr(refinenet, "Ruler", lambda *_, **__: SimpleNamespace(judge=judged.append))
+    refinenet.main(minutes=0.001, width=2, n=2, out=tmp_path / "run")
+    run = ncsn.load(tmp_path / "run", device="cpu", network=refinenet.NCSN(width=2, features=128, rescale=False))
+    assert (run.recipe.network, run.recipe.preconditioning) == ("examples.refinenet.NCSN", "edm")
+    assert judged[0].shape == (2, 1, 28, 28)
+    assert (tmp_path / "run" / "samples.png").exists()

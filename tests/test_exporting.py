@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from helpers import DIGITS, GaussianScore, unchecked
+from refinenet import NCSNv2
 from torch import Tensor, nn
 
 import ncsn
@@ -19,7 +20,7 @@ from ncsn import exporting
 from ncsn.cli import main as cli
 from ncsn.kinds.signals import Scale
 from ncsn.kinds.tables.columns import Columns, Real
-from ncsn.networks import MLP, NCSNv2, UNet
+from ncsn.networks import MLP, UNet
 from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
 from ncsn.score import Preconditioning, Scaled, ScoreModel, expand

@@ -2,10 +2,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refinenet import NCSN
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ncsn.networks import MLP, NCSN, UNet
+from ncsn.networks import MLP, UNet
 from ncsn.score import ScoreModel
 from ncsn.training import COEFFICIENTS, Muon, muon_and_adam, orthogonalize
 

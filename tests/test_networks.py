@@ -1,9 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from refinenet import NCSN
 from torch import nn
 
-from ncsn.networks import MLP, NCSN, ResidualMLP
+from ncsn.networks import MLP, ResidualMLP
 from ncsn.networks.unet import Block, Classifier, UNet
 from ncsn.validation import check_call
 

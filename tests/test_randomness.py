@@ -14,7 +14,6 @@ from torch import Generator, Tensor
 
 import ncsn
 from ncsn import Batch, Geometric, LogUniform, Score, batches, posteriors, training_loss
-from ncsn.distributions import Boxes
 from ncsn.quantization import dequantize
 
 SCORE = GaussianScore(0.3, 0.8)
@@ -25,7 +24,7 @@ SIGMAS = Geometric(3.0, 0.5, 4).sigmas()
 DATA = ncsn.Empirical(torch.linspace(-3, 3, 20).view(10, 2), torch.arange(10) % 2)
 MIXTURE = ncsn.GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]))
 MODEL, LABELLED = ncsn.ScoreModel(ncsn.MLP(2, 8, 1), 0.1, 1.2), Batch(X, torch.arange(6) % 2)
-BOXES, MEAN, KNOWN = Boxes(torch.zeros(2, 2), 1.0), torch.zeros(1, 2), torch.tensor([True, False])
+MEAN, KNOWN = torch.zeros(1, 2), torch.tensor([True, False])
 BYTES = torch.arange(20, dtype=torch.uint8)[:, None]
 
 
@@ -39,7 +38,6 @@ CASES: dict[str, Callable[[Generator], Tensor]] = {
     "LogUniform": lambda g: NOISE.sample(6, generator=g),
     "GaussianMixture": lambda g: MIXTURE.sample(6, generator=g),
     "Ring": lambda g: ncsn.Ring().sample(6, generator=g),
-    "Boxes": lambda g: BOXES.sample(6, generator=g),
     "Empirical": lambda g: DATA.sample(6, generator=g),
     "dsm": lambda g: ncsn.dsm(SCORE, X, SIGMA, generator=g),
     "ssm": lambda g: ncsn.ssm(MIXTURE, X, SIGMA, generator=g),

@@ -32,6 +32,7 @@ from ncsn.learn.fit import Judge, Lesson, OwnParts, plan
 from ncsn.learn.opening import open_run
 from ncsn.learn.record import BAND_NAMES, BANDS, Record, Row, best_row, verdict
 from ncsn.learn.settings import Job, TrainSettings
+from ncsn.machine.distributed import Group
 from ncsn.machine.interrupts import Stopped, limit_seconds
 from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogNormal
@@ -217,8 +218,9 @@ def test_numbers_are_those_of_the_average_that_is_left_of_this_kind_of_data(trai
     rows = [first, replace(first, step=2, validation_loss=1.005, seconds=7.0)]
     table = ncsn.fit(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)), steps=1)
     for run, step in ((ncsn.load(trained / "run", device="cpu"), 2), (table, 1)):
-        shares = replace(run, settings={"batch_size": 3, "accumulate": 2})  # two of two examples a step
-        Record(folder=tmp_path, rows=rows).results(shares, console.draw(run, 2, levels=2))
+        batches = replace(run, settings={"batch_size": 3})  # of two examples for each of two processes
+        record = Record(folder=tmp_path, rows=rows, group=Group(size=2))
+        record.results(batches, console.draw(run, 2, levels=2))
         found = json.loads((tmp_path / "metrics.json").read_text())
         assert (found["step"], found["training_seconds"], found["images_seen"]) == (step, 7.0, 8)
 

@@ -1,4 +1,4 @@
-"""NCSN's and NCSNv2's networks beside what the official code returns for the same weights."""
+"""examples/refinenet.py: NCSN's and NCSNv2's networks beside what the official code returns for the same weights."""
 
 import hashlib
 import math
@@ -8,11 +8,8 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from refinenet import NCSN, InstanceNormPlus, NCSNv2, RefineNet, from_ncsn, weights_by_official_name
 from torch import Tensor, nn
-
-from ncsn.adapters import from_ncsn
-from ncsn.networks import NCSN, NCSNv2
-from ncsn.networks.refinenet import InstanceNormPlus, RefineNet, weights_by_official_name
 
 State = dict[str, Tensor]
 SIGMAS = (1.0, 0.3, 0.1, 0.03, 0.01)
@@ -71,25 +68,25 @@ def test_scores_are_those_of_the_official_code(
 
 def test_official_weights_may_be_wrapped_or_averages_and_hold_the_levels(generator: torch.Generator) -> None:
     state, x, c = official_state(1, 4, 0), torch.rand(2, 1, 8, 8, generator=generator), torch.zeros(2)
-    expected = NCSNv2.from_official(state)(x, c)
+    expected = from_ncsn(state).network(x, c)
     wrapped = {f"module.{name}": tensor for name, tensor in {**state, "sigmas": torch.tensor(SIGMAS)}.items()}
-    assert torch.equal(NCSNv2.from_official(wrapped)(x, c), expected)
-    assert torch.equal(NCSNv2.from_official(state, rescale=False)(2 * x - 1, c), expected)
+    assert torch.equal(from_ncsn(wrapped).network(x, c), expected)
+    assert torch.equal(from_ncsn(state, rescale=False).network(2 * x - 1, c), expected)
 
 
 def test_other_weights_are_refused_by_name() -> None:
     first, second = official_state(1, 4, 5), official_state(1, 4, 0)
     renamed = {name.replace("refine1.crp.norms.0", "gone"): tensor for name, tensor in first.items()}
     with pytest.raises(ValueError, match=r"refine1.crp.norms.0.embed.weight'\] are missing, .'gone"):
-        NCSN.from_official(renamed, SIGMAS)
+        from_ncsn(renamed, SIGMAS)
     with pytest.raises(ValueError, match=r"normal.*alpha.* are missing, .*embed.weight.* are unexpected"):
-        NCSNv2.from_official(first)
+        from_ncsn(first)
     with pytest.raises(ValueError, match=r"begin_conv.weight"):
-        NCSNv2.from_official({"weight": torch.zeros(3)})
+        from_ncsn({"weight": torch.zeros(3)})
     with pytest.raises(ValueError, match=r"end_conv.weight has shape \(3, 4, 3, 3\); expected \(1, 4, 3, 3\)"):
-        NCSNv2.from_official({**second, "end_conv.weight": torch.zeros(3, 4, 3, 3)})
+        from_ncsn({**second, "end_conv.weight": torch.zeros(3, 4, 3, 3)})
     with pytest.raises(ValueError, match=r"has shape \(5, .*\); expected \(4, .*\)"):
-        NCSN.from_official(first, SIGMAS[:4])
+        from_ncsn(first, SIGMAS[:4])
 
 
 @pytest.mark.parametrize("network", [NCSN(1, 16, sigmas=SIGMAS), NCSN(1, 16, features=8), NCSNv2(1, 16)])

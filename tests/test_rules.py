@@ -65,7 +65,6 @@ WIDTHS = [
     ((1, 28, 28), False, {"minutes": 4.0}, ((16, 32), 64)),
     ((3, 32, 32), False, {}, ((32, 64), 64)),  # by 111,000 images twice as near to CIFAR-10 as a quarter by 289,000
     ((3, 40, 100), True, {"minutes": 200.0}, ((64, 128, 256, 256), 128)),
-    ((1, 28, 28), True, {"network": "refinenet"}, ((64,), 128)),
     ((1, 28, 28), False, {"channels": (8, 8)}, ((8, 8), 128)),
     ((1, 28, 28), True, {"batch_size": 999}, ((64, 128), 300)),  # all there are
 ]
@@ -145,16 +144,12 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
     assert labelled.labels is not None
     assert (none, told.num_classes, told.sampling.guide) == (None, 3, "unconditional")
     assert told.shares == labelled.labels.shares
-    with pytest.raises(ValueError, match="blocks"):
-        settle(network="refinenet", blocks=1)
-    assert rules.recipes(settle(network="refinenet"), pictures())[0].arguments["features"] == 128, "of σ and classes"
 
 
 def test_tables_are_learned_by_their_conditionals_and_own_networks_as_they_are() -> None:
     way = rules.preconditioning_of
     assert way("mlp", own=False) == "conditional"
     assert way("mlp", own=True) == way("unet", own=False) == "edm"
-    assert way("refinenet-v2", own=False) == "scaled"
 
 
 CLASSES = [
@@ -163,7 +158,6 @@ CLASSES = [
     (16, {}, False, "20 images"),
     (1, {}, False, "20 images"),
     (3, {"class_conditional": False}, False, ""),
-    (3, {"network": "refinenet"}, False, "--network unet"),
     (0, {}, False, ""),
 ]
 

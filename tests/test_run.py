@@ -96,12 +96,6 @@ def test_the_same_seed_gives_the_same_samples_whatever_the_batch_and_the_global_
         assert torch.equal(pool.submit(run.sample, 7, seed=3).result(), first)
 
 
-def test_fast_takes_at_most_eight_evaluations_unless_levels_are_given() -> None:
-    for guidance, states in ((1.0, 8), (3.0, 5)):
-        assert abs(len(labelled().steps(3, sampler="fast", guidance=guidance)) - states) <= 1
-    assert len(labelled().steps(3, sampler="fast", levels=20)) == 20, "a user's number stays"
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -335,21 +329,6 @@ def test_a_run_that_is_saved_copied_or_pickled_is_the_same(tmp_path: Path) -> No
     assert ncsn.load(tmp_path / "mine", device="cpu").digest == others[1].digest
 
 
-def test_walks_begin_and_end_at_samples() -> None:
-    recipe = replace(RECIPE, shape=(1, 4, 4), sampling=replace(SAMPLING, sampler="heun"))
-    run = Run(score=GaussianScore(2.0, 1.0), recipe=recipe)
-    walk = run.walk(2, 5, seed=3)
-    assert walk.shape == (10, 1, 4, 4)
-    for n, steps in ((2, 0), (2, 1), (0, 2)):
-        with pytest.raises(ValueError, match=r"^(n|steps) is [01];"):
-            run.walk(n, steps)
-    x = run.sample(10, start=walk)
-    assert float((x[0] - x[4]).abs().max()) > 0.1
-    # Between the ends of a walk, noise is as long as at its ends; along a straight line it would be shorter by 1/√2.
-    lengths = walk.flatten(1).norm(dim=1).view(2, 5)
-    assert bool((lengths[:, 2] > 0.85 * lengths[:, [0, -1]].amin(1)).all())
-
-
 LEARNED, KNOWN = Run(score=model(), recipe=IN_UNITS, guide=model(1)), torch.tensor([False, True])
 MEASURED = LEARNED.posterior(masked(KNOWN), torch.tensor([-2.99]), noise_std=0.1)
 X, IMAGE = torch.ones(4, 2), torch.ones(1, 1, 6, 6)
@@ -360,7 +339,6 @@ CERTAIN: dict[str, Callable[[], Tensor]] = {
     "replacement": lambda: LEARNED.replacement(KNOWN, SHIFT).sample(3, levels=3),
     "exact trace": lambda: LEARNED.log_prob(UNITS.inverse(X), tolerance=0.1),
     "probes": lambda: LEARNED.log_prob(UNITS.inverse(X), probes=2, tolerance=0.1),
-    "walk": lambda: LEARNED.walk(2, 3),
     "downsampled": lambda: downsampled(2)(IMAGE),
     "blurred": lambda: blurred(1.0)(IMAGE),
     "Empirical": lambda: ncsn.Empirical(X)(X, 0.5) + ncsn.Empirical(X).log_prob(X, 0.5)[:, None],
@@ -448,7 +426,6 @@ def test_a_config_with_nonsense_anywhere_is_refused_or_means_it(pictures: Path) 
         ("recipe.transform.dtype", "object", "depth is 'object'"),
         ("recipe.transform.type", "columns", "columns"),
         ("recipe.shares.dogs", KeyError, "shares is"),
-        ("recipe.sampling.sampler", "fast", "sampler is fast"),
         ("data.digest", "02ab", "its digest"),  # the weights are another run's
     ],
 )

@@ -286,8 +286,6 @@ MISTAKES = {
     "MNIST --overwrite --resume": "--overwrite and --resume",
     "MNIST --dataset nowhere": "nowhere does not exist",
     "MNIST --dataset table.csv": "`ncsn train table.csv`",
-    "MNIST --batch-size 8 --accumulate 9": "batch_size is 8",
-    "MNIST --network refinenet --channels 8 8": "refinenet",
 }
 
 

@@ -39,17 +39,12 @@ def dark_on_the_left(lessons: Lessons) -> bool:
     return bool((shown[..., :4].mean((1, 2, 3)) < shown[..., 4:].mean((1, 2, 3))).all())
 
 
-REFINENET: dict[str, Any] = {"channels": (4,), "blocks": 2, "guidance": 1.0}
 # The field, another value, further options that it needs, what it changes, and what that is then.
 HEARD: list[tuple[str, Any, dict[str, Any], Read, object]] = [
     ("minutes", 30.0, {}, lambda x: (x.budgets[-1].seconds or 0) > 1000, True),
     ("steps", 7, {}, lambda x: x.budgets[-1].steps, 7),
     ("flip", True, {"posterior_above": 9.0}, dark_on_the_left, False),
     ("batch_size", 9, {}, lambda x: len(next(x.batches[-1]).x), 9),
-    ("accumulate", 2, {}, lambda x: len(next(x.batches[-1]).x), 8),
-    ("network", "refinenet", REFINENET, lambda x: x.run.recipe.network, "NCSN"),
-    ("network", "refinenet-v2", REFINENET, lambda x: x.run.recipe.preconditioning, "scaled"),
-    ("network", "refinenet-v2", REFINENET, lambda x: float(x.run.model.data_mean), 0.0),
     ("channels", (6, 4, 2), {}, lambda x: x.run.recipe.arguments["channels"], (6, 4, 2)),
     ("blocks", 2, {}, lambda x: x.run.recipe.arguments["blocks"], 2),
     ("sigma_max", 2.5, {}, lambda x: x.run.recipe.sampling.sigma_max, 2.5),
@@ -107,8 +102,8 @@ def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> 
 def test_who_resumes_gets_the_runs_own_settings_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     saved = storable_settings(dataclasses.asdict(rules.resolve(tiny(seed=3), pictures(), torch.device("cpu"))))
     again = partial(rules.recall, saved=saved, where="x: settings")
-    same = again(TrainSettings(seed=3, channels=(8, 12), minutes=2.0, accumulate=2, job=Job(device="cpu")))
-    assert (same.seed, same.channels, same.minutes, same.steps, same.accumulate) == (3, (8, 12), 2.0, None, 2)
+    same = again(TrainSettings(seed=3, channels=(8, 12), minutes=2.0, job=Job(device="cpu")))
+    assert (same.seed, same.channels, same.minutes, same.steps) == (3, (8, 12), 2.0, None)
     assert (same.job, same.compile) == (Job(device="cpu"), False)
     assert not capsys.readouterr().out
     other = again(TrainSettings(seed=5, batch_size=64))

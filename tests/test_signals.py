@@ -83,7 +83,6 @@ def test_rules_suit_signals_and_volumes_of_any_size(shape: tuple[int, ...], monk
         (CURVES[:9], "", "few"),
         (CURVES[:, None], "", "(240, 1, 3, 9)"),
         (CURVES, "--size 9 --fit stretch", "size, fit"),
-        (CURVES, "--network refinenet", "refinenet"),
     ],
 )
 def test_what_are_no_signals_is_refused(

@@ -29,9 +29,7 @@ USES = {
     "likelihood": "likelihood RUN -n 2 --probes 2 --device cpu",
     "impute": "impute TABLE ../../rows.csv -n 2 --device cpu --out out.csv",
     "export": "export RUN out.onnx",
-    "info": "info RUN --device cpu",
     "play": "play --port 0",
-    "push": "push RUN user/model",
 }
 OTHERS = "RUN -n 2 --levels 3 --solver-steps 1 --device cpu --out out.png"  # of a command that is not above
 TOKENS = (b"9" * 400, b"[" * 50_000, b"1e999", b"NaN", b"-Infinity", b"\xff\xfe", b"\x00", b"\\ud800")
@@ -39,9 +37,7 @@ SENSELESS: tuple[Any, ...] = (None, 0, -1, 1e308, 10**12, float("nan"), "", "ü"
 COMMANDS = (
     f"train HERE/images.npz {SMALL} --steps 24 --out run --resume",
     "sample run -n 2 --levels 2 --device cpu --out out.npz",
-    "info run --device cpu",
     "evaluate run -n 100 --levels 2 --device cpu --out out",
-    "push run user/model",
 )
 RUN_FILES = ("config.json", "metrics.json", "metrics.jsonl", "checkpoint.pt", "guide/config.json")
 OF_TABLES = (

@@ -7,7 +7,6 @@ from .adapters import from_azula as from_azula
 from .adapters import from_denoiser as from_denoiser
 from .adapters import from_diffusers as from_diffusers
 from .adapters import from_flow as from_flow
-from .adapters import from_ncsn as from_ncsn
 from .adapters import from_noise_predictor as from_noise_predictor
 from .adapters import from_variance_preserving as from_variance_preserving
 from .adapters import to_azula as to_azula
@@ -23,8 +22,6 @@ from .learn.fit import fit as fit
 from .likelihood import bits_per_dimension as bits_per_dimension
 from .likelihood import log_prob as log_prob
 from .networks import MLP as MLP
-from .networks import NCSN as NCSN
-from .networks import NCSNv2 as NCSNv2
 from .networks import UNet as UNet
 from .noise import Geometric as Geometric
 from .noise import Karras as Karras

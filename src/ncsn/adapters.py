@@ -6,7 +6,7 @@ and the score is −E[z | x_t]/σ.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.networks import NCSN, NCSNv2
-from ncsn.score import Copies, Plain, Scaled, Score, ScoreModel, Sigma, as_level, expand, float64, place_level, tweedie
+from ncsn.score import Copies, Score, Sigma, as_level, expand, float64, place_level, tweedie
 from ncsn.validation import as_numbers, real
 
 if TYPE_CHECKING:
@@ -239,19 +238,3 @@ def from_diffusers(folder: str | Path) -> Score:
     # With zero terminal SNR (Lin et al. 2023, arXiv:2305.08891) the last ᾱ is 0 in effect, and its σ infinite.
     finite = alphas[:-1] if settings.get("rescale_betas_zero_snr") else alphas
     return from_variance_preserving(output, finite, prediction_type=prediction)
-
-
-def from_ncsn(state: Mapping[str, Tensor], sigmas: Sequence[float] | None = None) -> ScoreModel:
-    """The score model of the official NCSN or NCSNv2 weights, for pixels in [0, 1].
-
-    ``state``: a state dict of ``CondRefineNetDilated`` (github.com/ermongroup/ncsn), or of ``NCSNv2``
-    (github.com/ermongroup/ncsnv2).  ``sigmas``: the noise levels of the former, which its state dict lacks; any other σ
-    is rounded to the nearest of them.
-    Song & Ermon 2019 (arXiv:1907.05600) and 2020 (arXiv:2006.09011, technique 3: s = f(x)/σ).
-    Raises ValueError, naming the tensors, if any is missing, unexpected or of another shape.
-    """
-    if sigmas is None:
-        model = ScoreModel(NCSNv2.from_official(state), preconditioning=Scaled())
-    else:
-        model = ScoreModel(NCSN.from_official(state, sigmas), preconditioning=Plain())
-    return model.requires_grad_(False).eval()

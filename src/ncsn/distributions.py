@@ -1,7 +1,7 @@
 r"""Distributions whose noised score is known exactly: each one *is* a Score.
 
 Noise of standard deviation σ convolves a density with N(0, σ²I).  For a mixture of Gaussians that only widens the
-components; for a ring there remains an integral over angles, and for boxes there are error functions.  Each class has
+components; for a ring there remains an integral over angles.  Each class has
 
 ``sample(n, generator=…)``   n draws of the clean data, (n, d)
 ``log_prob(x, sigma)``       log p_σ(x), (b,)
@@ -200,53 +200,6 @@ class Ring:
         return score.to(x)
 
 
-class Boxes:
-    """Uniform on equal axis-parallel boxes: with noise, a mixture of products of differences of normal cdfs.
-
-    ``lower`` (k, d): the corners with the smallest coordinates; ``side`` > 0: the length of every edge.
-    """
-
-    def __init__(self, lower: Float[Tensor, "k d"], side: float) -> None:
-        self.lower, self.side = lower, side
-        self.copies = Copies(lower)
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
-        """``n`` independent draws of the clean data."""
-        n, device = whole("n", n, 1), place_of(generator)
-        (corners,) = self.copies.on(device)
-        lower = corners[torch.randint(len(corners), (n,), generator=generator, device=device)]
-        return lower + self.side * torch.rand(lower.shape, generator=generator, device=device)
-
-    def _log_mass(self, x: Float[Tensor, "b d"], sigma: Sigma) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Each box's log ∫ N along each axis (b, k, d), the two ends in units of σ, and σ.
-
-        Computed on the side of zero where the normal cdf does not round to one, so that tails stay exact.
-        """
-        check_points(x, self.lower.shape[1:])
-        exact = float64(x)
-        std = expand(sigma, exact)[..., None]
-        low = (self.copies.on(exact.device)[0].to(exact) - exact[:, None]) / std
-        high = low + self.side / std
-        flip = low + high > 0
-        a, b = torch.where(flip, -high, low), torch.where(flip, -low, high)
-        log_b, log_a = torch.special.log_ndtr(b), torch.special.log_ndtr(a)
-        return log_b + torch.log1p(-(log_a - log_b).exp()), low, high, std
-
-    def log_prob(self, x: Float[Tensor, "b d"], sigma: Sigma) -> Float[Tensor, "b"]:
-        """Log p_σ(x) in nats; σ > 0."""
-        log_mass, *_ = self._log_mass(x, sigma)
-        volume = len(self.lower) * self.side ** x.shape[1]
-        return (log_mass.sum(-1).logsumexp(1) - math.log(volume)).to(x)
-
-    def __call__(self, x: Float[Tensor, "b d"], sigma: Sigma, /) -> Float[Tensor, "b d"]:
-        """The score: the posterior mean over boxes of (φ(low) − φ(high))/(σ·mass), axis by axis."""
-        log_mass, low, high, std = self._log_mass(x, sigma)
-        posterior = log_mass.sum(-1).softmax(1)[..., None]
-        log_phi = math.log(2 * math.pi) / 2
-        edges = (-(low**2) / 2 - log_phi - log_mass).exp() - (-(high**2) / 2 - log_phi - log_mass).exp()
-        return (posterior * edges / std).sum(1).to(x)
-
-
 def two_gaussians() -> Distribution:
     """0.2·N((−5,−5), I) + 0.8·N((5,5), I): Song & Ermon 2019, sections 3.2 and 4.3, figures 2 and 3."""
     means = torch.tensor([[-5.0, -5.0], [5.0, 5.0]], device="cpu")
@@ -270,18 +223,11 @@ def swiss_roll() -> Distribution:
     return GaussianMixture((0.45 * torch.stack([t * t.cos(), t * t.sin()], 1)).float(), 0.2)
 
 
-def checkerboard() -> Distribution:
-    """Uniform on the eight dark squares, of side 3, of a 4 × 4 board on [−6, 6]²."""
-    corners = [(3.0 * i - 6, 3.0 * j - 6) for i in range(4) for j in range(4) if (i + j) % 2 == 0]
-    return Boxes(torch.tensor(corners, device="cpu"), 3.0)
-
-
 TOYS: dict[str, Callable[[], Distribution]] = {
     "circle": Ring,
     "gaussian": two_gaussians,
     "moons": two_moons,
     "swiss-roll": swiss_roll,
-    "checkerboard": checkerboard,
 }
 
 POINTS_AT_ONCE = 64  # whose distances to all data are in memory together

@@ -336,20 +336,6 @@ def heun(
     return edm(score, x, sigmas, churn=0.0, denoise=denoise)
 
 
-@torch.no_grad()
-def encode(score: Score, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "levels"]) -> Float[Tensor, "b *d"]:
-    """The noise that the probability flow turns into ``x``: the flow in reverse, by Heun's method.
-
-    Song et al. 2020, section 4.3 and appendix D.3.  NFE: 2·(levels − 1).
-
-    ``x``: clean examples, taken as the state of the flow at the last of the ``sigmas``, which descend.
-    """
-    sigmas = check_ladder(sigmas)
-    for sigma, following in pairwise(sigmas.flip(0)):
-        x = heun_step(score, x, sigma, following)
-    return x
-
-
 def edm(
     score: Score,
     x: Float[Tensor, "b *d"],
@@ -453,19 +439,6 @@ def dpm_solver(
     return descend(score, x, sigmas, step, denoise=denoise)
 
 
-def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], weights: Float[Tensor, "k"]) -> Float[Tensor, "b k *d"]:
-    """Interpolate from a (weight 0) to b (weight 1) along the great circle, so that every point is as long as noise.
-
-    Shoemake 1985.  A straight line would pass too close to the origin, where noise practically never is.
-    """
-    u, v = a.flatten(1), b.flatten(1)
-    cosine = (u * v).sum(1) / (lengths(u) * lengths(v))
-    angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).arccos()[:, None]
-    first, second = ((1 - weights) * angle).sin() / angle.sin(), (weights * angle).sin() / angle.sin()
-    walk: Tensor = first[..., None] * u[:, None] + second[..., None] * v[:, None]
-    return walk.view(len(a), len(weights), *a.shape[1:])
-
-
 # The table of samplers: their names, ladders and costs, and whether guidance helps.
 
 GUIDED: dict[GuideName, float] = {"smaller": 1.25, "unconditional": 2.0}  # network evaluations per guided level
@@ -481,11 +454,9 @@ class SamplerSpec:
     ``levels``: the default number of levels, beyond which more hardly help.
     ``steps``: the default number of Langevin steps, chosen likewise.
     ``nfe_per_step``: how often it evaluates the score in one step.
-    ``langevin``: whether it is Langevin dynamics, which has a step size and needs only one noise level.
-    ``guided_from``: how far from 1 a run's guidance must be to be kept with this sampler.
+    ``langevin``: whether it is Langevin dynamics, which has a step size, needs only one noise level, and doesn't take
+    over a run's guidance: its steps converge to the distribution of a level, but a guided score has none.
     ``restarts``: whether explicit levels may rise, which costs no evaluation.
-    ``most``: the limit on evaluations per sample, the guide's included; levels are dropped to stay within it.  Such a
-    sampler can't be a run's own.
     """
 
     follow: Callable[..., Iterator[Step]]
@@ -494,19 +465,15 @@ class SamplerSpec:
     steps: int = 1
     nfe_per_step: int = 1
     langevin: bool = False
-    guided_from: float = 0.0
     restarts: bool = False
-    most: int | None = None
 
     def levels_for(self, sigma_max: float, sigma_min: float) -> int:
         """How many levels make steps as fine as ``levels`` do between 10 and 0.01; never fewer than ``levels``.
 
-        A sampler with a limit on evaluations has the same number of levels on any range.
-
         ``sigma_max``: the largest noise level.
         ``sigma_min``: the smallest one.
         """
-        if self.levels == 1 or self.most is not None:
+        if self.levels == 1:
             return self.levels
 
         def length(top: float, bottom: float) -> float:
@@ -531,9 +498,8 @@ def on_the_last_level(
 # SDE-DPM-Solver++(2M), its last step between order 1 and 2.
 reverse_diffusion = partial(dpm_solver, stochasticity=1.0, last_extrapolation=0.25)
 
-# Langevin steps converge to the distribution of a level, but a guided score has none: guidance makes both worse.
 SAMPLERS: dict[str, SamplerSpec] = {
-    "annealed": SamplerSpec(annealed_langevin, Geometric, levels=100, steps=2, langevin=True, guided_from=math.inf),
+    "annealed": SamplerSpec(annealed_langevin, Geometric, levels=100, steps=2, langevin=True),
     "consistent": SamplerSpec(consistent_annealed, Geometric, levels=100),
     "pc": SamplerSpec(predictor_corrector, Geometric, levels=60, nfe_per_step=2),
     "euler": SamplerSpec(euler, Karras, levels=40, restarts=True),
@@ -541,10 +507,7 @@ SAMPLERS: dict[str, SamplerSpec] = {
     "edm": SamplerSpec(edm_of_karras, Karras, levels=40, nfe_per_step=2),
     "dpmpp": SamplerSpec(dpm_solver, Karras, levels=20),
     "dpmpp-sde": SamplerSpec(reverse_diffusion, Karras, levels=30),
-    "langevin": SamplerSpec(on_the_last_level, Geometric, levels=1, steps=200, langevin=True, guided_from=math.inf),
-    # The default in eight evaluations.  Long steps make samples less diverse, as guidance does, so spending evaluations
-    # on levels is better than a weight of 1.25.
-    "fast": SamplerSpec(reverse_diffusion, Karras, levels=8, guided_from=0.5, most=8),
+    "langevin": SamplerSpec(on_the_last_level, Geometric, levels=1, steps=200, langevin=True),
 }
 
 
@@ -625,8 +588,8 @@ class Sampling:
     def but(self, *, sampler: str | None = None, **changes: object) -> "Sampling":
         """A copy with other values for these fields, unless they are None.
 
-        Another sampler comes with its own levels and steps, and without guidance where that does harm or isn't worth
-        its cost, see ``SamplerSpec``.
+        Another sampler comes with its own levels and steps, and Langevin dynamics without guidance, see
+        ``SamplerSpec``.
 
         ``sampler``: a name in ``SAMPLERS``.
         ``changes``: other fields of this class, and their values.
@@ -646,17 +609,9 @@ class Sampling:
     def by(self, sampler: str) -> "Sampling":
         """The same with another sampler, on that sampler's own levels."""
         method = find_spec(sampler)
-        guidance = self.guidance if abs(self.guidance - 1) >= method.guided_from else 1.0
+        guidance = 1.0 if method.langevin else self.guidance
         levels = method.levels_for(self.sigma_max, self.sigma_min)
         return replace(self, sampler=sampler, levels=levels, steps=method.steps, guidance=guidance)
-
-    @property
-    def affordable(self) -> "Sampling":
-        """A copy with few enough levels, but at least two, for the sampler's limit on evaluations."""
-        sampling = self
-        while self.spec.most is not None and sampling.evaluations > self.spec.most and sampling.count > 2:
-            sampling = replace(sampling, levels=sampling.count - 1)
-        return sampling
 
     @property
     def count(self) -> int:

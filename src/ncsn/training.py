@@ -84,8 +84,7 @@ class State:
     The attribute ``average`` is the result: the same model with an exponential moving average of the weights.
     The window grows with training, over about the last tenth of the steps: decay 1 − 10/(t + 10) at step t, the power
     function profile of Karras et al. 2024 (arXiv:2312.02696, equation 1), which needs no tuning to the budget.
-    The attribute ``parts`` holds whatever else the caller wants in checkpoints, by name, see ``Stateful``.  If the
-    network runs in float16, whose smallest number is 6·10⁻⁸, ``scaler`` scales the loss before gradients are computed.
+    The attribute ``parts`` holds whatever else the caller wants in checkpoints, by name, see ``Stateful``.
 
     ``model``: the model to train.
     ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peak values.
@@ -110,8 +109,6 @@ class State:
         self.seconds = 0.0
         self.noted: list[tuple[int, Tensor]] = []
         self.parts: dict[str, Stateful] = {}
-        device = generator.device.type
-        self.scaler = torch.amp.GradScaler(device, enabled=self.model.autocast == torch.float16)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["peak"] = group["lr"]
@@ -121,9 +118,7 @@ class State:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * rate
-            self.scaler.step(optimizer)  # skipped if a gradient overflows float16
-        self.scaler.update()
-        for optimizer in self.optimizers:
+            optimizer.step()
             optimizer.zero_grad()
         self.step += 1
         weights = [p.detach() for p in self.model.parameters()]
@@ -162,7 +157,6 @@ class State:
             "step": self.step,
             "seconds": self.seconds,
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
-            "scaler": self.scaler.state_dict(),
         }
         try:
             with atomic(Path(path)) as temporary:
@@ -185,8 +179,6 @@ class State:
             for name in {*self.parts, *saved["parts"]}:
                 self.parts[name].load_state_dict(saved["parts"][name])
             self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
-            if saved["scaler"] and self.scaler.is_enabled():  # a run may continue in another precision
-                self.scaler.load_state_dict(saved["scaler"])
             if self.seed is None:  # with a seed, every step reseeds the generator
                 self.restore_generator(saved["generator"])
         except (ValueError, RuntimeError, TypeError, KeyError) as error:  # torch's errors for what does not fit
@@ -229,28 +221,22 @@ def schedule(fraction: float, step: int) -> float:
     return min(1.0, (step + 1) / 50) * max(0.0, 1 - fraction)
 
 
-def step_seed(seed: int, step: int, share: int, shares: int) -> int:
-    """The seed of one share of a step; no two shares of a training have the same one.
+def step_seed(seed: int, step: int, rank: int, processes: int) -> int:
+    """The seed of one process at one step; no two seeds of a training are the same.
 
     Seeds count up from step to step, as in EDM2's loop, because a CPU generator has only 2³² of them.
     """
-    return (seed * 0x9E3779B1 + step * shares + share) % 2**32
+    return (seed * 0x9E3779B1 + step * processes + rank) % 2**32
 
 
-def add_gradients(
-    state: State, batches: Iterator[Batch], loss: Loss, group: Group, accumulate: int
-) -> Float[Tensor, "2 b"]:
+def add_gradients(state: State, batches: Iterator[Batch], loss: Loss, group: Group) -> Float[Tensor, "2 b"]:
     """Add the gradients of a batch; return its losses and noise levels, with zeros for those of other processes."""
-    shares, parts = group.size * accumulate, []
-    for share in range(group.rank * accumulate, (group.rank + 1) * accumulate):
-        if state.seed is not None:
-            state.generator.manual_seed(step_seed(state.seed, state.step, share, shares))
-        losses, sigmas = loss(state.model, next(batches))
-        state.scaler.scale(losses.mean() / shares).backward()  # type: ignore[no-untyped-call]
-        parts.append(torch.stack([losses.detach(), sigmas]))
-    mine = torch.cat(parts, 1)
-    whole = torch.zeros(2, group.size, mine.shape[1], device=mine.device)
-    whole[:, group.rank] = mine
+    if state.seed is not None:
+        state.generator.manual_seed(step_seed(state.seed, state.step, group.rank, group.size))
+    losses, sigmas = loss(state.model, next(batches))
+    (losses.mean() / group.size).backward()  # type: ignore[no-untyped-call]
+    whole = torch.zeros(2, group.size, len(losses), device=losses.device)
+    whole[:, group.rank] = torch.stack([losses.detach(), sigmas])
     return whole.flatten(1)
 
 
@@ -261,7 +247,6 @@ def train(
     *,
     budget: Budget,
     group: Group = ALONE,
-    accumulate: int = 1,
     signals: Sequence[int] = (),
 ) -> Iterator[Progress]:
     """Train until the budget is spent; yields after every step, and can be abandoned at any of them.
@@ -276,7 +261,6 @@ def train(
     ``budget``: how long to train.
     ``group``: the processes that train together; by default only this one.  With several, the state needs a seed, and
     the leading process keeps the time.
-    ``accumulate``: the number of shares of a batch that each process learns from, one after the other.
     ``signals``: the numbers of the signals (SIGINT, SIGTERM) that this process has received, as they arrive.
     Raises NonFiniteLossError if the loss is NaN or infinite in any process: on a CPU before the weights change; on a
     GPU, which is not synchronised at every step, after ten steps and a second, before a checkpoint, and at the end.
@@ -294,7 +278,7 @@ def train(
     began, looked = time.monotonic() - state.seconds, state.seconds
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
         with threads_for(state.model, steady=budget.seconds is None):
-            whole = add_gradients(state, batches, loss, group, accumulate)
+            whole = add_gradients(state, batches, loss, group)
             # One message carries all that processes must agree on: gradients, losses, the clock, and signals to stop.
             clock = time.monotonic() - began if group.is_main else 0.0
             facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)
@@ -383,15 +367,11 @@ class Muon(torch.optim.Optimizer):
     ``products``: the dtype of the products, bfloat16 or float32; by default the faster one on this device.
     """
 
-    grad_scale: Tensor
-
     def __init__(
         self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, products: torch.dtype | None = None
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
         self.products = products
-        # GradScaler then passes ``grad_scale`` and ``found_inf``, as to torch's fused Adam, and does not synchronise.
-        self._step_supports_amp_scaling = True
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -408,12 +388,8 @@ class Muon(torch.optim.Optimizer):
         """Take one step for all parameters of one shape."""
         gradients = torch.stack([p.grad for p in weights if p.grad is not None])
         averages = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in weights]
-        finite = getattr(self, "found_inf", 0) == 0
-        # On overflow, gradients are replaced by their average, which stays the same, and there is no step.
-        if isinstance(finite, Tensor):
-            gradients = torch.where(finite, gradients / self.grad_scale, torch.stack(averages))
         torch._foreach_lerp_(averages, list(gradients), 1 - momentum)
         update = orthogonalize(gradients.lerp(torch.stack(averages), momentum).flatten(2), products=self.products)
         rows, columns = update.shape[1:]
         scale = lr * max(1, rows / columns) ** 0.5
-        torch._foreach_sub_(weights, list((finite * scale * update).view(len(weights), *shape)))
+        torch._foreach_sub_(weights, list((scale * update).view(len(weights), *shape)))

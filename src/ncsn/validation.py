@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SamplerName: TypeAlias = Literal[
-    "annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin", "fast"
+    "annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin"
 ]
-NetworkName: TypeAlias = Literal["unet", "mlp", "refinenet", "refinenet-v2"]
+NetworkName: TypeAlias = Literal["unet", "mlp"]
 GuideName: TypeAlias = Literal["smaller", "unconditional"]
 Region: TypeAlias = Literal["top", "bottom", "left", "right", "centre", "random"]
 DeviceName: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]

@@ -82,15 +82,14 @@ class SamplingOptions:
     """How to sample; every option defaults to the run's own setting.
 
     Args:
-        sampler: The run's own by default. fast is the default sampler in at most eight network evaluations.
+        sampler: The run's own by default.
         levels: Number of noise levels. More levels are slower and more accurate; the default suits the sampler.
         steps: Langevin steps: per level for annealed, in total for langevin. Other samplers take --levels steps.
         eps: Langevin step size at the smallest noise level.
         label: Draw only this class, from a class-conditional run. any, the default, draws classes in the proportions of
             the training data. none uses the unconditional score, as inverse problems do.
         guidance: Guidance scale: how far to move away from a guide; 1 disables guidance. The run's own by default, but
-            1 for annealed and langevin unless they are the run's own sampler, and for fast if the run's own scale is
-            below 1.5.
+            1 for annealed and langevin unless they are the run's own sampler.
         guide: smaller (the run's smaller network) or unconditional (its own network without the class). The run's own
             by default: unconditional if it is class-conditional.
         batch_size: Samples per network evaluation. The samples don't depend on it.
@@ -196,7 +195,7 @@ def ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, FloatingPointError | PeerError):
         return 1, str(error)
     if is_out_of_memory(error):
-        needs = "a smaller --batch-size, a larger --accumulate, smaller images or a smaller network"
+        needs = "a smaller --batch-size, smaller images or a smaller network"
         return 1, f"out of memory or threads; try {needs}"
     if isinstance(error, ImportError):
         missing = f"{error.name} is not installed: pip install 'ncsn[tables]'"

@@ -13,8 +13,8 @@ from ncsn.cli import console
 COMMANDS = {
     "train": "train",
     "sample": "sample",
-    "share": "export play push",
-    "measure": "evaluate likelihood info",
+    "share": "export play",
+    "measure": "evaluate likelihood",
     "calibrate": "calibrate",
     "solve": "impute inpaint denoise superres deblur",
 }

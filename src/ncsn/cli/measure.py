@@ -1,6 +1,5 @@
-"""``ncsn evaluate``, ``ncsn likelihood`` and ``ncsn info``: numbers about a run."""
+"""``ncsn evaluate`` and ``ncsn likelihood``: numbers about a run."""
 
-import json
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from ncsn.cli.console import RunOptions, SamplingOptions
 from ncsn.cli.sample import write_array
 from ncsn.learn.settings import Given
 from ncsn.machine.messages import log
-from ncsn.validation import NoiseLevel, Seed, counted, read_json
+from ncsn.validation import NoiseLevel, Seed, counted
 
 if TYPE_CHECKING:
     from ncsn.run import Run
@@ -179,18 +178,3 @@ class Likelihood(RunOptions):
         log.info(
             f"{self.out}: log densities of {counted(int(whole.sum()), 'row')}, mean {density[whole].mean():.3f} nats"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Info(RunOptions):
-    """Print a run's size, configuration and metrics (config.json, metrics.json)."""
-
-    def __call__(self) -> None:
-        import ncsn
-
-        run = ncsn.load(self.run, device=self.device)
-        log.info(f"{run.parameters:,} weights, {run.guide_parameters:,} of a guide")
-        # Parsed and dumped again, because raw text from a stranger may contain escape sequences for the terminal.
-        for path in ((run.folder or self.run) / name for name in ("config.json", "metrics.json")):
-            if path.exists():
-                log.info(f"{path.name}: {json.dumps(read_json(path), indent=2)}")

@@ -1,12 +1,10 @@
-"""``ncsn export``, ``ncsn play`` and ``ncsn push``: share a run with programs, browsers and people."""
+"""``ncsn export`` and ``ncsn play``: share a run with programs and browsers."""
 
-import re
 import shutil
-import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import tyro
@@ -19,8 +17,6 @@ from ncsn.validation import Port, reason
 if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
 
-    from ncsn import Run
-
 PACKAGE = Path(__file__).parents[1]
 HEADERS = {  # in addition to the policy in the page's head
     "Cache-Control": "no-cache",  # the model may have changed
@@ -28,13 +24,6 @@ HEADERS = {  # in addition to the policy in the page's head
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
-CARD = """\
----
-library_name: ncsn
----
-
-A noise conditional score network. After `pip install 'ncsn[hub]'`, `ncsn.load("hf://{}").sample(16)` draws samples.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,89 +126,3 @@ def server(folder: Path, port: int) -> "ThreadingHTTPServer":
         return ThreadingHTTPServer(("127.0.0.1", port), lambda *args: Handler(*args, directory=str(folder)))
     except OSError as error:
         raise ValueError(f"port {port} is not available ({reason(error)}); choose another, or 0 for any") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class Push:
-    """Share a run on the Hugging Face hub: its configuration, weights and metrics, with a model card.
-
-    The run is private unless you pass --public.  Log in first with `hf auth login`, or set HF_TOKEN.
-
-    Args:
-        run: The run's folder, such as runs/mnist; or mnist for the model in the package.
-        to: The name on the hub. Every command, and ncsn.load, then accepts hf://USER/MODEL. If the name is taken by
-            another run of yours, a new commit replaces it; the old one stays in the git history.
-        public: Let everybody see and load the run; by default only you can.
-    """
-
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    to: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/MODEL")]
-    public: bool = False
-
-    def __call__(self) -> None:
-        """Upload the run as one commit.
-
-        Raises ValueError if the hub can't be reached or refuses, or if the model there is private and should be public,
-        or vice versa.
-        """
-        import ncsn
-        from ncsn.run.folder import SHARED, library_for
-
-        run = ncsn.load(self.run, device="cpu")
-        links = [name for name in ("guide", *SHARED[:-1]) if (self.run / name).is_symlink()]
-        if links:
-            raise ValueError(f"{self.run / links[0]} is a link; replace it with a copy of the file to share it")
-        with tempfile.TemporaryDirectory(prefix="ncsn-push-") as folder, library_for(self.to) as library:
-            names = write_shared(run, Path(folder), self.to)
-            api = library.HfApi(token=True)  # if there is none, the library explains how to get one
-            api.create_repo(self.to, private=not self.public, exist_ok=True)
-            if api.model_info(self.to).private == self.public:
-                raise ValueError("it exists with the other visibility, public or private; change that on its page")
-            # Files of the previous run that this one lacks are deleted; files that don't belong to runs stay.
-            patterns = {"allow_patterns": SHARED, "delete_patterns": SHARED}
-            commit = api.upload_folder(repo_id=self.to, folder_path=folder, commit_message="A run of ncsn", **patterns)
-        print(f"hf://{self.to}@{commit.oid}: {', '.join(names)}, {'public' if self.public else 'private'}")
-
-
-def write_shared(run: "Run", out: Path, model: str) -> list[str]:
-    """Write the files of a loaded run that are shared, and a model card for user/``model``; returns their names.
-
-    Paths in JSON are cut down to their last part, so that the folders of this machine aren't published.  An evaluation
-    of other weights is left out.
-    Raises ValueError if a JSON file can't be read.
-    """
-    from ncsn.run.folder import SHARED, digest_of
-    from ncsn.storage import write_json
-    from ncsn.validation import read_json
-
-    folder, names = run.folder or Path(), list[str]()
-    for name in SHARED[:-1]:  # the last is the model card
-        if not (folder / name).is_file() or (run.guide is None and name.startswith("guide/")):
-            continue
-        (out / name).parent.mkdir(exist_ok=True)
-        if not name.endswith(".json"):
-            shutil.copyfile(folder / name, out / name)
-        else:
-            content = read_json(folder / name)
-            if content.get("run_digest", run.digest) != run.digest:
-                print(f"{folder / name} is left out: it describes an earlier state of the run", file=sys.stderr)
-                continue
-            digest = content.pop("sha256", None)
-            # A recipe has no paths, but it has the user's column names and categories, which may look like some.
-            shared = {key: v if key == "recipe" else without_folders(v) for key, v in content.items()}
-            write_json(out / name, shared | ({} if digest is None else {"sha256": digest_of(shared)}))
-        names.append(name)
-    (out / SHARED[-1]).write_text(CARD.format(model), encoding="utf-8")
-    return [*names, SHARED[-1]]
-
-
-def without_folders(value: object, path: str = r"[/\\]") -> object:
-    """JSON content with every path cut down to its last part.
-
-    In lists, which hold sentences and column names such as km/h, a path must begin like one.
-    """
-    if isinstance(value, dict):
-        return {name: without_folders(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [without_folders(item, r"^(~|\.\.?|\w:)?[/\\]") for item in value]
-    return PureWindowsPath(value).name if isinstance(value, str) and re.search(path, value) else value

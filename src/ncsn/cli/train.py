@@ -21,8 +21,8 @@ class Train(TrainSettings):
     Other settings are chosen from the data, the budget and the machine.
 
     Args:
-        dataset: mnist (in the package), a folder or archive (.zip, .tar) of images, an array (.npy, .npz), or a folder
-            of .tar shards in the WebDataset format. For a table, a .csv, .tsv or .parquet, or an array with two axes.
+        dataset: mnist (in the package), a folder or archive (.zip, .tar) of images, or an array (.npy, .npz). For a
+            table, a .csv, .tsv or .parquet, or an array with two axes.
     """
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = field()

@@ -71,7 +71,6 @@ class Dataset:
     ``transform``: from the user's numbers to these.
     ``notes``: what was converted, one line each: a summary, a colon, which and how many.
     ``codes``: of a table, how many values each of its last coordinates can have, which are codes of discrete values.
-    ``shards``: the files of all training images, if these are in shards; ``train`` then holds some of them.
     ``sha256``: of the numbers in the user's units, if these differ; in hexadecimal.
     """
 
@@ -83,12 +82,11 @@ class Dataset:
     transform: Transform = field(default_factory=Transform)
     notes: tuple[str, ...] = ()
     codes: tuple[int, ...] = ()
-    shards: tuple[Path, ...] | None = None
     sha256: str = ""
 
     @property
     def n(self) -> int:
-        """The number of training examples; of images in shards, the number in memory."""
+        """The number of training examples."""
         return len(self.train)
 
     @property
@@ -139,7 +137,9 @@ class Dataset:
     @cached_property
     def digest(self) -> str:
         """The sha256 of the numbers of all three splits, in hexadecimal."""
-        return self.sha256 or digest_of(part.numpy() for part in (self.train, self.validation, self.test))
+        return self.sha256 or digest_of(
+            chunk.numpy() for part in (self.train, self.validation, self.test) for chunk in chunks(part)
+        )
 
 
 def chunks(data: Tensor) -> Iterator[Tensor]:
@@ -374,7 +374,7 @@ class Kind(ABC, Generic[R]):
     """A kind of data: the defaults of its training, and how it is evaluated, imputed, shown and written.
 
     ``noun``: the word for examples.  ``axis``: the word for their first axis; ``named``: names of some of its lengths.
-    ``networks``: the networks that can learn it, the default first.
+    ``network``: the network that learns it.
     ``minutes``: the default training budget.
     ``headroom``: the default σ_max in leading standard deviations of the data.
     ``log_sigma_mean``: limits for the rule that chooses the mean of ln σ.
@@ -394,7 +394,7 @@ class Kind(ABC, Generic[R]):
     noun: str
     axis: str = "channels"
     named: Mapping[int, str] = field(default_factory=dict)
-    networks: tuple[NetworkName, ...] = ("unet",)
+    network: NetworkName = "unet"
     minutes: float = 10.0
     headroom: float = 4.5
     log_sigma_mean: tuple[float, float] = (-math.inf, math.inf)
@@ -418,8 +418,7 @@ class Kind(ABC, Generic[R]):
         Raises ValueError if such a model cannot learn from the data.
         """
         mean, std = data.statistics
-        # NCSNv2's network centres pixels itself.
-        return {"data_mean": 0.0 if preconditioning == "scaled" else mean, "data_std": std}
+        return {"data_mean": mean, "data_std": std}
 
     def model(
         self,

@@ -29,7 +29,7 @@ def load_dataset(name: str | Path, *, reading: Reading = AS_THEY_ARE) -> Dataset
     """The dataset in a folder of images, a .zip or .tar of one, an array, a table, or MNIST.
 
     ``name``: mnist, or a path.  An .npy or .npz holds images, a table (n, d) or signals; a .csv, .tsv or .parquet is a
-    table.  A folder with .tar files and no images has shards in the WebDataset format.
+    table.  The images in an .npy of bytes beyond 4 GiB are read as needed.
     ``reading``: how files are converted to pixels, or that an array holds signals.
     Raises ValueError if there is no such dataset, or if it can't be read as requested; OSError for a folder without
     read permission.

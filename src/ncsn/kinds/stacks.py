@@ -40,7 +40,7 @@ def part_of(word: str) -> Split | None:
 
 def check_finite(name: str, array: Shaped[np.ndarray, "..."]) -> None:
     """Raises ValueError if an array holds NaN or infinity."""
-    if wrong := int((~np.isfinite(array)).sum()):
+    if array.dtype.kind == "f" and (wrong := int((~np.isfinite(array)).sum())):
         raise ValueError(f"{name} holds {wrong:,} values that are NaN or infinite; fill them in, or leave them out")
 
 

@@ -188,7 +188,7 @@ def plan(data: Dataset, settings: TrainSettings, own: OwnParts | None = None) ->
         if "start" in data.kind.refused:
             raise ValueError(f"start does not apply to {data.kind.noun}; leave it out")
     if not isinstance(settings, ResolvedSettings):
-        rules.network_for(settings, data)  # rejects options that do not apply, before anything is printed
+        rules.check_options(settings, data)  # rejects options that do not apply, before anything is printed
     data.announce()  # before anything that takes seconds
     device = hardware.choose_device(settings.job.device)
     resolved = settings if isinstance(settings, ResolvedSettings) else rules.resolve(settings, data, device)
@@ -223,7 +223,7 @@ class Lesson:
         small = data.train.nbytes <= hardware.memory_of(device) // 4
         self.examples = data.train.to(device) if small else data.train
         self.held_out = Batch(data.validation.to(device), None if labels is None else labels.validation.to(device))
-        # The dtype of large products outside of the network; float16 would overflow.
+        # The dtype of large products outside of the network.
         self.products = torch.bfloat16 if plan.precision == "bf16" else torch.float32
         self.objective: Objective = plan.own.objective or dsm
         if plan.own.objective is None and plan.settings.posterior_above < plan.settings.sigma_max:
@@ -264,7 +264,6 @@ class Lesson:
             loss,
             budget=budget,
             group=self.record.group,
-            accumulate=settings.accumulate,
             signals=self.record.signals,
         )
 
@@ -300,7 +299,7 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
         choose_guidance = prepare(lesson, run, state)
         train_both(lesson, run, state, guide, ledger)
         if choose_guidance is not None:
-            seen = state.step * share * record.group.size * settings.accumulate
+            seen = state.step * share * record.group.size
             weight = choose_guidance(run, seen, settings.seed)
             run = replace(run, recipe=replace(recipe, sampling=recipe.sampling.but(guidance=weight)))
         if record.group.is_main:
@@ -318,26 +317,26 @@ def take_weights(model: ScoreModel, start: Run) -> None:
     fitting = {name: theirs[name] for name in own.keys() & theirs.keys() if own[name].shape == theirs[name].shape}
     if other := [name for name in own if name not in fitting and not name.startswith(OF_COLOURS_AND_CLASSES)]:
         where = start.folder or "the run to start from"
-        raise ValueError(f"{where} has a different network ({other[0]} differs); leave out --network and its sizes")
+        raise ValueError(f"{where} has a different network ({other[0]} differs); leave out --channels and --blocks")
     model.network.load_state_dict(own | fitting)
 
 
 def share_of(settings: ResolvedSettings, group: Group) -> int:
-    """How many examples of a batch a process learns from at a time, rounded up.
+    """How many examples of a batch each process learns from, rounded up.
 
-    Raises ValueError if there are fewer examples than shares.
+    Raises ValueError if there are fewer examples than processes.
     """
-    shares = group.size * settings.accumulate
-    if shares > settings.batch_size:
-        raise ValueError(f"batch_size is {settings.batch_size}; it must be at least {shares}, one example per share")
-    return -(-settings.batch_size // shares)
+    size = settings.batch_size
+    if group.size > size:
+        raise ValueError(f"batch_size is {size}; it must be at least {group.size}, one example per process")
+    return -(-size // group.size)
 
 
 def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:
     """The network's precision: the job's, or the fastest one for this kind of data on the device."""
     wish = data.kind.precision if job.precision == "auto" else job.precision
     precision = hardware.choose_precision(wish, device)
-    if hardware.emulated(precision, device):
+    if precision == "bf16" and device.type == "cpu" and not hardware.fast_bfloat16(device):
         log.info(f"precision {precision}: this processor may emulate it, which is many times slower than fp32")
     return precision
 

@@ -27,7 +27,7 @@ from ncsn.score import PreconditioningName
 from ncsn.training import Budget
 from ncsn.validation import Json, NetworkName, validated
 
-NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP", "refinenet": "NCSN", "refinenet-v2": "NCSNv2"}
+NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP"}
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
 WORTH = 0.4  # the most that posterior targets may cost, relative to the network's arithmetic
 # The most bytes that posterior targets may need: a copy of the data as floats, and two more while it is made.
@@ -132,7 +132,7 @@ def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.de
     They depend on the kind of machine, not on measured speed, so the same command trains the same network however busy
     the machine is.  A training by steps counts as one of ten minutes.
     """
-    if settings.network == "mlp":
+    if dataset.kind.network == "mlp":
         # From 5,000 rows on a wider network learns more.
         width = 256 if dataset.n >= 5000 else 128
         return settings.channels or (width,), min(settings.batch_size or 512, dataset.n)
@@ -145,13 +145,10 @@ def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.de
         """Images seen: half the width takes a quarter of the arithmetic, and in practice a third of the time."""
         return float(whole / (finest / WIDTHS[0]) ** 1.6)
 
-    suited: tuple[int, ...] = (WIDTHS[0],)
-    if settings.network == "unet":
-        # A wider network that sees fewer than 2,200 images per channel learns less.
-        finest = next((w for w in WIDTHS if images_seen(w) >= 2200 * w), WIDTHS[-1])
-        depth = max(2, math.ceil(math.log2(max(sides) / 8)))  # the deepest blocks see at most 8 pixels per side
-        suited = tuple(finest * min(2**level, 4) for level in range(depth))
-    widths = settings.channels or suited
+    # A wider network that sees fewer than 2,200 images per channel learns less.
+    finest = next((w for w in WIDTHS if images_seen(w) >= 2200 * w), WIDTHS[-1])
+    depth = max(2, math.ceil(math.log2(max(sides) / 8)))  # the deepest blocks see at most 8 pixels per side
+    widths = settings.channels or tuple(finest * min(2**level, 4) for level in range(depth))
     # Large batches if there is time for 1,500 steps of them; otherwise more steps matter more.
     size = 128 if images_seen(widths[0]) >= 1500 * 128 else 64
     return widths, min(settings.batch_size or size, dataset.n)
@@ -163,29 +160,25 @@ def changed_options(settings: TrainSettings, names: Iterable[str]) -> list[str]:
     return [name for name in names if getattr(settings, name) != usual[name]]
 
 
-def network_for(settings: TrainSettings, dataset: Dataset) -> NetworkName:
-    """The name of the network to train.  Raises ValueError for options that do not apply to this kind of data."""
+def check_options(settings: TrainSettings, dataset: Dataset) -> None:
+    """Raises ValueError for options that do not apply to this kind of data."""
     kind = dataset.kind
     if vain := changed_options(settings, kind.refused):
         # The option's name is a keyword of Python.
         listed = ", ".join("from" if name == "start" else name for name in vain)
         raise ValueError(f"{listed}: doesn't apply to {kind.noun}; leave it out")
-    name = kind.networks[0] if settings.network == "auto" else settings.network
-    if name not in kind.networks:
-        raise ValueError(f"network is {name}; for {kind.noun} it must be {' or '.join(kind.networks)}")
-    if name == "mlp" and len(settings.channels or (1,)) != 1:
-        raise ValueError(f"channels is {settings.channels}; mlp takes one number")
-    return name
+    if kind.network == "mlp" and len(settings.channels or (1,)) != 1:
+        raise ValueError(f"channels is {settings.channels}; {kind.noun} take one number")
 
 
 def adopt_network(settings: TrainSettings, theirs: Json) -> TrainSettings:
-    """The settings with the network of a run with settings ``theirs``, unless a network is given.
+    """The settings with the sizes of the network of a run with settings ``theirs``, unless they are given.
 
-    A user's own network is not part of the settings.
+    The sizes of a user's own network are not part of the settings.
     """
     if theirs.get("network") not in NETWORKS:
         return settings
-    names = {"network", "channels", "blocks"} & {name for name, value in theirs.items() if value is not None}
+    names = {"channels", "blocks"} & {name for name, value in theirs.items() if value is not None}
     free = names - {*changed_options(settings, names)}
     values: Json = {name: tuple(theirs[name]) if name == "channels" else theirs[name] for name in free}
     return replace(settings, **values)
@@ -197,17 +190,16 @@ def knows_classes(settings: TrainSettings, dataset: Dataset) -> bool:
     if not settings.class_conditional or labels is None:
         return False
     # The score of fewer than 20 examples memorises them.
-    able = settings.network == "unet" and 2 <= len(labels.names) <= dataset.n / 20
+    able = 2 <= len(labels.names) <= dataset.n / 20
     if not able:
-        log.info("classes are ignored: they need --network unet and at least two classes of 20 images each")
+        log.info("classes are ignored: they need at least two classes of 20 images each")
     return able
 
 
 def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> ResolvedSettings:
     """Complete the settings with everything that follows from the data, the budget and the machine.
 
-    Raises ValueError for options that do not apply to the data, for posterior targets of images in shards, and if all
-    examples are the same.
+    Raises ValueError for options that do not apply to the data, and if all examples are the same.
     """
     kind = dataset.kind
     if settings.start is not None:
@@ -215,12 +207,9 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
         if theirs.recipe.kind is not kind:
             raise ValueError(f"{settings.start} generates {theirs.recipe.kind.noun}; expected a run of {kind.noun}")
         settings = adopt_network(settings, theirs.settings)
-    settings = replace(settings, network=network_for(settings, dataset))
+    check_options(settings, dataset)
     if settings.proposal != "lognormal" and settings.log_sigma_std is not None:
         raise ValueError(f"log_sigma_std doesn't apply to proposal {settings.proposal}; leave it out")
-    if dataset.shards is not None and settings.posterior_above is not None:
-        given = f"posterior_above is {settings.posterior_above}"
-        raise ValueError(f"{given}; it needs all training images at every step, but these are in shards; leave it out")
     if settings.minutes is None and settings.steps is None:
         settings = replace(settings, minutes=kind.minutes)
     looked, std = subsample(dataset.numbers, 2048), dataset.statistics[1]
@@ -235,10 +224,11 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     # for pixels in [0, 1]; images with little contrast need a twentieth of their standard deviation.
     top = settings.sigma_max or round_to(kind.headroom * leading)
     widths, size = widths_and_batch(settings, dataset, device)
-    unguided = not kind.guided or SAMPLERS[settings.sampler].guided_from == math.inf
+    unguided = not kind.guided or SAMPLERS[settings.sampler].langevin
     least, most = kind.log_sigma_mean
     ruled = min(most, max(least, log_sigma_mean(detail(looked), std)))
     values = vars(settings) | {
+        "network": kind.network,
         "class_conditional": knows_classes(settings, dataset),
         "channels": widths,
         "batch_size": size,
@@ -250,7 +240,7 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
         "guidance": 1.0 if unguided and settings.guidance == "chosen" else settings.guidance,
     }
     resolved = ResolvedSettings(**values)
-    if settings.posterior_above is not None or dataset.shards is not None or not kind.posterior_targets:
+    if settings.posterior_above is not None or not kind.posterior_targets:
         return resolved
     network = recipes(resolved, dataset)[0].build().network
     worth = posterior_above(dataset.train, network, noise_of(resolved), top, mirrored=settings.flip)
@@ -334,9 +324,7 @@ def sampling_of(settings: ResolvedSettings, kind: AnyKind, *, classes: bool) -> 
 
 def preconditioning_of(network: str, *, own: bool) -> PreconditioningName:
     """How a network becomes a score; a user's ``own`` network sees plain columns."""
-    if network == "mlp" and not own:
-        return "conditional"
-    return "scaled" if network == "refinenet-v2" else "edm"
+    return "conditional" if network == "mlp" and not own else "edm"
 
 
 def name_of(network: nn.Module) -> str:
@@ -348,12 +336,8 @@ def arguments_of(network: str, shape: tuple[int, ...], widths: tuple[int, ...], 
     """A network's arguments for examples of this shape, without the number of classes."""
     if network == "mlp":
         return {"dimensions": shape[0], "width": widths[0], "blocks": blocks, "conditional": True}
-    if network == "unet":
-        unet: dict[str, Argument] = {"channels": widths, "blocks": blocks, "features": widths[0]}
-        return {"image_channels": shape[0]} | unet | ({} if len(shape) == 3 else {"dimensions": len(shape) - 1})
-    # With EDM's preconditioning, NCSN's network is conditioned on any σ, and its input is already standardised.
-    ncsn: dict[str, Argument] = {"features": 128, "rescale": False} if network == "refinenet" else {}
-    return {"image_channels": shape[0], "width": widths[0]} | ncsn
+    unet: dict[str, Argument] = {"channels": widths, "blocks": blocks, "features": widths[0]}
+    return {"image_channels": shape[0]} | unet | ({} if len(shape) == 3 else {"dimensions": len(shape) - 1})
 
 
 def takes_long(settings: ResolvedSettings) -> bool:

@@ -17,8 +17,8 @@ T = TypeVar("T")
 Unsaid = tyro.conf.arg(help_behavior_hint="")
 Given = Annotated[T | None, Unsaid]
 """An option with a default that its help text states."""
-PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
-FREE = ("minutes", "steps", "compile", "accumulate")  # may change when a run is resumed
+PrecisionName = Literal["auto", "bf16", "fp32"]
+FREE = ("minutes", "steps", "compile")  # may change when a run is resumed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class Job:
         overwrite: Replace an existing run.
         resume: Continue an existing run.
         device: Where to compute. auto is CUDA if available, otherwise the CPU.
-        precision: The network's arithmetic: bf16 or fp16 (16 bits; weights keep 32), or fp32. auto is the fastest on
-            the device. A processor without 16-bit hardware is many times slower with bf16 or fp16.
+        precision: The network's arithmetic: bf16 (16 bits; weights keep 32) or fp32. auto is the fastest on the
+            device. A processor without hardware for bf16 is many times slower with it.
     """
 
     out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
@@ -58,16 +58,13 @@ class TrainSettings(Reading):
         minutes: The time budget, including sampling and figures; by default 10, or 1.5 for a table.
         steps: The number of training steps, instead of minutes. The same seed then gives the same bytes on one machine.
         dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
-            folder of .tar files, which are shards in WebDataset's format; or a table (.csv, .tsv, .parquet).
+            table (.csv, .tsv, .parquet).
         flip: Mirror images horizontally at random, which doubles the data if mirrored images are equally plausible.
         batch_size: Examples per batch; at most the size of the dataset. By default 512 rows, or 128 images, or 64 if
             the budget allows few images.
-        accumulate: Split each batch into this many parts, processed one after the other. More parts need less memory.
-        network: auto is unet for images and signals, and mlp for tables. refinenet is NCSN's network for images.
-            refinenet-v2 (NCSNv2) is not conditioned on σ; its output is divided by σ.
         channels: The U-Net's width at each resolution, finest first; the finest is half of the image's. By default 64
             128 for images of up to 32 pixels. Larger images get a deeper network; if the budget allows few images, it
-            is half or a quarter as wide. RefineNet and MLP take one number, by default 64, and 128 or 256.
+            is half or a quarter as wide. A table's MLP takes one number, by default 128 or 256.
         blocks: Residual blocks of the U-Net at each resolution, on the way down and again on the way up.
         start: A run whose network and weights training starts from. Layers that depend on the number of colours or
             classes are initialised at random if it differs. By default all weights are random.
@@ -106,8 +103,6 @@ class TrainSettings(Reading):
     dataset: Annotated[str, tyro.conf.arg(metavar="DATA")] = "mnist"
     flip: bool = False
     batch_size: Given[validation.BatchSize] = None
-    accumulate: Annotated[int, Interval(ge=1, le=64)] = 1
-    network: validation.NetworkName | Literal["auto"] = "auto"
     channels: Given[tuple[validation.Width, ...]] = None
     blocks: validation.Layers = 2
     start: Annotated[Given[str], tyro.conf.arg(name="from", metavar="RUN")] = None
@@ -134,9 +129,6 @@ class TrainSettings(Reading):
         super().__post_init__()
         if self.minutes is not None and self.steps is not None:
             raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; give only one of them")
-        if self.network in ("refinenet", "refinenet-v2") and (self.blocks != 2 or len(self.channels or (64,)) != 1):
-            given = f"channels is {self.channels}, blocks is {self.blocks}"
-            raise ValueError(f"{given}; {self.network} takes a single number of channels, and its blocks are fixed")
 
 
 @dataclass(frozen=True, kw_only=True)

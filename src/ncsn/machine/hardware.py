@@ -123,21 +123,16 @@ def fast_bfloat16(device: torch.device) -> bool:
 def choose_precision(name: str, device: torch.device) -> str:
     """The precision of that name; auto is the fastest on the device.
 
-    With bf16 and fp16 the network computes in 16 bits, but its weights stay in 32.
+    With bf16 the network computes in 16 bits, but its weights stay in 32.
     """
     if name != "auto":
         return name
-    return "bf16" if fast_bfloat16(device) else "fp16" if device.type == "cuda" else "fp32"
-
-
-def emulated(precision: str, device: torch.device) -> bool:
-    """Whether the CPU only emulates this 16-bit precision."""
-    return device.type == "cpu" and precision not in ("fp32", choose_precision("auto", device))
+    return "bf16" if fast_bfloat16(device) else "fp32"
 
 
 def autocast_of(precision: str) -> torch.dtype | None:
     """The dtype of autocast; None for fp32."""
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.bfloat16 if precision == "bf16" else None
 
 
 def allow_tf32(allowed: bool) -> None:

@@ -4,7 +4,6 @@ c = ¼ ln σ has one value per example, or a single one for all of them.
 """
 
 from ncsn.networks.mlp import MLP, ResidualMLP
-from ncsn.networks.refinenet import NCSN, NCSNv2
 from ncsn.networks.unet import UNet
 
-__all__ = ["MLP", "NCSN", "NCSNv2", "ResidualMLP", "UNet"]
+__all__ = ["MLP", "ResidualMLP", "UNet"]

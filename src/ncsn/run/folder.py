@@ -8,12 +8,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from types import ModuleType
 from typing import Final, Literal
 
 import torch
@@ -34,9 +31,8 @@ EVALUATION = ("evaluation.json", "evaluation.png", "evaluation.npz")
 WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *EVALUATION, "config.json")
 FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")  # that trainings draw
 SHIPPED = ("mnist",)  # the runs in the package, under assets/models
-RUN_FILES = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
-# Downloaded from the hub and uploaded to it: text and safetensors, never code or pickles.
-SHARED = [*RUN_FILES, "evaluation.json", "README.md"]
+# Downloaded from the hub: JSON and safetensors, never code or pickles.
+DOWNLOADED = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
 
 
 def storable_settings(settings: Json) -> Json:
@@ -231,19 +227,6 @@ def find(run: str | Path) -> Path:
     return Path(run)
 
 
-@contextmanager
-def library_for(model: str) -> Iterator[ModuleType]:
-    """The hub's library; within the block, all errors become ValueErrors of one line."""
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise ValueError("sharing runs needs huggingface_hub: pip install 'ncsn[hub]'") from error
-    try:
-        yield huggingface_hub
-    except Exception as error:  # the kinds depend on the library's version
-        raise ValueError(f"hf://{model}: {one_line(error)}") from error
-
-
 def fetch(run: str | Path) -> Path:
     """Download hf://user/model or hf://user/model@revision, and return its folder in the library's cache.
 
@@ -251,5 +234,11 @@ def fetch(run: str | Path) -> Path:
     Raises ValueError if the name is invalid or the hub has no such run.
     """
     model, _, revision = Path(run).as_posix().removeprefix("hf:/").partition("@")
-    with library_for(model) as library:
-        return Path(library.snapshot_download(model, revision=revision or None, allow_patterns=SHARED))
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ValueError("runs on the hub need huggingface_hub: pip install 'ncsn[hub]'") from error
+    try:
+        return Path(huggingface_hub.snapshot_download(model, revision=revision or None, allow_patterns=DOWNLOADED))
+    except Exception as error:  # the kinds depend on the library's version
+        raise ValueError(f"hf://{model}: {one_line(error)}") from error

@@ -36,7 +36,7 @@ class Recipe:
     ``shares``: the names of the classes, in the network's order, and their shares of the training data; empty if
     unknown.
     ``transform``: the transform from the user's units to the model's.
-    Raises ValueError if the shares don't match the classes, and for a sampler that can't be a run's default.
+    Raises ValueError if the shares don't match the classes.
     """
 
     network: str
@@ -49,9 +49,6 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check what the types do not express."""
-        if self.sampling.spec.most is not None:
-            name = self.sampling.sampler
-            raise ValueError(f"sampler is {name}; it can draw samples (--sampler {name}), but can't be a run's default")
         if self.shares and (len(self.shares) != self.num_classes or not sum(self.shares.values()) > 0):
             raise ValueError(f"shares is {reprlib.repr(self.shares)}; the network knows {self.num_classes} classes")
 

@@ -30,7 +30,7 @@ from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptio
 from ncsn.run.recipe import Recipe
 from ncsn.run.steps import Chained, Steps, guidance_of
 from ncsn.run.trials import Question, trials
-from ncsn.samplers import Sampling, slerp
+from ncsn.samplers import Sampling
 from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
 from ncsn.validation import GuideName, Json, as_floats, as_numbers, check_type, real, whole
 
@@ -214,8 +214,6 @@ class Run:
             sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
         )
         sampling = guidance_of(self, sampling, labels, weight=guidance, guide=guide)
-        if levels is None:
-            sampling = sampling.affordable
         given, alone = self.posterior_score, sampler is None and guidance in (None, 1) and start is None
         if particles is not None:
             particles = whole("particles", particles, 1)
@@ -280,18 +278,6 @@ class Run:
             for name, tensor in part.items():
                 found.update(name.encode() + tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return found.hexdigest()
-
-    def walk(self, n: int, steps: int, *, seed: int = 0) -> Float[Tensor, "m *d"]:
-        """Starting points of ``n`` walks between samples, for ``steps(start=...)`` with a probability flow.
-
-        Each walk has ``steps`` ≥ 2 points on a great circle between two draws of noise; the walks follow one another.
-        Raises ValueError for fewer steps, and for ``n`` < 1.
-        """
-        n, steps = whole("n", n, 1), whole("steps", steps, 2)
-        mean = self.means(None)[0]
-        noise = self.recipe.sampling.start(mean[None], 2 * n, generator=generator_of(seed, self.device)) - mean
-        weights = torch.linspace(0, 1, steps, device=self.device)
-        return (slerp(noise[:n], noise[n:], weights) + mean).flatten(0, 1)
 
     @torch.no_grad()
     def means(self, labels: Int64[Tensor, "n"] | None) -> Float[Tensor, "_ *d"]:

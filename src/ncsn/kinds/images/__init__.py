@@ -1,6 +1,6 @@
-"""Images from files, archives, shards and arrays; judged in features, with guidance chosen on held-out images."""
+"""Images from files, archives and arrays; judged in features, with guidance chosen on held-out images."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -10,20 +10,16 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ncsn import plots
-from ncsn.batching import Batch
 from ncsn.kinds.images.features import FeaturesLike
 from ncsn.kinds.images.guidance import choose_weight, features_for
 from ncsn.kinds.images.judge import Ruler
 from ncsn.kinds.images.pixels import BYTES, stored_depth
-from ncsn.kinds.images.read import stream
-from ncsn.kinds.kind import Dataset, Drawing, Kind, Writer
-from ncsn.kinds.reading import Reading
+from ncsn.kinds.kind import Dataset, Kind, Writer
 from ncsn.kinds.transform import Transform
 from ncsn.machine.messages import bar, log
 from ncsn.quantization import quantize, reals
 from ncsn.run import Run
 from ncsn.samplers import Step
-from ncsn.score import ScoreModel
 from ncsn.validation import as_numbers
 
 MAX_CLIPPED = 0.05  # excess share of pixels at the ends of the range, above which a message is printed
@@ -31,12 +27,6 @@ MAX_CLIPPED = 0.05  # excess share of pixels at the ends of the range, above whi
 
 class Images(Kind[Run]):
     """Images with any number of channels."""
-
-    def batches(self, data: Dataset, model: ScoreModel, reading: Reading, drawing: Drawing) -> Iterator[Batch]:
-        """Endless random batches, from shards if there are any."""
-        if data.shards is not None:
-            return stream(data, reading, drawing)
-        return super().batches(data, model, reading, drawing)
 
     def choose_guidance(
         self, data: Dataset, device: torch.device, *, thorough: bool, effort: float
@@ -95,7 +85,6 @@ def share_clipped(pixels: Shaped[Tensor, "n c h w"]) -> float:
 IMAGES = Images(
     noun="images",
     named={1: "grey", 3: "RGB"},
-    networks=("unet", "refinenet", "refinenet-v2"),
     compiled=True,
     guided=True,
     imputes=False,

@@ -1,24 +1,21 @@
-"""Image files in folders, archives and shards, and the splits and classes that their paths stand for."""
+"""Image files in folders and archives, and the splits and classes that their paths stand for."""
 
 import os
 import posixpath
-import re
 import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from ncsn.kinds.reading import PARTS, Split
+from ncsn.kinds.reading import Split
 from ncsn.kinds.stacks import part_of
 from ncsn.validation import counted, one_line, opened_as
 
-LOADED_FROM_SHARDS = 10_000  # images per split, the number that evaluations use
 SUFFIXES = [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".avif"]
 
 
@@ -99,7 +96,7 @@ def from_files(name: str, members: Members) -> Catalogue:
     Folders on any level define splits, if there is one for validation or testing.  Images outside of them are for
     training, or left out if there is a training folder.  The first folder that isn't a split is the class.
     Of files with one path the last counts.
-    Raises ValueError if there are neither images nor shards.
+    Raises ValueError if there are no images.
     """
     files = dict(members)
     outside = {path for path in files if path.is_absolute() or ".." in path.parts}
@@ -124,7 +121,7 @@ def from_files(name: str, members: Members) -> Catalogue:
     if len(files) < len(members):
         left_out["with duplicate names"] = len(members) - len(files)
     listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common())
-    if not items and ".tar" not in left_out:
+    if not items:
         found, allowed = one_line(listed or "no files"), ", ".join(SUFFIXES)
         raise ValueError(f"{name} holds no images, but {found}; images in folders, .zip and .tar end in {allowed}")
     notes = [one_line(f"{counted(left_out.total(), 'file')} left out: {listed}")] if left_out else []
@@ -150,50 +147,3 @@ def open_tar(path: Path) -> Members:
     """The files in a tar archive.  Raises ValueError if it can't be read, or is damaged."""
     with opened_as("a tar archive", path):
         return [(PurePosixPath(name), read) for name, read in contents(path)]
-
-
-def suffixes(name: str) -> str:
-    """Everything after the first dot of a file name, by which a shard distinguishes the files of an image."""
-    return "".join(PurePosixPath(name).suffixes)
-
-
-def images_in_shard(path: Path) -> Iterator[Item]:
-    """The images in a shard and their classes, in order.
-
-    Raises ValueError if it can't be read, or has no images, since a stream of such shards would never yield a batch.
-    """
-    found = False
-    with opened_as("a shard", path):
-        for key, files in groupby(contents(path), lambda file: file[0].removesuffix(suffixes(file[0]))):
-            sample = {suffixes(name).lower(): read for name, read in files}
-            for suffix in sorted(sample.keys() & {*SUFFIXES})[:1]:
-                label = sample.get(".cls", bytes)().decode().strip()
-                found = True
-                yield Item(f"{path} {key}", sample[suffix], label=label)
-        if not found:
-            raise ValueError("it holds no images")
-
-
-def from_shards(name: str, paths: list[Path]) -> tuple[Catalogue, tuple[Path, ...]]:
-    """The first images of every shard, which are loaded for rules and evaluations, and the training shards.
-
-    A shard belongs to a split if a word of its name, or its folder, is train, val or test; otherwise the last two
-    shards are held out.
-    Raises ValueError if there are too few.
-    """
-    shards: dict[Split, list[Path]] = {part: [] for part in PARTS}
-    for path in paths:
-        words = [*re.findall("[a-z]+", path.name.lower()), path.parent.name]
-        shards[next((part for word in words if (part := part_of(word))), "train")].append(path.absolute())
-    if len(shards["train"]) == len(paths) > 2:
-        shards["test"] = [shards["train"].pop()]
-        shards["validation"] = [shards["train"].pop()]
-    if not all(shards.values()):
-        raise ValueError(f"{name} has {len(paths)} shards; training, validation and test need at least one each")
-    items: list[Item] = []
-    for part, members in shards.items():
-        for path in members:
-            first = islice(images_in_shard(path), -(-LOADED_FROM_SHARDS // len(members)))
-            items += [item._replace(part=part) for item in first]
-    note = f"the images are in shards: training uses all of them, rules and evaluations {len(items):,}"
-    return (items, [note]), tuple(shards["train"])

@@ -194,7 +194,6 @@ class Ruler:
             "only pixels are compared; features need classes, or pip install 'ncsn[features]'": (
                 self.features.embed is None
             ),
-            "the training images are in shards, and only some of them are compared": images.shards is not None,
             "the Fréchet distance is unreliable: there are fewer than two images per feature": self.n
             < 2 * self.seen.features.shape[1],
         }

@@ -1,13 +1,12 @@
-"""Reading images from files, archives, shards and arrays; every conversion that changes pixels is reported."""
+"""Reading images from files, archives and arrays; every conversion that changes pixels is reported."""
 
 import gzip
-import random
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import resources
-from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,8 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
-from ncsn.batching import Batch, augment
 from ncsn.kinds.images import files
-from ncsn.kinds.images.files import Catalogue, Item, images_in_shard
+from ncsn.kinds.images.files import Catalogue, Item
 from ncsn.kinds.images.pixels import (
     AT_ONCE,
     BYTES,
@@ -31,13 +29,16 @@ from ncsn.kinds.images.pixels import (
     scale_pixels,
     stored_depth,
 )
-from ncsn.kinds.kind import Dataset, Drawing, Labels
+from ncsn.kinds.kind import Dataset, Labels
 from ncsn.kinds.reading import PARTS, Reading, Split, short_name
 from ncsn.kinds.stacks import Arrays, check_finite, labels_of, split_arrays, split_of
 from ncsn.kinds.transform import Transform
 from ncsn.machine.messages import bar, log
 from ncsn.quantization import reals
 from ncsn.validation import one_line, reason
+
+MAX_COPIED = 2**32  # bytes of an array on disk; the images of a larger one stay there
+MAX_HELD_OUT = 10_000  # of its images in each split, the number that evaluations use
 
 
 def mnist() -> Dataset:
@@ -67,21 +68,26 @@ def images_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray,
 
 
 def from_arrays(name: str, found: Arrays, notes: Sequence[str], reading: Reading) -> Dataset:
-    """The images in arrays.  Raises ValueError as ``split_arrays`` and ``images_of`` do."""
+    """The images in arrays.  Raises ValueError as ``split_arrays`` and ``images_of`` do.
+
+    A large memory-mapped array of bytes isn't copied; its first images are held out.
+    """
+    only = found.get("")
+    if isinstance(only, np.memmap) and only.dtype == np.uint8 and only.nbytes > MAX_COPIED and reading.size is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, because nobody may write to the file
+            images = torch.from_numpy(images_in(name, only)).permute(0, 3, 1, 2)
+        held_out = min(len(images) // 10, MAX_HELD_OUT)
+        validation, test, train = torch.split(images, [held_out, held_out, len(images) - 2 * held_out])
+        note = f"read from the file as needed: the first {2 * held_out:,} images are held out"
+        return Dataset(train, validation, test, name=short_name(name), notes=(*notes, note))
     parts = {part: items_of(*stack) for part, stack in split_arrays(name, found, images_in).items()}
     return images_of(name, parts, notes, reading)
 
 
 def from_folder(name: str, reading: Reading) -> Dataset:
-    """The images in a folder or its shards.  Raises ValueError as ``images_of`` does, OSError if it's unreadable."""
-    place = Path(name)
-    found = files.walk(place)
-    catalogue = files.from_files(name, [*found.items()])
-    shards = [place / path for path in sorted(found) if path.suffix == ".tar"]
-    if shards and not catalogue[0]:
-        catalogue, training = files.from_shards(name, shards)
-        return replace(from_catalogue(name, catalogue, reading), shards=training)
-    return from_catalogue(name, catalogue, reading)
+    """The images in a folder.  Raises ValueError as ``images_of`` does, OSError if it's unreadable."""
+    return from_catalogue(name, files.from_files(name, [*files.walk(Path(name)).items()]), reading)
 
 
 def from_archive(name: str, reading: Reading) -> Dataset:
@@ -174,37 +180,6 @@ def join_pictures(found: list[Picture]) -> tuple[np.ndarray, Depth, list[str]]:
     if depth != BYTES and (depth.low, depth.high) != (0, 1):
         notes[f"{depth.dtype}: {depth.low:g} to {depth.high:g} become 0 to 1"] = total
     return pixels, depth, [f"{note}: {count:,} of {total:,} images" for note, count in notes.items() if count]
-
-
-def stream(images: Dataset, reading: Reading, drawing: Drawing) -> Iterator[Batch]:
-    """Endless batches of images from shards; the generator's initial seed determines them.
-
-    As WebDataset recommends, each process draws shards with replacement, and shuffles a thousand images at a time.
-    Unknown classes are −1.
-    Raises ValueError if a shard is damaged, or if more images are broken than the reading allows.
-    """
-    depth, generator = stored_depth(images.transform), drawing.generator
-    shapes = [(*images.shape[1:], channels) for channels in (1, images.shape[0])]  # grey images may be among RGB ones
-    numbers = {name: number for number, name in enumerate(images.labels.names)} if images.labels else {}
-    rng = random.Random(generator.initial_seed())
-    items = (item for _ in count() for item in images_in_shard(rng.choice(images.shards or ())))
-    examples: list[tuple[Tensor, Tensor]] = []
-    broken = set[str]()  # names, because shards are read repeatedly
-    while some := list(islice(items, 1000)):
-        rng.shuffle(some)
-        for item, one in decode_items(some, reading):
-            if isinstance(one, Picture) and one.dtype == "uint8" and one.pixels.shape[1:] in shapes:
-                x = torch.from_numpy(scale_pixels(one, depth)[0].copy()).expand(images.shape)
-                examples.append((x, torch.tensor(numbers.get(str(item.label), -1))))
-            else:
-                broken.add(item.name)
-                if len(broken) > reading.max_broken:
-                    why = "its size or dtype differs from the others" if isinstance(one, Picture) else one_line(one)
-                    raise ValueError(f"{item.name} can't be used ({why}); --max-broken is {reading.max_broken}")
-            if len(examples) == drawing.size:
-                x, y = (torch.stack(column).to(generator.device) for column in zip(*examples, strict=True))
-                yield Batch(augment(x, drawing.flip, generator), None if drawing.labels is None else y)
-                examples.clear()
 
 
 def read_example(

@@ -221,7 +221,7 @@ class Tables(Kind[Run]):
 TABLES = Tables(
     noun="rows",
     axis="columns",
-    networks=("mlp",),
+    network="mlp",
     minutes=1.5,
     headroom=10.0,  # columns may have tails
     log_sigma_mean=(-0.8, -0.8),  # where a network of standardised columns has most to learn

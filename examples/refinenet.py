@@ -1,26 +1,32 @@
-"""The networks of NCSN and NCSNv2, and their official weights: a residual network, refined from coarse to fine.
+"""The networks of NCSN and NCSNv2, RefineNets, and their official weights, as networks of one's own.
+
+python examples/refinenet.py                # ten minutes on MNIST; writes runs/refinenet, and judges it
+python examples/refinenet.py --minutes 30 --width 32
 
 RefineNet (Lin et al. 2017, arXiv:1611.06612) with ELU, with dilated convolutions instead of further halving, and with
 instance normalisation that keeps the channels' means: Song & Ermon 2019 (arXiv:1907.05600), appendix A.  Where the
 papers and their code differ, the code is followed.
 
-Given the weights of the official code (github.com/ermongroup/ncsn and ncsnv2), each computes what that code computes.
-With ``state`` a state dict of theirs, these are the papers' scores of pixels in [0, 1]::
-
-    ScoreModel(NCSN.from_official(state, sigmas), preconditioning=Plain())
-    ScoreModel(NCSNv2.from_official(state), preconditioning=Scaled())
+``from_ncsn`` makes a score of the weights of the official code (github.com/ermongroup/ncsn and ncsnv2), which computes
+what that code computes.
 """
 
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import tyro
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+import ncsn
+from ncsn.evaluation import Ruler
 from ncsn.networks.mlp import NoiseEmbedding
+from ncsn.quantization import quantize
+from ncsn.score import Plain, Scaled
 
 Norm = Callable[[int], nn.Module]
 """A function from a number of channels to the module ``norm(x, level)``; its ``scales`` define what a ``level`` is."""
@@ -312,29 +318,8 @@ class NCSN(RefineNet):
         def norm(channels: int) -> InstanceNormPlus:
             return InstanceNormPlus(Table(len(levels), channels) if levels else Projection(features, channels))
 
-        super().__init__(
-            image_channels,
-            width,
-            NearestLevel(levels) if levels else NoiseEmbedding(features),
-            norm=norm,
-            refine_norm=norm,
-            pool=nn.AvgPool2d(5, 1, 2),
-            rescale=rescale,
-        )
-
-    @classmethod
-    def from_official(cls, state: Mapping[str, Tensor], sigmas: Sequence[float], *, rescale: bool = True) -> "NCSN":
-        """The network with the weights of a ``CondRefineNetDilated``, or of an ``NCSN`` in NCSNv2's code.
-
-        ``state``: its state dict; width, image channels and the number of levels are read off its tensors.
-        ``sigmas``: its noise levels, which are not in the state dict, in the order of its ``labels``.
-        ``rescale``: False if it was trained on data in another range than [0, 1] (logits, or ``rescaled``).
-        Raises ValueError, naming the tensors, if one is missing, unexpected or of another shape.
-        """
-        state = strip_prefix(state)
-        network = cls(*sizes(state), sigmas=sigmas, rescale=rescale)
-        fill(weights_by_official_name(network), state)
-        return network
+        level, pool = NearestLevel(levels) if levels else NoiseEmbedding(features), nn.AvgPool2d(5, 1, 2)
+        super().__init__(image_channels, width, level, norm=norm, refine_norm=norm, pool=pool, rescale=rescale)
 
 
 class NCSNv2(RefineNet):
@@ -358,25 +343,6 @@ class NCSNv2(RefineNet):
             pool=nn.MaxPool2d(5, 1, 2),
             rescale=rescale,
         )
-
-    @classmethod
-    def from_official(cls, state: Mapping[str, Tensor], *, rescale: bool = True) -> "NCSNv2":
-        """The network with the weights of an ``NCSNv2`` with InstanceNorm++ and ELU.
-
-        ``state``: its state dict, or the running average of its weights, which the official code also saves.  Its
-        ``sigmas`` are the sampler's, not the network's, and are left out.
-        ``rescale``: False if it was trained on data in another range than [0, 1] (logits, or ``rescaled``).
-        Raises ValueError, naming the tensors, if one is missing, unexpected or of another shape.
-        """
-        state = strip_prefix(state)
-        state.pop("sigmas", None)
-        network = cls(*sizes(state), rescale=rescale)
-        places = weights_by_official_name(network)
-        for name in [name for name in places if name.endswith(TABLE)]:
-            for part, row in zip(("gamma", "alpha", "beta"), places.pop(name)[0].chunk(3), strict=True):
-                places[name.removesuffix(TABLE) + part] = row
-        fill(places, state)
-        return network
 
 
 TABLE = "embed.weight"
@@ -403,7 +369,7 @@ OFFICIAL: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 """Patterns in our weights' names and their replacements in the official names, applied in this order."""
 
 
-def weights_by_official_name(network: RefineNet) -> dict[str, Tensor]:
+def weights_by_official_name(network: nn.Module) -> dict[str, Tensor]:
     """The network's own weights (not copies), by their official names and in their official shapes."""
     weights = {}
     for name, weight in network.named_parameters():
@@ -413,22 +379,31 @@ def weights_by_official_name(network: RefineNet) -> dict[str, Tensor]:
     return weights
 
 
-def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a network that may have been wrapped in ``DataParallel``."""
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+def from_ncsn(
+    state: Mapping[str, Tensor], sigmas: Sequence[float] | None = None, *, rescale: bool = True
+) -> ncsn.ScoreModel:
+    """The score model of the official NCSN or NCSNv2 weights, for pixels in [0, 1].
 
-
-def sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Image channels and width, from the first convolution."""
-    stem = state.get("begin_conv.weight", torch.empty(2, 1))  # ``fill`` names the missing tensor
-    return stem.shape[1], stem.shape[0]
-
-
-def fill(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Copy the tensors of ``state`` into those of ``weights`` that have the same names and shapes.
-
-    Raises ValueError, naming them, if one is missing, unexpected or of another shape.
+    ``state``: a state dict of ``CondRefineNetDilated`` (github.com/ermongroup/ncsn), or of ``NCSNv2`` with
+    InstanceNorm++ and ELU (github.com/ermongroup/ncsnv2), or the running average of its weights.  Width and image
+    channels are read off its tensors.
+    ``sigmas``: the noise levels of the former, which its state dict lacks, in the order of its ``labels``; any other σ
+    is rounded to the nearest of them.
+    ``rescale``: False if it was trained on data in another range than [0, 1] (logits, or ``rescaled``).
+    Song & Ermon 2019 (arXiv:1907.05600) and 2020 (arXiv:2006.09011, technique 3: s = f(x)/σ).
+    Raises ValueError, naming the tensors, if any is missing, unexpected or of another shape.
     """
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}  # of DataParallel
+    state.pop("sigmas", None)  # the sampler's
+    width, channels = state.get("begin_conv.weight", torch.empty(2, 1)).shape[:2]
+    if sigmas is None:
+        model = ncsn.ScoreModel(NCSNv2(channels, width, rescale=rescale), preconditioning=Scaled())
+    else:
+        model = ncsn.ScoreModel(NCSN(channels, width, sigmas=sigmas, rescale=rescale), preconditioning=Plain())
+    weights = weights_by_official_name(model.network)
+    for name in [name for name in weights if name.endswith(TABLE) and sigmas is None]:
+        for part, row in zip(("gamma", "alpha", "beta"), weights.pop(name)[0].chunk(3), strict=True):
+            weights[name.removesuffix(TABLE) + part] = row
     missing, unexpected = sorted(weights.keys() - state.keys()), sorted(state.keys() - weights.keys())
     if missing or unexpected:
         raise ValueError(f"weights of another network: {missing[:3]} are missing, {unexpected[:3]} are unexpected")
@@ -436,3 +411,21 @@ def fill(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         if state[name].shape != weight.shape:
             raise ValueError(f"{name} has shape {tuple(state[name].shape)}; expected {tuple(weight.shape)}")
         weight.copy_(state[name])
+    return model.requires_grad_(False).eval()
+
+
+def main(minutes: float = 10, width: int = 16, n: int = 1000, out: Path = Path("runs/refinenet")) -> None:
+    """Train NCSN's network on MNIST, conditioned on any σ, and compare its samples with test images."""
+    data, network = (
+        ncsn.load_dataset("mnist"),
+        NCSN(width=width, features=128, rescale=False),
+    )  # fit standardises pixels
+    run = ncsn.fit(data, minutes=minutes, network=network)
+    run.save(out, overwrite=True)
+    samples = run.sample(n)
+    ncsn.plots.image_grid(samples[:64], out / "samples.png")
+    print(Ruler(data, n=n).judge(quantize(samples)))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
