@@ -53,7 +53,8 @@ def mean(run: ncsn.Run) -> Float[Tensor, "1 *d"]:
 def walk(run: ncsn.Run, first: Float[Tensor, "b *d"], last: Float[Tensor, "b *d"], points: int) -> Tensor:
     """Images on the way from one noise to another, (b · points, *d)."""
     start = (slerp(first, last, torch.linspace(0, 1, points)) + mean(run)).flatten(0, 1)
-    return run.sample(len(start), start=start, sampler="heun", levels=LEVELS, label="none", guidance=1.0)
+    images: Tensor = run.sample(len(start), start=start, sampler="heun", levels=LEVELS, label="none", guidance=1.0)
+    return images
 
 
 def main() -> None:

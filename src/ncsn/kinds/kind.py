@@ -105,10 +105,17 @@ class Dataset:
         data = self.numbers
         if not data.numel():
             return 0.0, 1.0
-        if data.is_floating_point() and bool((missing := data.isnan()).any()):
+        if data.dtype == torch.uint8:  # counted in one pass, because an array on disk may be large
+            counts = (
+                torch.stack([torch.bincount(part.flatten(), minlength=256) for part in chunks(data)]).sum(0).double()
+            )
+            values = reals(torch.arange(256, dtype=torch.uint8, device=data.device)).double()
+            mean = float(counts @ values) / data.numel()
+            return mean, math.sqrt(float(counts @ (values - mean).square()) / data.numel())
+        if bool((missing := data.isnan()).any()):
             data = data[~missing]
-        average = sum(float(reals(part).double().sum()) for part in chunks(data)) / data.numel()
-        squares = sum(float((reals(part).double() - average).square().sum()) for part in chunks(data))
+        average = sum(float(part.double().sum()) for part in chunks(data)) / data.numel()
+        squares = sum(float((part.double() - average).square().sum()) for part in chunks(data))
         return average, math.sqrt(squares / data.numel())
 
     @property

@@ -36,7 +36,7 @@ from ncsn.score import EDM, Score, ScoreModel, Sigma, expand, place_level, tweed
 
 ABSENT = math.inf
 SURE = 20.0  # nats; the most that linear discriminants say
-INDICATORS = 64  # codes whose indicators are in the Gaussian; others only enter the network
+INDICATORS = 32  # codes whose indicators are in the Gaussian; others only enter the network
 
 
 class Gaussian(NamedTuple):

@@ -330,8 +330,8 @@ def mask_batches(
     ``train``: all training rows.  If inverting a matrix for each row with gaps would take longer than the network, a
     batch has fewer rows, each repeated with fresh noise.
     """
-    d = masks.model.d
-    often = min(MAX_REPEATS, max(1, d // COLUMNS_PER_REPEAT)) if bool(train[:, :d].isnan().any()) else 1
+    d, size = masks.model.d, len(masks.model.mean)
+    often = min(MAX_REPEATS, max(1, size // COLUMNS_PER_REPEAT)) if bool(train[:, :d].isnan().any()) else 1
     for batch in batches:
         masked = masks.draw(batch.x[: -(-len(batch.x) // often)], generator)
         given: Masked = masked.given  # type: ignore[assignment]
