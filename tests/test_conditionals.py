@@ -13,7 +13,7 @@ import torch
 from helpers import unchecked
 from scipy.stats import chi2_contingency
 from torch import Tensor, nn
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, Normal
 
 import ncsn
 from ncsn.batching import Batch
@@ -210,7 +210,7 @@ def test_the_network_is_shown_residuals_of_regressions_and_what_is_known(case: C
     given, noise, x, sigma = problem(case, noisy)
     model = model_of(case, Waves)
     model.numbers(x, sigma, model.condition(given, noise))
-    shown: Tensor = model.network.shown.double()  # type: ignore[operator,assignment]
+    shown: Tensor = model.network.shown.double()  # type: ignore[assignment]
     residuals, scaled, observed, absent, codes = torch.split(shown, [D, D, D, D, sum(case.counts)], 1)
     mean = case.gaussian.mean.double()
     for row in range(len(x)):
@@ -373,11 +373,8 @@ def test_an_untrained_network_is_linear_discriminant_analysis_of_what_is_known(n
     assert len(probabilities) > 15, "they differ"
 
 
-SAMPLING = ncsn.Run.of(lambda x, sigma: -x, (1,), sigma_max=20.0, sigma_min=0.01).recipe.sampling
-
-
 def run_of(model: ConditionalModel, columns: Columns) -> ncsn.Run:
-    recipe = ncsn.Run.of(model, (len(model.order),), sigma_max=20.0, sigma_min=0.01).recipe
+    recipe = ncsn.Run.of(model, (len(model.order),), sigma_max=100.0, sigma_min=0.001).recipe
     return ncsn.Run(score=model.requires_grad_(False), recipe=replace(recipe, transform=columns))
 
 
@@ -410,27 +407,27 @@ def class_logs(x: Tensor, part: slice = slice(None)) -> Tensor:
 
 def test_densities_of_a_mixed_table_are_exact() -> None:
     """By the chain rule: a class, and then numbers given the class."""
-    x = torch.cat([torch.arange(6)[:, None] % 3, 7 + draw(6, 2, seed=0) * torch.tensor([3.0, 7.0])], 1).double()
+    x = torch.cat([torch.arange(6)[:, None] % 3, 7 + draw(6, 2, seed=0) * torch.tensor([2.0, 5.0])], 1).double()
     joint = class_logs(x[:, 1:]).gather(1, x[:, :1].long())[:, 0]
     run, c = gaussian_classes(), {"c": 1}
-    torch.testing.assert_close(run.log_prob(x, tolerance=1e-4).double(), joint, atol=3e-3, rtol=0)
+    torch.testing.assert_close(run.log_prob(x, tolerance=1e-5).double(), joint, atol=3e-3, rtol=0)
     given_class = class_logs(x[:, 1:])[:, 1] - CHANCES[1].log()
-    torch.testing.assert_close(run.given(c).log_prob(x[:, 1:], tolerance=1e-4).double(), given_class, atol=3e-3, rtol=0)
+    torch.testing.assert_close(run.given(c).log_prob(x[:, 1:], tolerance=1e-5).double(), given_class, atol=3e-3, rtol=0)
     x[:, 2], marginal = 11.0, class_logs(torch.full((6, 1), 11.0).double(), slice(1, 2)).logsumexp(1)
     joint = class_logs(x[:, 1:]).gather(1, x[:, :1].long())[:, 0]
-    found = run.given({"y": 11.0}).log_prob(x[:, :2], tolerance=1e-4).double()
+    found = run.given({"y": 11.0}).log_prob(x[:, :2], tolerance=1e-5).double()
     torch.testing.assert_close(found, joint - marginal, atol=3e-3, rtol=0)
 
 
 def test_a_group_that_is_drawn_first_is_integrated_over_later_ones() -> None:
     """Numbers have the density of their own Gaussian then, and classes their probability given the numbers."""
-    x = torch.cat([torch.arange(6)[:, None] % 3, 7 + draw(6, 2, seed=0) * torch.tensor([3.0, 7.0])], 1).double()
+    x = torch.cat([torch.arange(6)[:, None] % 3, 7 + draw(6, 2, seed=0) * torch.tensor([2.0, 5.0])], 1).double()
     run, units = gaussian_classes((0, 0, 1)), torch.tensor([2.0, 5.0]).double()
     mean, covariance = moments(CLASSES, CHANCES)
     numbers = MultivariateNormal(7 + units * mean, (covariance + PAIR) * units * units[:, None])
     logs = class_logs(x[:, 1:]).log_softmax(1).gather(1, x[:, :1].long())[:, 0]
     expected = numbers.log_prob(x[:, 1:]) + logs  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(run.log_prob(x, tolerance=1e-4).double(), expected, atol=4e-3, rtol=0)
+    torch.testing.assert_close(run.log_prob(x, tolerance=1e-5).double(), expected, atol=3e-3, rtol=0)
 
 
 @pytest.mark.parametrize("order", [(0, 0), (1, 0)])
@@ -500,41 +497,40 @@ def test_gaps_that_depend_on_another_column_change_neither_samples_nor_imputatio
 
 @cache
 def classes() -> ncsn.Run:
-    """Of a number x of three classes; of u and v, which depend on each other; and of whether u and v agree.
+    """Of a number x and its class c, and of numbers w around 0 that are narrow or wide.
 
-    The last is what no linear discriminant can tell.
+    No linear discriminant can tell the last.
     """
     rng, n = np.random.default_rng(0), 3000
-    c = rng.choice(3, n, p=CHANCES.numpy())
-    u, v = rng.random(n) < 0.5, rng.random(n) < 0.5
-    agree = rng.random(n) < np.where(u == v, 0.9, 0.1)
-    table = {"c": np.array([*"abc"])[c], "x": 1.5 * c + rng.standard_normal(n), "u": u, "v": v, "agree": agree}
-    return trained(pandas.DataFrame(table), 200)
+    c, narrow = rng.choice(3, n, p=[0.6, 0.3, 0.1]), rng.random(n) < 0.5
+    w = rng.standard_normal(n) * np.where(narrow, 0.4, 2.0)
+    table = {"c": np.array([*"abc"])[c], "x": 1.5 * c + rng.standard_normal(n), "narrow": narrow, "w": w}
+    return trained(pandas.DataFrame(table), 150)
 
 
-def shares_of(rows: dict[str, list[object]], column: str, n: int) -> Tensor:
-    """The shares of the values 0, 1 and 2 of a column among the draws of each row, (b, 3)."""
-    frame = pandas.DataFrame({name: rows.get(name, np.nan) for name in ("c", "x", "u", "v", "agree")})
-    imputed = classes().impute(frame, n, seed=0)
-    draws = imputed.draws[:, :, imputed.columns.names.index(column)]
+def shares_of(column: str, n: int, **values: list[float]) -> Tensor:
+    """The shares of the values 0, 1 and 2 of a column among ``n`` draws of each row, (b, 3)."""
+    run = classes()
+    draws = run.impute(pandas.DataFrame(values), n, seed=0).draws[:, :, ["c", "x", "narrow", "w"].index(column)]
     return torch.stack([(draws == value).double().mean(0) for value in range(3)], 1)
 
 
 def test_a_category_has_its_probability_given_a_number() -> None:
-    """Bayes' rule, within 0.06 and two standard errors, at x = −1, 1, 2.5 and 4."""
-    x = torch.tensor([-1.0, 1.0, 2.5, 4.0]).double()
+    """Bayes' rule, within 0.06 and two standard errors; and after few steps already what no linear discriminant tells.
+
+    That would find narrow and wide equally likely everywhere.
+    """
+    x, w = torch.tensor([-1.0, 1.0, 2.5, 4.0]).double(), torch.tensor([0.0, 0.5, 1.0, 3.0]).double()
     exact = (CHANCES.log() - (x[:, None] - 1.5 * torch.arange(3)) ** 2 / 2).softmax(1)
-    found = shares_of({"x": x.tolist()}, "c", 1000)
-    assert float((found - exact).abs().max()) < 0.06 + 0.03
-
-
-def test_a_category_has_its_probability_given_two_others() -> None:
-    found = shares_of({"u": [True, True, False, False], "v": [True, False, True, False]}, "agree", 500)[:, 1]
-    assert found.tolist() == pytest.approx([0.9, 0.1, 0.1, 0.9], abs=0.1)
+    assert float((shares_of("c", 1000, x=x.tolist()) - exact).abs().max()) < 0.06 + 0.03
+    logs = [Normal(0, std).log_prob(w) for std in (2.0, 0.4)]  # type: ignore[no-untyped-call]
+    narrow = torch.stack(logs, 1).softmax(1)[:, 1]
+    errors = (shares_of("narrow", 1000, w=w.tolist())[:, 1] - narrow).abs()
+    assert float(errors.mean()) < 0.5 * float((0.5 - narrow).abs().mean())
 
 
 def test_identical_rows_of_one_call_have_the_same_distribution() -> None:
-    counts = 1000 * shares_of({"x": [1.0] * 5}, "c", 1000)[:, :3]
+    counts = 1000 * shares_of("c", 1000, x=[1.0] * 5)
     assert chi2_contingency(counts.numpy()).pvalue > 1e-4
 
 
@@ -745,9 +741,6 @@ def test_a_column_whose_gaps_depend_on_another_one_comes_later() -> None:
     assert groups(x=x, y=by_square) == [0, 1], "also where neither end has more gaps"
     assert groups(x=np.where(text == "r", np.nan, x), text=text) == [1, 0]
     assert groups(x=x, y=np.where(anywhere, np.nan, other)) == [0, 0], "missing anywhere"
-    # What depends on a column with gaps comes after it, and what does not stays.
-    late = np.where(~anywhere & (other > 0.3), np.nan, rng.standard_normal(n))
-    assert groups(late=late, y=np.where(anywhere, np.nan, other), x=x) == [0, 0, 0] or True
     frequent = np.where(x < 0, np.nan, rng.choice([0.0, 1.0, 2.0], n))
     last = np.where(np.isnan(frequent) | (frequent == 1), np.nan, other)
     assert groups(last=last, frequent=frequent, x=x) == [2, 1, 0]
@@ -811,7 +804,7 @@ def test_what_is_known_in_a_mask_does_not_depend_on_what_is_missing_in_the_row()
             rows, role = x[:first][part], numbers.target[part].int() - numbers.observed[part].int()
             for i in range(3):
                 there = ~rows[:, i].isnan()
-                assert len(role[there, i].unique()) == 1
+                assert len(role[there, i].unique()) == 1  # type: ignore[no-untyped-call]
                 assert not role[~there, i].any()
             assert bool((shown[part] == shown[part][0]).all())
             roles[0].add((*role[~rows[:, :3].isnan().any(1)][0].tolist(), *shown[part][0].tolist()))
@@ -820,7 +813,7 @@ def test_what_is_known_in_a_mask_does_not_depend_on_what_is_missing_in_the_row()
             assert not codes.target[part].any()
             for i, owned in enumerate((codes.observed[part, 0], codes.observed[part, 1], codes.observed[part, 2])):
                 there = ~x[first:][part][:, i].isnan()
-                assert len(owned[there].unique()) == 1
+                assert len(owned[there].unique()) == 1  # type: ignore[no-untyped-call]
                 roles[1].add((i, int(owned[there][0])))
             assert torch.equal(codes.codes[part].any(1), known[part].any(1))
             assert not known[part][0].all()
@@ -831,7 +824,7 @@ def test_what_is_known_in_a_mask_does_not_depend_on_what_is_missing_in_the_row()
 
 
 def test_numbers_are_learned_given_all_codes_of_their_group() -> None:
-    """Targets are cells that exist, of one group; their own code says so.  Of tables with gaps, codes may be dropped."""
+    """Targets are cells of one group that exist, as their own code says.  In tables with gaps, codes may be dropped."""
     for data, gaps in ((WITHOUT_GAPS, False), (MIXED, True)):
         masks = masks_of(data)
         model, dropped = masks.model, []
@@ -931,7 +924,7 @@ def test_of_one_column_everything_is_a_target_and_few_rows_are_enough(n: int, d:
 
 def test_a_row_with_gaps_of_a_wide_table_is_in_a_batch_several_times(generator: torch.Generator) -> None:
     """Of the rows that numbers are learned from: the targets of each copy are those of its own pattern."""
-    for d, often in ((8, 1), (40, 2), (64, 4)):
+    for d, often in ((4, 1), (16, 3), (64, 6)):
         x = draw(200, d, seed=1).numpy()
         x[np.random.default_rng(0).random((200, d)) < 0.3] = np.nan
         data = dataset_of(x)
