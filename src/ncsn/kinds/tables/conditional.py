@@ -253,6 +253,8 @@ class ConditionalModel(ScoreModel):
         diagonal[:, :d] += torch.where(known[:, :d], noise**2, 0.0)
         root = torch.linalg.cholesky(torch.where(both, covariance, 0.0) + torch.diag_embed(diagonal))
         inverse = torch.where(both, torch.cholesky_inverse(root), 0.0)
+        if not bool(wanted.any()):  # then only K matters
+            return inverse, torch.ones_like(noise).expand(-1, d), torch.zeros(*known.shape, d).double()
         regression = torch.where(targets, covariance[:d] @ inverse, 0.0)  # C_to C_oo⁻¹
         explained = regression @ covariance[:, :d]
         conditional = torch.where(targets & targets.mT, covariance[:d, :d] - explained, 0.0)
