@@ -38,7 +38,7 @@ from ncsn.kinds.transform import Transform
 from ncsn.run import Run
 from ncsn.samplers import Step
 from ncsn.score import PreconditioningName, ScoreModel
-from ncsn.validation import as_numbers, one_line
+from ncsn.validation import as_numbers
 
 
 class Tables(Kind[Run]):
@@ -48,10 +48,6 @@ class Tables(Kind[Run]):
         """A Gaussian, the shares of codes, and the order of columns, from the training rows."""
         if preconditioning == "conditional":
             return dict(start(columns_of(data.transform, data.shape[0]), data.train, data.validation))
-        if data.codes:
-            names = [data.transform.columns[i].name for i in data.transform.coded]  # type: ignore[attr-defined]
-            listed = one_line(", ".join(names))
-            raise ValueError(f"your own network learns columns of numbers without gaps; leave out or fill in {listed}")
         return super().start(data, preconditioning)
 
     def model(
