@@ -373,7 +373,7 @@ class Columns(Transform):
         if self.coded:
             listed = one_line(", ".join(self.columns[i].name for i in self.coded))
             raise ValueError(
-                f"columns with categories or gaps can't be measured ({listed}); use run.given or run.impute"
+                f"columns with categories or gaps can't be exported or measured ({listed}); use run.given or run.impute"
             )
         columns = [self.columns[i] for i in self.numbers]
         shift, scale = (tensor(tuple(getattr(column, name) for column in columns)) for name in ("shift", "scale"))
@@ -555,7 +555,8 @@ def normal_scores(
     """The knots (t and z) of a map that makes ``t`` standard normal, or the identity.
 
     Knots are at equal steps in z, at the two outermost values on each side, at the edges of cells that hold many rows,
-    and where values jump; none lies inside a smaller cell.  Beyond the last knot, one standard deviation of z is one to four of t.
+    and where values jump; none lies inside a smaller cell.  Beyond the last knot, one standard deviation of z is one to
+    four of t.
 
     ``low``, ``high``: the ends of each value's cell.  ``share``: the share of rows in it.
     """
