@@ -469,30 +469,40 @@ def trained(rows: object, steps: int, settings: TrainSettings = SMALL) -> ncsn.R
 
 
 def storms(n: int) -> pandas.DataFrame:
-    """A quarter are hurricanes; the others are depressions, which have no category."""
+    """A quarter are hurricanes; the others are depressions, which have no category and often a damage of 0.
+
+    Winds are multiples of 5.
+    """
     rng = np.random.default_rng(0)
     hurricane = rng.random(n) < 0.25
     wind = np.where(hurricane, 65 + rng.exponential(20, n), rng.normal(30, 6, n))
     category = np.where(hurricane, np.digitize(wind, [83, 96, 113, 137]) + 1.0, np.nan)
-    status = np.where(hurricane, "hurricane", "depression")
-    return pandas.DataFrame({"status": status, "wind": wind, "category": category})
+    status, none = np.where(hurricane, "hurricane", "depression"), ~hurricane & (rng.random(n) < 0.6)
+    damage = np.where(none, 0, rng.lognormal(8, 1, n).round(2))
+    return pandas.DataFrame({"status": status, "wind": 5 * (wind / 5).round(), "category": category, "damage": damage})
 
 
 def test_gaps_that_depend_on_another_column_change_neither_samples_nor_imputations() -> None:
     """Rows without gaps are all hurricanes."""
     table = storms(3000)
-    run = trained(table, 200)
-    samples, complete = run.sample(2000, seed=0), run.sample(2000, seed=1, complete=True)
+    run = trained(table, 150)
+    samples, complete = run.sample(1000, seed=0), run.sample(1000, seed=1, complete=True)
     for drawn in (samples, complete):
         hurricane = drawn["status"] == "hurricane"
         assert hurricane.mean() == pytest.approx((table["status"] == "hurricane").mean(), abs=0.05)
         assert drawn["wind"].mean() == pytest.approx(table["wind"].mean(), rel=0.1)
+        assert not (drawn["wind"] % 5).any()
+        assert drawn["wind"].between(table["wind"].min(), table["wind"].max()).all()
+        assert (drawn["damage"] == 0).mean() == pytest.approx((table["damage"] == 0).mean(), abs=0.05)
+        assert (drawn["damage"][hurricane] == 0).mean() < 0.15
     assert not complete.isna().any(axis=None)
+    assert not samples.drop(columns="category").isna().any(axis=None)
     assert (samples["category"].isna() == (samples["status"] == "depression")).mean() > 0.99
-    gaps = pandas.DataFrame({"status": ["depression"], "wind": [np.nan], "category": [np.nan]})
-    winds = run.impute(gaps, 300, seed=0).draws[:, 0, 1]
-    assert float(winds.mean()) == pytest.approx(30, abs=3)
-    assert float(winds.std()) == pytest.approx(6, abs=3)
+    gaps = pandas.DataFrame({"status": ["depression"]})
+    draws = run.impute(gaps, 300, seed=0).draws[:, 0]
+    assert float(draws[:, 1].mean()) == pytest.approx(30, abs=3)
+    assert float(draws[:, 1].std()) == pytest.approx(6, abs=3)
+    assert float((draws[:, 3] == 0).double().mean()) == pytest.approx(0.6, abs=0.1)
 
 
 @cache
@@ -546,8 +556,8 @@ def test_a_loaded_run_has_the_same_scores_to_the_byte(mixed: bool, tmp_path: Pat
     x, given = draw(6, e, seed=0).float(), draw(6, e, seed=1).float()
     given[:, 0], given[3:, -1] = torch.nan, ABSENT
     if mixed:
-        assert run.score.order.tolist() == [0, 0, 1]
-        x[:, 1:], given[:3, 1:] = 1.0, 1.0
+        assert run.score.order.tolist() == [0, 0, 0, 1, 0]
+        x[:, 2:], given[:3, 2:] = 1.0, 1.0
     for condition in (None, given):
         assert torch.equal(run.score(x, 0.3, condition), loaded.score(x, 0.3, condition))
     one, other = (pandas.DataFrame(each.sample(50, seed=1)) for each in (run, loaded))
