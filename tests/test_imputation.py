@@ -14,14 +14,16 @@ import pandas
 import pytest
 import torch
 from helpers import GaussianScore, command, conditional_run, refusal, refused
+from scipy.stats import binom
 from torch import Tensor
 
 import ncsn
-from ncsn.distributions import GaussianMixture
 from ncsn.kinds import Imputed
 from ncsn.kinds.kind import conformal_factor
-from ncsn.kinds.tables.columns import AnyColumn, Columns, Listed, Real, learn_columns
+from ncsn.kinds.tables.columns import AnyColumn, Columns, Discrete, Number, learn_columns
+from ncsn.kinds.tables.conditional import ConditionalModel, Gaussian
 from ncsn.kinds.tables.imputation import cell_coverage
+from ncsn.networks import ResidualMLP
 from ncsn.run import Run
 
 THREE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]]).double()
@@ -66,18 +68,56 @@ def test_imputation_of_a_gaussian_is_right_within_monte_carlo_error(c: Tensor, g
         assert float(error.std()) == pytest.approx(1, abs=0.05)
 
 
-def test_imputation_of_a_mixture_weighs_its_parts_as_it_should() -> None:
-    means, shares = torch.tensor([[-5.0, -5.0, 0.0], [5.0, 5.0, 1.0], [5.0, -5.0, 3.0]]), torch.tensor([0.2, 0.5, 0.3])
-    mixture = GaussianMixture(means, weights=shares)
-    rows = mixture.sample(300, generator=torch.Generator().manual_seed(0)).double()
-    weights = (shares.log() - (rows[:, 2:].float() - means[:, 2]).square() / 2).softmax(1)
-    rows[:, :2] = torch.nan
-    draws = impute(conditional_run(torch.eye(3), means, shares, sigma_max=50.0), rows, 20).draws
-    part = torch.cdist(draws[..., :2].float(), means[:, :2]).argmin(-1)
-    counted = torch.nn.functional.one_hot(part, 3).double().mean(0)
-    assert float((counted - weights).mean(0).abs().max()) < 0.03
-    noise = (weights * (1 - weights) / 20).mean().sqrt()
-    assert float((counted - weights).square().mean().sqrt() / noise) < 1.3
+def known_run(columns: Columns, mean: list[float], covariance: Tensor, shares: list[float]) -> Run:
+    """The untrained model of numbers and codes: a Gaussian of numbers and indicators."""
+    d, counts = len(columns.numbers), columns.codes
+    network = ResidualMLP(d, 8, 1, conditional=True, codes=counts)
+    gaussian = Gaussian(torch.tensor(mean), covariance.float())
+    model = ConditionalModel(network, gaussian, counts, log_shares=torch.tensor(shares).log())
+    run = Run.of(model, (d + len(counts),), sigma_max=15.0, sigma_min=0.01)
+    return replace(run, score=model.requires_grad_(False), recipe=replace(run.recipe, transform=columns))
+
+
+def classes(shares: list[float], means: list[float]) -> Run:
+    """Classes 0, 1, … with these shares, and a number x whose distribution is N(mean, 1) in each."""
+    p, m = torch.tensor(shares).double(), torch.tensor(means).double()
+    kinds = Discrete(name="kind", values=tuple(map(float, range(len(p)))))
+    columns = Columns(columns=(Number(name="x", shift=0.0, scale=1.0), kinds))
+    middle = float(p @ m)
+    cross = p * (m - middle)
+    covariance = torch.block_diag(torch.tensor([[1 + float(p @ (m - middle) ** 2)]]).double(), p.diag() - p.outer(p))
+    covariance[0, 1:] = covariance[1:, 0] = cross
+    covariance[1:, 1:] += 1e-6 * torch.eye(len(p))
+    return known_run(columns, [middle, *shares], covariance, shares)
+
+
+def test_probabilities_of_classes_are_those_of_bayes_rule() -> None:
+    """And a number given a class, and both together; draws of identical rows are alike, whatever their neighbours."""
+    shares, means = [0.6, 0.3, 0.1], [0.0, 1.5, 3.0]
+    run = classes(shares, means)
+    x = torch.tensor([-1.0, 1.0, 2.5, 2.5]).double()
+    draws = impute_codes(run, torch.stack([x, torch.full((4,), torch.nan).double()], 1), 4000)[..., 1]
+    exact = (torch.tensor(shares).log() - (x[:, None] - torch.tensor(means)) ** 2 / 2).softmax(1)
+    for row, chances in enumerate(exact):
+        for kind, p in enumerate(chances.tolist()):
+            assert float((draws[:, row] == kind).double().mean()) == pytest.approx(p, abs=0.01 + 4 * (p / 4000) ** 0.5)
+    kinds = torch.tensor([[torch.nan, 0.0], [torch.nan, 2.0]]).double()
+    numbers = impute_codes(run, kinds, 2000)[..., 0]
+    torch.testing.assert_close(numbers.mean(0), torch.tensor([0.0, 3.0]).double(), atol=0.1, rtol=0)
+    torch.testing.assert_close(numbers.std(0), torch.ones(2).double(), atol=0.06, rtol=0)
+    both = impute_codes(run, torch.full((1, 2), torch.nan).double(), 4000)[:, 0]
+    for kind, (share, mean) in enumerate(zip(shares, means, strict=True)):
+        there = both[:, 1] == kind
+        assert float(there.double().mean()) == pytest.approx(share, abs=0.03)
+        assert float(both[there, 0].mean()) == pytest.approx(mean, abs=0.25)
+
+
+def impute_codes(run: Run, rows: Tensor, n: int) -> Tensor:
+    """Draws of rows with discrete values."""
+    found = run.impute(rows, n, seed=1)
+    assert torch.equal(found.draws[:, ~rows.isnan()], rows[~rows.isnan()].expand(n, -1))
+    assert bool(found.draws.isfinite().all())
+    return found.draws
 
 
 def test_rows_are_drawn_together_whatever_their_gaps() -> None:
@@ -104,7 +144,7 @@ def named_run(*columns: AnyColumn) -> Run:
 
 
 def test_arrays_with_a_mask_and_frames_are_rows() -> None:
-    run = named_run(*(Real(name=name, shift=0.0, scale=1.0) for name in "abc"))
+    run = named_run(*(Number(name=name, shift=0.0, scale=1.0) for name in "abc"))
     expected = run.impute(torch.tensor([[0.5, torch.nan, 1.0]]), 3).draws
     frame = pandas.DataFrame({"c": [1.0], "a": [0.5], "b": [math.nan], "d": [7.0]})
     for rows in (np.ma.masked_equal([[0.5, 7, 1]], 7), frame):
@@ -116,19 +156,40 @@ def test_arrays_with_a_mask_and_frames_are_rows() -> None:
 
 @pytest.mark.parametrize(("scale", "low", "high"), [(1.0, 0.85, 0.95), (0.1, 0.0, 0.6), (10.0, 0.95, 1.0)])
 def test_coverage_tells_priors_that_are_too_narrow_or_too_wide(scale: float, low: float, high: float) -> None:
-    count, share = cell_coverage(conditional_run(THREE * scale), gaussian(200, seed=1))
-    assert count == 200
-    assert low < share <= high
+    """Also of rows with gaps."""
+    for gaps in (0.0, 0.3):
+        x = gaussian(300, seed=1)
+        rows = x.masked_fill(torch.rand(x.shape, generator=torch.Generator().manual_seed(2)) < gaps, torch.nan)
+        found = cell_coverage(conditional_run(THREE * scale), rows)
+        assert found.keys() == {"coverage", "coverage_of"}
+        assert found["coverage_of"] == 200
+        assert low < found["coverage"] <= high
 
 
 def test_known_numbers_of_few_rows_are_hidden_one_by_one() -> None:
     """As many numbers as are known; with a single one in a row nothing is left to judge by."""
     run, x = conditional_run(THREE), gaussian(30, seed=2)
     x[0, 1:] = torch.nan
-    count, share = cell_coverage(run, x)
-    assert count == 87
-    assert share == pytest.approx(0.9, abs=0.08)
-    assert cell_coverage(run, x[:1]) == (0, 1.0)
+    found = cell_coverage(run, x)
+    assert found["coverage_of"] == 87
+    assert found["coverage"] == pytest.approx(0.9, abs=0.08)
+    assert cell_coverage(run, x[:1]) == {}
+
+
+@pytest.mark.parametrize("believed", [[0.5, 0.5], [0.1, 0.9]])
+def test_confidence_is_compared_with_how_often_draws_are_right(believed: list[float]) -> None:
+    """Of a column of text whose classes are equally frequent, and says nothing else."""
+    run = classes(believed, [0.0, 0.0])
+    column = Discrete(name="kind", values=(0.0, 1.0), categories=("a", "b"))
+    columns = replace(run.transform, columns=(run.transform.columns[0], column))  # type: ignore[attr-defined,type-var]
+    run = replace(run, recipe=replace(run.recipe, transform=columns))
+    rows = torch.stack([gaussian(300)[:, 0], (torch.arange(300) % 2).double()], 1)
+    found = cell_coverage(run, rows)
+    assert found.keys() == {"coverage", "coverage_of", "right", "confidence", "right_of"}
+    assert 60 < found["right_of"] < 140
+    assert found["right"] == pytest.approx(0.5, abs=0.15)
+    agreed = binom.expect(lambda k: np.maximum(k, 20 - k) / 20, args=(20, believed[0]))
+    assert found["confidence"] == pytest.approx(agreed, abs=0.03)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
@@ -152,7 +213,7 @@ def test_a_value_that_is_hidden_often_is_one_value_to_conformal_intervals(repeat
 
 
 def test_conformal_intervals_of_frames_need_held_out_rows_and_enough_of_them() -> None:
-    run = named_run(*(Real(name=name, shift=0.0, scale=1.0) for name in "abc"))
+    run = named_run(*(Number(name=name, shift=0.0, scale=1.0) for name in "abc"))
     frame = pandas.DataFrame({"a": [0.5, math.nan], "b": [math.nan, 1.0], "c": [1.0, 2.0]}, index=["x", "y"])
     imputed = run.impute(frame, 19)
     held_out = pandas.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=[*"abc"])
@@ -204,8 +265,8 @@ def test_a_gap_of_two_values_becomes_the_one_that_most_draws_have(
     n = 4000
     third = torch.arange(n) % 3
     x = torch.stack([1e9 + 3 * gaussian(n)[:, 0], 4.0 * (third == 0) - 3, 18000.0 + torch.arange(n) % 1000, third])
-    run = conditional_run(torch.eye(4))
-    run = replace(run, recipe=replace(run.recipe, transform=learn_columns(x.T, "abcd", dates=["c"])))
+    shares = [2 / 3, 1 / 3, 1 / 3, 1 / 3, 1 / 3]
+    run = known_run(learn_columns(x.T, "abcd", dates=["c"]), [0.0, 0.0, *shares], torch.eye(7), shares)
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     Path("x.csv").write_text("a,b,c,d\n1000000000,,,\n,1,2019-04-14,2\n")  # b is −3 or 1, and d is 0, 1 or 2
     command("impute it x.csv -n 40 --out y.csv")
@@ -248,9 +309,9 @@ def test_observed_cells_are_written_byte_for_byte(
 ) -> None:
     """Also of columns that the run does not know, and in the table of draws."""
     monkeypatch.chdir(tmp_path)
-    reals = {name: Real(name=name, shift=0.0, scale=100.0) for name in ("a", "price")}
-    days = {name: Real(name=name, shift=19750.0, scale=30.0, date=True) for name in ("seen", "zoned")}
-    codes = Listed(name="zip", shift=1.0, scale=1.0, values=(0.0, 1.0), categories=("00501", "A7"))
+    reals = {name: Number(name=name, shift=0.0, scale=100.0) for name in ("a", "price")}
+    days = {name: Number(name=name, shift=19750.0, scale=30.0, date=True) for name in ("seen", "zoned")}
+    codes = Discrete(name="zip", values=(0.0, 1.0), categories=("00501", "A7"))
     run = named_run(*(reals | days).values(), codes)
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     with Path(name).open("w", encoding="utf-8", newline="") as file:
@@ -279,8 +340,8 @@ def test_observed_cells_are_written_byte_for_byte(
 
 def test_frames_in_parquet_keep_their_types(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    a, day = Real(name="a", shift=0.0, scale=9.0), Real(name="day", shift=19800.0, scale=9.0, date=True)
-    town = Listed(name="town", shift=1.0, scale=1.0, values=(0.0, 1.0), categories=("Bath", "Ulm"))
+    a, day = Number(name="a", shift=0.0, scale=9.0), Number(name="day", shift=19800.0, scale=9.0, date=True)
+    town = Discrete(name="town", values=(0.0, 1.0), categories=("Bath", "Ulm"))
     run = named_run(a, day, town)
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     frame = pandas.DataFrame({"a": [0.1, None], "id": [9007199255581475, 2], "town": pandas.Categorical([None, "Ulm"])})
@@ -309,7 +370,7 @@ def test_files_that_cannot_be_filled_are_refused(
     rows: str, words: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run = named_run(*(Real(name=name, shift=0.0, scale=1.0) for name in "ab"))
+    run = named_run(*(Number(name=name, shift=0.0, scale=1.0) for name in "ab"))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     Path(words.split()[0]).write_text(rows)
     assert why in refusal(capsys, *f"impute it {words} --out y.csv".split())
@@ -337,25 +398,24 @@ def test_a_tables_own_gaps_are_imputed_and_what_training_has_measured_is_printed
     assert np.corrcoef(filled[gaps.any(1)].T)[0, 1] > related, "by what is observed"
     run, said = ncsn.load("runs/t"), re.findall(r"(\d+)% of (\d+) hidden", capsys.readouterr().out)
     test = run.transform.inverse(run.data().test.double())
-    count, coverage = cell_coverage(run, test)
-    assert count == test.numel()
-    assert run.measured == ({"coverage": coverage, "coverage_of": count} if count else {})
-    assert said == ([(f"{coverage:.0%}"[:-1], str(count))] if count else [])
+    measured = cell_coverage(run, test)
+    assert measured.get("coverage_of", 0) == sum(int((~row.isnan()).sum()) for row in test if not row.isnan().any())
+    assert run.measured == measured
+    assert said == ([(f"{100 * measured['coverage']:.0f}", f"{measured['coverage_of']:.0f}")] if measured else [])
 
 
 # Densities given some columns.
 
 
 def test_a_density_given_columns_is_the_joint_ones_minus_the_evidence() -> None:
-    """Of a mixture in closed form, and of its samples; the density is that with noise of σ_min."""
+    """Of a Gaussian in closed form, and of its samples; the density is that with noise of σ_min."""
     covariance = torch.tensor([[1.0, 0.6, 0.2], [0.6, 0.8, -0.1], [0.2, -0.1, 0.5]])
-    means, shares = torch.tensor([[0.0, 1.0, 2.0], [2.0, -1.0, 0.0]]), torch.tensor([0.3, 0.7])
-    run, x = conditional_run(covariance, means, shares), torch.tensor([[0.5, 0.4, 1.0], [1.0, 0.4, 0.3]])
+    run, x = conditional_run(covariance), torch.tensor([[0.5, 0.4, 1.0], [1.0, 0.4, 0.3]])
 
     def log_density(columns: list[int]) -> Tensor:
-        parts = torch.distributions.MultivariateNormal(means[:, columns], covariance[columns][:, columns])
-        logs: Tensor = parts.log_prob(x[:, None, columns])  # type: ignore[no-untyped-call]
-        return (logs + shares.log()).logsumexp(1).double()
+        exact = torch.distributions.MultivariateNormal(torch.zeros(len(columns)), covariance[columns][:, columns])
+        logs: Tensor = exact.log_prob(x[:, columns])  # type: ignore[no-untyped-call]
+        return logs.double()
 
     given = run.given({"1": 0.4})
     exact = log_density([0, 1, 2]) - log_density([1])

@@ -431,6 +431,7 @@ class Kind(ABC, Generic[R]):
         """A score network for examples of this shape.  Raises ValueError for the ``start`` of another model."""
         way = PRECONDITIONINGS[preconditioning]
         mean, std = start.get("data_mean", 0.0), start.get("data_std", 1.0)
+        torch.as_tensor(mean).expand(shape)  # RuntimeError if it can't
         return ScoreModel(network, mean, std, preconditioning=way, autocast=autocast)
 
     def batches(self, data: Dataset, model: ScoreModel, reading: Reading, drawing: "Drawing") -> Iterator[Batch]:

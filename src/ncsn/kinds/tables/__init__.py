@@ -68,7 +68,7 @@ class Tables(Kind[Run]):
         counts: tuple[int, ...] = tuple(getattr(network, "codes", ()))
         size = shape[0] - len(counts) + sum(k for k, inside in zip(counts, in_gaussian(counts), strict=True) if inside)
         gaussian = Gaussian(torch.zeros(size), torch.eye(size))
-        others = dict(start)
+        others = {} if "data_mean" in start else dict(start)  # a file's tensors are loaded later, if their shapes fit
         if others:
             gaussian = Gaussian(*(torch.as_tensor(others.pop(name)) for name in Gaussian._fields))
         return ConditionalModel(network, gaussian, counts, autocast=autocast, **others)  # type: ignore[arg-type]

@@ -150,7 +150,7 @@ class ConditionalModel(ScoreModel):
         mean, covariance = (part.float().clone(memory_format=torch.contiguous_format) for part in gaussian)
         self.counts, chosen = counts, in_gaussian(counts)
         self.d = len(mean) - sum(k for k, inside in zip(counts, chosen, strict=True) if inside)
-        super().__init__(network, mean[: self.d], preconditioning=EDM(), autocast=autocast)
+        super().__init__(network, mean[: self.d] if self.d else 0.0, preconditioning=EDM(), autocast=autocast)
         self.register_buffer("mean", mean)
         self.register_buffer("covariance", covariance)
         k, size = sum(counts), self.d + len(counts)
@@ -410,6 +410,8 @@ class ConditionalModel(ScoreModel):
         if complete and gap >= 0 and self.counts[code] == 2:
             return torch.zeros_like(z[:, 0])
         chances = self.log_chances(z, code, complete=complete).exp()
+        if not bool(chances.isfinite().all()):
+            raise NonFiniteSampleError("the network gave probabilities that are not finite")
         return torch.multinomial(chances, 1, generator=generator)[:, 0].to(z)
 
     def log_chances(self, z: Float[Tensor, "b e"], code: int, *, complete: bool) -> Float[Tensor, "b n"]:
