@@ -33,7 +33,6 @@ from ncsn.networks import MLP, ResidualMLP
 from ncsn.posteriors import Measurement
 from ncsn.run import Recipe, Run
 from ncsn.run.folder import CHECKPOINT, MODEL, digest_of
-from ncsn.samplers import Sampling
 from ncsn.score import ScoreModel
 from ncsn.storage import seal
 from ncsn.validation import read_json

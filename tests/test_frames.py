@@ -14,7 +14,7 @@ from sklearn import datasets
 
 import ncsn
 from ncsn.evaluation import evaluate
-from ncsn.kinds import ImputedTable, Reading, dataset_of
+from ncsn.kinds import ImputedTable, dataset_of
 from ncsn.learn.settings import TrainSettings
 
 RNG, N = np.random.default_rng(0), 800
