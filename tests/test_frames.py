@@ -258,7 +258,6 @@ def test_what_python_users_get_wrong_with_a_table(call: Callable[[Any], Any], wh
 @pytest.mark.parametrize(
     ("column", "why"),
     [
-        (pandas.to_timedelta(DAYS, unit="D"), "x has dtype timedelta"),
         (1j * DAYS, "x has dtype complex"),
         (pandas.period_range("2020-01", periods=N, freq="M"), "x has dtype period"),
         (pandas.cut(AGE, 4), "x has dtype category"),
@@ -270,6 +269,110 @@ def test_what_python_users_get_wrong_with_a_table(call: Callable[[Any], Any], wh
 def test_other_dtypes_are_refused_by_name(column: Any, why: str) -> None:
     with pytest.raises(ValueError, match=rf"^[^\n]*{why}[^\n]*numbers, booleans, text, dates[^\n]*$"):
         ncsn.fit(pandas.DataFrame({"age": AGE, "x": column}), steps=1)
+
+
+def test_options_of_other_packages_are_answered_with_ours(run: ncsn.Run) -> None:
+    for call, why in (
+        (lambda: run.sample(3, random_state=1), "use seed"),
+        (lambda: run.sample(frac=0.5), "use n"),
+        (lambda: ncsn.fit(KNOWN, steps=1, random_state=0), "use seed"),
+        (lambda: ncsn.fit(KNOWN, steps=1, nonsense=0), "fit has no nonsense$"),
+    ):
+        with pytest.raises(TypeError, match=why):
+            call()
+    with pytest.raises(ValueError, match=r"^[^\n]*x has dtype timedelta[^\n]*\.dt\.total_seconds\(\)[^\n]*$"):
+        ncsn.fit(pandas.DataFrame({"age": AGE, "x": pandas.to_timedelta(DAYS, unit="D")}), steps=1)
+
+
+def test_a_run_and_imputed_rows_say_what_they_are(run: ncsn.Run, capsys: Any) -> None:
+    text = repr(run)
+    assert all(word in text for word in ("rows", "age, income", "ConditionalModel", "dpmpp-sde", "coverage"))
+    assert text.count("\n") <= 4
+    assert repr(ncsn.load("mnist", device="cpu")).count("\n") <= 4
+    rows = WHOLE[:4].assign(
+        region=[None, "XX", "Ulm", None], kids=pandas.array([None, None, 1, 2]), note=["x", None, "", "y"]
+    )
+    capsys.readouterr()
+    imputed = run.impute(rows, 3, unseen="skip")
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if "left with missing cells" in line and "kids (1), note (2)" in line]
+    text = repr(imputed)
+    assert all(word in text for word in ("4 rows", "3 draws", "region (2), kids (1)", "kids (1), note (2)", "frame()"))
+    assert text.count("\n") <= 4
+    assert "<table" in imputed._repr_html_()  # type: ignore[attr-defined]
+    run.impute(WHOLE[:2].assign(region=None), 3)
+    assert "left with" not in capsys.readouterr().out
+
+
+def storms(n: int = 400) -> pandas.DataFrame:
+    """Only hurricanes have a category, and only depressions a depth."""
+    rng = np.random.default_rng(0)
+    hurricane = rng.random(n) < 0.4
+    wind = np.where(hurricane, 65 + rng.exponential(20, n), rng.normal(30, 6, n))
+    category = np.where(hurricane, np.digitize(wind, [83, 96, 113]) + 1.0, np.nan)
+    status = np.where(hurricane, "hurricane", "depression")
+    depth = np.where(hurricane, np.nan, rng.normal(5, 1, n))
+    return pandas.DataFrame({"status": status, "wind": wind, "category": category, "depth": depth})
+
+
+def test_guesses_where_nothing_was_observed_are_announced_once(tmp_path: Path, capsys: Any) -> None:
+    frame = storms()
+    ncsn.fit(frame, steps=2, settings=SMALL, quiet=True).save(tmp_path / "run")
+    run = ncsn.load(tmp_path / "run")
+    none = {("category", "status", 0.0), ("depth", "status", 1.0)}
+    assert none <= {*run.transform.never}  # type: ignore[attr-defined]
+    word = "category was never observed where status is 'depression': its imputations are guesses"
+    known = frame[frame["status"] == "hurricane"].assign(category=None)
+    asks: list[tuple[Callable[[], object], bool]] = [
+        (lambda: run.impute(frame[frame["status"] == "depression"][:5], 2), True),
+        (lambda: run.impute(known.assign(depth=1.0)[:5], 2), False),
+        (lambda: run.sample(50), False),
+        (lambda: run.sample(50, complete=True), True),
+        (lambda: run.sample(50, complete=True, given={"status": "depression"}), True),
+    ]
+    for number, (ask, guessed) in enumerate(asks):
+        capsys.readouterr()
+        ask()
+        said = capsys.readouterr().err
+        assert (word in said, said.count("guesses")) == (guessed, guessed), number
+
+
+def test_unseen_values_of_held_out_rows_are_no_hindrance_to_conformal_intervals(run: ncsn.Run) -> None:
+    rows = WHOLE[:50].copy()
+    rows["kids"] = pandas.array([10**6, *rows["kids"][1:]], dtype="Int64")
+    rows["region"] = ["XX", *rows["region"][1:]]
+    low, high = run.impute(FRAME[:20], 3).interval(0.8, conformal=rows)
+    assert low["share"].notna().all()
+    assert (low["share"] <= high["share"]).all()
+
+
+def test_given_dates_with_an_offset_and_categories_of_floats() -> None:
+    days = pandas.Timestamp("2024-02-01") + pandas.to_timedelta(37 * DAYS, unit="min")
+    level = pandas.Categorical(RNG.choice([1.0, 2.0, 2.5], N))
+    run = ncsn.fit(pandas.DataFrame({"d": days, "c": level, "x": RNG.standard_normal(N)}), steps=1, quiet=True)
+    made = run.sample(3, given={"d": "2024-02-03T10:00+02:00", "c": 1.0})
+    assert (made["d"] == pandas.Timestamp("2024-02-03T08:00")).all()
+    assert (made["c"] == 1.0).all()
+    for value in (2, 2.0, "2.0"):
+        assert (run.sample(3, given={"c": value})["c"] == 2.0).all()
+    with pytest.raises(ValueError, match="not among"):
+        run.sample(3, given={"c": 3.0})
+
+
+def test_a_real_other_is_no_place_for_unseen_values() -> None:
+    """Only if training has merged rare values."""
+    texts = RNG.choice(["other", "yes", "no"], 200)
+    frame = pandas.DataFrame({"c": texts, "x": RNG.standard_normal(200)})
+    run = ncsn.fit(frame, steps=1, quiet=True)
+    for call in (lambda: run.sample(2, given={"c": "maybe"}), lambda: run.log_prob({"c": ["qqq"], "x": [0.0]})):
+        with pytest.raises(ValueError, match="not among no, other, yes"):
+            call()
+    assert (run.sample(2, given={"c": "other"})["c"] == "other").all()
+    merged = ncsn.fit(
+        frame.assign(c=[f"rare {i}" if i < 8 else text for i, text in enumerate(texts)]), steps=1, quiet=True
+    )
+    same = [merged.log_prob({"c": [text], "x": [0.0]}, tolerance=0.1).item() for text in ("rare 1", "qqq", "other")]
+    assert len({*same}) == 1
 
 
 @pytest.mark.parametrize(

@@ -473,8 +473,11 @@ class Kind(ABC, Generic[R]):
 
     # Using a run.
 
-    def numbers(self, run: R, x: object) -> Shaped[Tensor, "b *d"]:
-        """A user's examples as a tensor in the user's units.  Raises ValueError for a wrong shape or other columns."""
+    def numbers(self, run: R, x: object, unseen: "Unseen" = "error") -> Shaped[Tensor, "b *d"]:
+        """A user's examples as a tensor in the user's units.  Raises ValueError for a wrong shape or other columns.
+
+        ``unseen``: what to do with impossible values of a DataFrame, see ``Run.impute``.
+        """
         raise NotImplementedError
 
     def examples(self, run: R, x: Shaped[Tensor, "b *d"]) -> UserData:
