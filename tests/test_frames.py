@@ -264,7 +264,7 @@ def test_what_python_users_get_wrong_with_a_table(call: Callable[[Any], Any], wh
         ([[1], [2]] * (N // 2), "x has dtype object"),
         ([1, "a"] * (N // 2), "x has dtype object"),
     ],
-    ids=["timedelta", "complex", "period", "interval", "lists", "mixed"],
+    ids=["complex", "period", "interval", "lists", "mixed"],
 )
 def test_other_dtypes_are_refused_by_name(column: Any, why: str) -> None:
     with pytest.raises(ValueError, match=rf"^[^\n]*{why}[^\n]*numbers, booleans, text, dates[^\n]*$"):

@@ -455,9 +455,12 @@ def test_both_files_are_written_or_neither(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_a_table_of_many_columns_takes_no_longer_per_column(monkeypatch: pytest.MonkeyPatch) -> None:
     """Apart from the network, quadratic time took 25 s for 3,000; the bound is generous, because machines are busy."""
     names = tuple(f"c{i}" for i in range(3000))
-    run = named_run(*(Number(name=name, shift=0.0, scale=1.0) for name in names))
-    fields = tuple(Field(label=name, dtype="float64") for name in names)
-    run = replace(run, recipe=replace(run.recipe, transform=replace(run.transform, fields=fields)))  # type: ignore[type-var]
+    columns = Columns(
+        columns=tuple(Number(name=name, shift=0.0, scale=1.0) for name in names),
+        fields=tuple(Field(label=name, dtype="float64") for name in names),
+    )
+    run = conditional_run(torch.eye(2))
+    run = replace(run, recipe=replace(run.recipe, transform=columns))
     rows = pandas.DataFrame({name: [0.5, None] for name in names[:1500]})
     drawn = torch.zeros(2, 2, 3000).double()
     monkeypatch.setattr(imputation, "impute_rows", lambda run, x, *_, **__: Imputed(x, drawn, drawn[0], drawn[0]))

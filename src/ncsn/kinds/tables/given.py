@@ -69,6 +69,7 @@ def conditional_run(run: Run, given: Values) -> Run:
         columns,
         columns=tuple(column for column in columns.columns if column.name in names),
         fields=tuple(field for field in columns.fields if name_of(field.label) in names),
+        never=(),  # of whole rows
     )
     recipe = Recipe(network="none", arguments={}, shape=(len(kept),), sampling=run.recipe.sampling)
     score = Given(model, z, kept, complete=False)
