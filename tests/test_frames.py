@@ -273,13 +273,13 @@ def test_other_dtypes_are_refused_by_name(column: Any, why: str) -> None:
 
 def test_options_of_other_packages_are_answered_with_ours(run: ncsn.Run) -> None:
     for call, why in (
-        (lambda: run.sample(3, random_state=1), "use seed"),
-        (lambda: run.sample(frac=0.5), "use n"),
+        (lambda: run.sample(3, random_state=1), "use seed"),  # type: ignore[call-arg]
+        (lambda: run.sample(frac=0.5), "use n"),  # type: ignore[call-arg]
         (lambda: ncsn.fit(KNOWN, steps=1, random_state=0), "use seed"),
         (lambda: ncsn.fit(KNOWN, steps=1, nonsense=0), "fit has no nonsense$"),
     ):
         with pytest.raises(TypeError, match=why):
-            call()
+            call()  # type: ignore[no-untyped-call]
     with pytest.raises(ValueError, match=r"^[^\n]*x has dtype timedelta[^\n]*\.dt\.total_seconds\(\)[^\n]*$"):
         ncsn.fit(pandas.DataFrame({"age": AGE, "x": pandas.to_timedelta(DAYS, unit="D")}), steps=1)
 

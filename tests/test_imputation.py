@@ -25,7 +25,7 @@ import ncsn
 from ncsn.kinds import Imputed
 from ncsn.kinds.kind import conformal_factor
 from ncsn.kinds.tables import imputation
-from ncsn.kinds.tables.columns import AnyColumn, Columns, Discrete, Field, Number, learn_columns
+from ncsn.kinds.tables.columns import AnyColumn, Columns, Discrete, Field, Number, columns_of, learn_columns
 from ncsn.kinds.tables.conditional import ConditionalModel, Gaussian
 from ncsn.kinds.tables.imputation import cell_coverage
 from ncsn.kinds.tables.read import parse, read_frame
@@ -91,7 +91,8 @@ def classes(shares: list[float], means: list[float]) -> Run:
     columns = Columns(columns=(Number(name="x", shift=0.0, scale=1.0), kinds))
     middle = float(p @ m)
     cross = p * (m - middle)
-    covariance = torch.block_diag(torch.tensor([[1 + float(p @ (m - middle) ** 2)]]).double(), p.diag() - p.outer(p))
+    covariance = torch.zeros(1 + len(p), 1 + len(p)).double()
+    covariance[0, 0], covariance[1:, 1:] = 1 + p @ (m - middle) ** 2, p.diag() - p.outer(p)
     covariance[0, 1:] = covariance[1:, 0] = cross
     covariance[1:, 1:] += 1e-6 * torch.eye(len(p))
     return known_run(columns, [middle, *shares], covariance, shares)
@@ -187,7 +188,7 @@ def test_confidence_is_compared_with_how_often_draws_are_right(believed: list[fl
     """Of a column of text whose classes are equally frequent, and says nothing else."""
     run = classes(believed, [0.0, 0.0])
     column = Discrete(name="kind", values=(0.0, 1.0), categories=("a", "b"))
-    columns = replace(run.transform, columns=(run.transform.columns[0], column))  # type: ignore[attr-defined,type-var]
+    columns = Columns(columns=(columns_of(run.transform, 2).columns[0], column))
     run = replace(run, recipe=replace(run.recipe, transform=columns))
     rows = torch.stack([gaussian(300)[:, 0], (torch.arange(300) % 2).double()], 1)
     found = cell_coverage(run, rows)
@@ -393,7 +394,7 @@ def test_a_file_comes_back_as_it_was_written(
     again, drawn = read_frame(Path("y.csv")), read_frame(Path("z.csv"))
     assert drawn.attrs == again.attrs == read_frame(Path("x.csv")).attrs
     shown = [parse(again[name])[1] for name in "abcde"]
-    exact = run.impute(read_frame(Path("x.csv"))[[*"abcde"]], 3).point[1]  # type: ignore[index]
+    exact = run.impute(read_frame(Path("x.csv"))[[*"abcde"]], 3).point[1]
     np.testing.assert_allclose(shown, exact)
     assert [parse(drawn[name])[3:6].mean() for name in "abcde"] == pytest.approx(shown)
     command("impute it x.csv -n 3 --out y.tsv --draws y.parquet")

@@ -149,7 +149,7 @@ def numbers_in(texts: Sequence[str], name: str) -> Float64[np.ndarray, "n"] | No
     marks = decimal_marks(plain)
     if not marks:
         return None
-    decimal, between = marks[0]
+    decimal, between = marks[0][0], marks[0][1]
     joined = [text for text in plain if between in text]
     if joined and len(marks) > 1:
         log.warning(f"column {name}: {joined[0]} is read as {joined[0].replace(between, '')}")
@@ -159,7 +159,7 @@ def numbers_in(texts: Sequence[str], name: str) -> Float64[np.ndarray, "n"] | No
 def decimal_marks(plain: Sequence[str]) -> list[str]:
     """The pairs of a decimal mark and a mark between thousands with which all texts are numbers."""
     fitting = []
-    for decimal, between in (".,", ",."):
+    for decimal, between in ((".", ","), (",", ".")):
         grouped = rf"[1-9]\d{{0,2}}([{between}]\d{{3}})+([{decimal}]\d*)?"
         digits = rf"{grouped}|(?=[{decimal}]?\d)\d*([{decimal}]\d*)?(e[-+]?\d+)?"
         if all(re.fullmatch(rf"[-+]?({digits}|inf(inity)?)", text, re.IGNORECASE) for text in plain):
