@@ -9,7 +9,7 @@ from jaxtyping import config
 from torch import Tensor
 
 from ncsn.cli import main as cli
-from ncsn.kinds.tables.conditional import ConditionalModel, Mixture
+from ncsn.kinds.tables.conditional import ConditionalModel, Gaussian
 from ncsn.networks import ResidualMLP
 from ncsn.run import Argument, Recipe, Run
 from ncsn.samplers import Sampling
@@ -35,15 +35,11 @@ class GaussianScore:
         return (self.mean - x) / (self.std**2 + expand(sigma, x) ** 2)
 
 
-def conditional_run(
-    covariance: Tensor, means: Tensor | None = None, shares: Tensor | None = None, *, sigma_max: float = 15.0
-) -> Run:
-    """The run of exact conditionals of Gaussians with one covariance: an untrained network is their score."""
+def conditional_run(covariance: Tensor, mean: Tensor | None = None, *, sigma_max: float = 15.0) -> Run:
+    """The run of a Gaussian's exact conditionals, which are the score of an untrained network."""
     d = len(covariance)
-    means = torch.zeros(1, d) if means is None else means
-    shares = torch.ones(len(means)) / len(means) if shares is None else shares
-    network = ResidualMLP(d, 8, 1, conditional=True)
-    model = ConditionalModel(network, Mixture(means.float(), shares.float(), covariance.float()))
+    gaussian = Gaussian(torch.zeros(d) if mean is None else mean, covariance)
+    model = ConditionalModel(ResidualMLP(d, 8, 1, conditional=True), gaussian)
     recipe = Run.of(model, (d,), sigma_max=sigma_max, sigma_min=0.01).recipe
     return Run(score=model.requires_grad_(False), recipe=recipe)
 

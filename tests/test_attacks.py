@@ -330,7 +330,7 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "as many samples as true": lambda: point().sample(True),
     "an MLP of text": lambda: MLP("1"),  # type: ignore[arg-type]
     "an MLP of layers of text": lambda: MLP(1, layers="1"),  # type: ignore[arg-type]
-    "an MLP that is true": lambda: ResidualMLP(True),
+    "an MLP that is true": lambda: ResidualMLP(1, True),
     "true minutes": lambda: ncsn.fit(torch.randn(20, 2), minutes=True),
     "true minutes of numpy": lambda: ncsn.fit(torch.randn(20, 2), minutes=np.True_),  # type: ignore[arg-type]
     "true steps": lambda: ncsn.fit(torch.randn(20, 2), steps=True),

@@ -19,7 +19,7 @@ import ncsn
 from ncsn import exporting
 from ncsn.cli import main as cli
 from ncsn.kinds.signals import Scale
-from ncsn.kinds.tables.columns import Columns, Real
+from ncsn.kinds.tables.columns import Columns, Number
 from ncsn.networks import MLP, UNet
 from ncsn.run import Recipe, Run
 from ncsn.samplers import Sampling
@@ -116,7 +116,7 @@ def points(*, guided: bool) -> Run:
     """A run of points in units of their own, which is quickly exported."""
     torch.manual_seed(2)
     score, guide = (filled(ScoreModel(MLP(2, 64, 3), torch.tensor([0.1, mean]), 0.9)) for mean in (0.2, 0.4))
-    columns = Columns(columns=(Real(name="a", shift=1500.0, scale=700.0), Real(name="b", shift=0.5, scale=0.25)))
+    columns = Columns(columns=(Number(name="a", shift=1500.0, scale=700.0), Number(name="b", shift=0.5, scale=0.25)))
     arguments: dict[str, Any] = {"dimensions": 2, "width": 64, "layers": 3}
     recipe = Recipe(network="MLP", arguments=arguments, shape=(2,), sampling=SAMPLING, transform=columns)
     return Run(score=score, recipe=recipe, guide=guide if guided else None)

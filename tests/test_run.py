@@ -25,7 +25,7 @@ import ncsn
 from ncsn import Recipe, Run, Sampling, ScoreModel
 from ncsn.distributions import TOYS
 from ncsn.kinds import Columns, Depth, Origin, Reading
-from ncsn.kinds.tables.columns import Real
+from ncsn.kinds.tables.columns import Number
 from ncsn.machine import hardware
 from ncsn.posteriors import blurred, downsampled, masked
 from ncsn.run.folder import MODEL, digest_of, read_config, read_model
@@ -34,7 +34,7 @@ from ncsn.storage import read_tensors, seal
 
 SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.05, sampler="dpmpp-sde", levels=40, steps=1, eps=0.001)
 LAYERS: dict[str, Any] = {"dimensions": 2, "width": 8, "layers": 1}
-UNITS = Columns((Real(name="a", shift=1500.0, scale=1200.0), Real(name="b", shift=-3.0, scale=0.01)), single=True)
+UNITS = Columns((Number(name="a", shift=1500.0, scale=1200.0), Number(name="b", shift=-3.0, scale=0.01)), single=True)
 SHIFT, SCALE, _ = UNITS.affine((2,))
 RECIPE = Recipe(network="MLP", arguments=LAYERS, shape=(2,), sampling=SAMPLING)
 IN_UNITS = replace(RECIPE, transform=UNITS)

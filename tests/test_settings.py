@@ -67,7 +67,7 @@ HEARD: list[tuple[str, Any, dict[str, Any], Read, object]] = [
     ("seed", 5, {}, lambda x: float(next(x.states[-1].average.parameters()).sum()), None),
     ("samples", 3, {}, lambda x: x.run.settings["samples"], 3),
 ]
-ELSEWHERE = {"signals", "keep_missing", "start", "job", "dataset", "compile", "size", "fit", "background", "max_broken"}
+ELSEWHERE = {"signals", "start", "job", "dataset", "compile", "size", "fit", "background", "max_broken"}
 
 
 @pytest.fixture(scope="module")

@@ -283,6 +283,9 @@ def recipes(
     """
     if network is not None and settings.guidance not in ("chosen", 1):
         raise ValueError(f"guidance is {settings.guidance}; your own network has no guide")
+    if network is not None and dataset.codes:
+        others = "leave out or fill in columns with categories, few or frequent values, or gaps"
+        raise ValueError(f"your own network learns numbers without gaps; {others}")
     shares: dict[str, float] = {}
     if settings.class_conditional and dataset.labels is not None and network is None:
         shares = dataset.labels.shares

@@ -38,7 +38,7 @@ from ncsn.kinds.transform import Transform
 from ncsn.run import Run
 from ncsn.samplers import Step
 from ncsn.score import PreconditioningName, ScoreModel
-from ncsn.validation import as_numbers, one_line
+from ncsn.validation import as_numbers
 
 
 class Tables(Kind[Run]):
@@ -48,10 +48,6 @@ class Tables(Kind[Run]):
         """A Gaussian, the shares of codes, and the order of columns, from the training rows."""
         if preconditioning == "conditional":
             return dict(start(columns_of(data.transform, data.shape[0]), data.train, data.validation))
-        if data.codes:
-            names = [data.transform.columns[i].name for i in data.transform.coded]  # type: ignore[attr-defined]
-            listed = one_line(", ".join(names))
-            raise ValueError(f"your own network learns columns of numbers without gaps; leave out or fill in {listed}")
         return super().start(data, preconditioning)
 
     def model(
@@ -68,7 +64,7 @@ class Tables(Kind[Run]):
         counts: tuple[int, ...] = tuple(getattr(network, "codes", ()))
         size = shape[0] - len(counts) + sum(k for k, inside in zip(counts, in_gaussian(counts), strict=True) if inside)
         gaussian = Gaussian(torch.zeros(size), torch.eye(size))
-        others = dict(start)
+        others = {name: value for name, value in start.items() if name not in ("data_mean", "data_std")}  # of a file
         if others:
             gaussian = Gaussian(*(torch.as_tensor(others.pop(name)) for name in Gaussian._fields))
         return ConditionalModel(network, gaussian, counts, autocast=autocast, **others)  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from ncsn.validation import one_line
 FEW = 20  # distinct values; a column with no more can have only these
 DISCRETE = 10  # distinct whole numbers, up to which they are discrete
 ATOM = 0.05  # share of the rows above which a repeated value is no coincidence
+JUMP = 0.5  # standard deviations between groups of values, between which samples have none either
 NARROW = 0.05  # standard deviations; a frequent value with a narrower cell gets a code
 UNBOUNDED = sys.float_info.max  # instead of infinity, which JSON doesn't have
 LOG_GAIN = 0.1  # nats per value by which the logarithm must be closer to a Gaussian than the column itself
@@ -372,7 +373,7 @@ class Columns(Transform):
         if self.coded:
             listed = one_line(", ".join(self.columns[i].name for i in self.coded))
             raise ValueError(
-                f"columns with categories or gaps can't be measured ({listed}); use run.given or run.impute"
+                f"columns with categories or gaps can't be exported or measured ({listed}); use run.given or run.impute"
             )
         columns = [self.columns[i] for i in self.numbers]
         shift, scale = (tensor(tuple(getattr(column, name) for column in columns)) for name in ("shift", "scale"))
@@ -553,8 +554,9 @@ def normal_scores(
 ) -> Float64[np.ndarray, "2 k"]:
     """The knots (t and z) of a map that makes ``t`` standard normal, or the identity.
 
-    Knots are at equal steps in z, at the two outermost values on each side, and at the edges of cells that hold many
-    rows; none lies inside a smaller cell.  Beyond the last knot, one standard deviation of z is one to four of t.
+    Knots are at equal steps in z, at the two outermost values on each side, at the edges of cells that hold many rows,
+    and where values jump; none lies inside a smaller cell.  Beyond the last knot, one standard deviation of z is one to
+    four of t.
 
     ``low``, ``high``: the ends of each value's cell.  ``share``: the share of rows in it.
     """
@@ -575,7 +577,10 @@ def normal_scores(
     grid = np.linspace(ndtri(5 / n), -ndtri(5 / n), min(33, n // 20))
     outer = ndtri(np.array([0.5, 1.5]) / n)
     ranks = (n * ndtr(np.concatenate([outer, grid, -outer]))).astype(int).clip(0, n - 1)
-    marks = np.concatenate([np.where(heavy, t, high)[ranks], low[:1], high[-1:], low[heavy], high[heavy]])
+    few = int(ATOM * n)
+    jumps = few + (np.diff(t)[few : n - 1 - few] > JUMP).nonzero()[0]
+    edges = [low[:1], high[-1:], low[heavy], high[heavy], high[jumps], low[jumps + 1]]
+    marks = np.concatenate([np.where(heavy, t, high)[ranks], *edges])
     marks = np.unique(marks)
     marks = marks[np.append(np.diff(marks) > SAME * np.maximum(1, abs(marks[1:])), True)]
     places, index = np.unique(t, return_inverse=True)  # equal values share a knot

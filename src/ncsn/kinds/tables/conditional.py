@@ -150,7 +150,8 @@ class ConditionalModel(ScoreModel):
         mean, covariance = (part.float().clone(memory_format=torch.contiguous_format) for part in gaussian)
         self.counts, chosen = counts, in_gaussian(counts)
         self.d = len(mean) - sum(k for k, inside in zip(counts, chosen, strict=True) if inside)
-        super().__init__(network, mean[: self.d], preconditioning=EDM(), autocast=autocast)
+        centre = torch.cat([mean[: self.d], torch.zeros(len(counts))])
+        super().__init__(network, centre, preconditioning=EDM(), autocast=autocast)
         self.register_buffer("mean", mean)
         self.register_buffer("covariance", covariance)
         k, size = sum(counts), self.d + len(counts)
@@ -434,7 +435,7 @@ class ConditionalModel(ScoreModel):
         c = self.condition(self.given(z, target))
         score = count(lambda x, sigma: self.numbers(x, sigma, c))
         # Start around each row's own mean, which is what pure noise is denoised to.
-        means = tweedie(score, self.data_mean.expand(len(z), -1), sampling.sigma_max)
+        means = tweedie(score, self.mean[: self.d].expand(len(z), -1), sampling.sigma_max)
         x = sampling.start(means, len(z), generator=generator)
         yield from sampling.follow(score, x, generator=generator)
 
@@ -487,7 +488,7 @@ class ConditionalModel(ScoreModel):
             return torch.where(target, self.numbers(x, sigma, c), 0.0)
 
         with torch.no_grad():
-            means = tweedie(score, self.data_mean.expand(len(z), -1), sigma_max)
+            means = tweedie(score, self.mean[: self.d].expand(len(z), -1), sigma_max)
         points = torch.where(target, z[:, : self.d], 0.0)
         found = solve(score, points, mean=torch.where(target, means, 0.0))
         noise = 0.5 * math.log(2 * math.pi * sigma_max**2)
