@@ -88,8 +88,8 @@ def cell_coverage(run: Run, x: Float64[Tensor, "b d"]) -> dict[str, float]:
     """Hide up to 200 known values, one at a time, and compare them with draws.
 
     ``coverage``: the share that lies within the range of its draws; ``coverage_of``: how many.
-    ``right``: the share of hidden values of ``discrete`` columns that the most frequent draw gets right;
-    ``confidence``: the mean share of draws that agree with it; ``right_of``: how many.
+    ``right``: the share of draws of ``discrete`` columns that equal the hidden value; ``confidence``: the share of pairs
+    of draws that agree, which is the same on average if the draws are right; ``right_of``: how many values.
 
     ``x``: rows that were not used for training, in the user's units, (b, d); NaN is missing.  Empty if nothing can be
     hidden.
@@ -106,9 +106,9 @@ def cell_coverage(run: Run, x: Float64[Tensor, "b d"]) -> dict[str, float]:
     discrete = [is_discrete(column) for column in columns_of(run.transform, x.shape[1]).columns]
     if (chosen := torch.tensor(discrete)[columns]).any():
         each, right = draws[:, hidden][:, chosen], truth[hidden][chosen]
-        guess = each.mode(0).values
-        share = (each == guess).double().mean(0)
-        found |= {"right": float((guess == right).double().mean()), "confidence": float(share.mean())}
+        agree = (each[:, None] == each).double().mean((0, 1))
+        agree = (len(each) * agree - 1) / (len(each) - 1)  # not with themselves
+        found |= {"right": float((each == right).double().mean()), "confidence": float(agree.mean())}
         found["right_of"] = float(len(right))
     return found
 
@@ -120,8 +120,8 @@ def describe_coverage(measured: Mapping[str, float]) -> list[str]:
         share = f"{measured['coverage']:.0%} of {measured['coverage_of']:.0f} hidden values"
         lines.append(f"held-out rows: the range of {DRAWS} draws covered {share}; {INSIDE:.0%} is expected")
     if "right" in measured:
-        share = f"{measured['right']:.0%} of {measured['right_of']:.0f} hidden categories"
-        lines.append(f"the most frequent draw was right for {share}; {measured['confidence']:.0%} is expected")
+        share = f"{measured['right']:.0%} of the draws of {measured['right_of']:.0f} hidden categories were right"
+        lines.append(f"{share}; {measured['confidence']:.0%} is expected, judging by how often draws agree")
     return lines
 
 
