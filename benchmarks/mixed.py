@@ -46,7 +46,8 @@ def gaps(fit: Fit, rng: np.random.Generator) -> Iterator[Line]:
     yield "hurricanes", (made.status == "hurricane").mean(), strong.mean()
     yield "wind", made.wind.mean(), wind.mean()
     weak = storms[~strong][:500].assign(wind=np.nan)
-    yield "imputed wind of depressions", run.impute(weak).frame().wind.mean(), wind[~strong][:500].mean()
+    filled = run.impute(weak).frame()  # type: ignore[attr-defined]
+    yield "imputed wind of depressions", filled.wind.mean(), wind[~strong][:500].mean()
     for known in ((0.1, 0.9), (0.02, 1.0)):
         a = rng.random(n) < 0.8
         x = np.where(rng.random(n) < np.where(a, *known), np.where(a, 0, 2) + rng.standard_normal(n), np.nan)

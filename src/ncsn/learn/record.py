@@ -119,7 +119,7 @@ def verdict(rows: Sequence[Row], examples: int) -> str:
     if examples < 1000:
         line = f"with only {examples} examples, samples may be copies of them; {line}"
     if best.step == 0:
-        return f"{line}: the network has not improved on the mixture of Gaussians that it starts from"
+        return f"{line}: the network has not improved on the Gaussian that it starts from"
     if last > best.validation_loss * (1 + LEARNING):
         return f"{line}, then it rose to {last:.4f}: {examples:,} examples are too few for more training"
     before = rows[int(0.75 * (len(rows) - 1))].validation_loss

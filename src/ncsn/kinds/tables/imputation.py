@@ -88,8 +88,8 @@ def cell_coverage(run: Run, x: Float64[Tensor, "b d"]) -> dict[str, float]:
     """Hide up to 200 known values, one at a time, and compare them with draws.
 
     ``coverage``: the share that lies within the range of its draws; ``coverage_of``: how many.
-    ``right``: the share of draws of ``discrete`` columns that equal the hidden value; ``confidence``: the share of pairs
-    of draws that agree, which is the same on average if the draws are right; ``right_of``: how many values.
+    ``right``: the share of draws of ``discrete`` columns that equal the hidden value; ``confidence``: that of pairs of
+    draws that agree, which is the same on average if the draws are right; ``right_of``: how many values.
 
     ``x``: rows that were not used for training, in the user's units, (b, d); NaN is missing.  Empty if nothing can be
     hidden.
