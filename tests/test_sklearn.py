@@ -94,6 +94,17 @@ def test_unseen_categories_are_gaps_unless_they_are_errors(imputer: ScoreImputer
         )
 
 
+def test_unseen_categories_have_no_density_unless_they_are_errors(imputer: ScoreImputer) -> None:
+    rows = WHOLE[["income", "town"]].astype({"town": object})
+    density = ScoreDensity(steps=1, random_state=0).fit(rows)
+    rows.iloc[0, 1] = "Rome"
+    found = density.score_samples(rows[:3])
+    assert (found[0], bool(np.isfinite(found[1:]).all())) == (-np.inf, True)
+    for unseen, why in (("error", "Rome"), ("missing", "NaN")):
+        with pytest.raises(ValueError, match=why):
+            density.set_params(unseen=unseen).score_samples(rows[:3])
+
+
 def test_pipelines_searches_and_columns() -> None:
     """Folds with categories that training has not seen; arrays with a column that does not vary."""
     x, y = GAPS.drop(columns=["rent", "notes"]), WHOLE["rent"]
@@ -130,7 +141,11 @@ def test_densities_are_those_of_the_data(capsys: pytest.CaptureFixture[str]) -> 
     found = density.score_samples(test)
     assert np.mean(found) == pytest.approx(exact.mean(), abs=0.15)
     assert density.score(test) == pytest.approx(found.mean())
-    assert density.score_samples([[5.0, 0.5, 3.0]]) == [-np.inf]
+    for unseen in ("skip", "missing"):
+        assert density.set_params(unseen=unseen).score_samples([[5.0, 0.5, 3.0]]) == [-np.inf]
+    with pytest.raises(ValueError, match="not among"):
+        density.set_params(unseen="error").score_samples([[5.0, 0.5, 3.0]])
+    density.set_params(unseen="skip")
     rough = clone(density).set_params(tolerance=0.5).fit(train).score_samples(test)
     assert np.abs(rough - found).max() > 0.05, "by the tolerance"
     new = density.sample(500, random_state=0)

@@ -156,7 +156,8 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
 
     def _impute(self, X: object, m: int) -> ImputedTable:
         frame = self._frame(X)
-        imputed = self.run_.impute(frame, m, seed=self.seed_, unseen=self.unseen)
+        with quieter(logging.WARNING) if not self.verbose else nullcontext():
+            imputed = self.run_.impute(frame, m, seed=self.seed_, unseen=self.unseen)
         assert isinstance(imputed, ImputedTable)  # as for every DataFrame
         return imputed
 

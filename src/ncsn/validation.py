@@ -9,7 +9,7 @@ import inspect
 import json
 import math
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from operator import index
@@ -48,6 +48,7 @@ Width: TypeAlias = Annotated[int, Interval(ge=1, le=2**14)]
 Layers: TypeAlias = Annotated[int, Interval(ge=1, le=100)]
 Port: TypeAlias = Annotated[int, Interval(ge=0, le=2**16 - 1)]
 
+OURS = {"random_state": "seed", "frac": "n", "n_samples": "n", "size": "n", "epochs": "steps", "max_iter": "steps"}
 MAX_QUOTED = 300  # characters of a library's error message that are repeated
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "can't start new thread")
 
@@ -75,6 +76,12 @@ def real(name: str, value: object, least: float | None = None, *, above: float |
     bound = "" if least is None else f" of at least {least:g}"
     bound = bound if above is None else f" above {above:g}"
     raise ValueError(f"{name} is {reprlib.repr(value)}; it must be a finite number{bound}")
+
+
+def refuse_options(name: str, options: Iterable[str]) -> None:
+    """Raises TypeError if there are any, and names ours if they are those of pandas and scikit-learn."""
+    for option in options:
+        raise TypeError(f"{name} has no {option}" + (f"; use {OURS[option]}" if option in OURS else ""))
 
 
 def is_boolean(value: object) -> bool:

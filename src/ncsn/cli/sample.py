@@ -70,7 +70,7 @@ class Sample(SamplingOptions, RunOptions):
                 importlib.import_module(name)
         run = ncsn.load(self.run, device=self.device)
         kind = run.recipe.kind
-        run = kind.complete(run) if self.complete else run
+        run = kind.complete(run) if self.complete and self.given is None else run
         if self.out.suffix not in kind.writers:
             raise ValueError(f"{self.out}: {kind.noun} can be written to {', '.join(kind.writers)}")
         job = job_of(run, self.n, self.seed, sorted(self.options().items()))
@@ -103,7 +103,7 @@ class Sample(SamplingOptions, RunOptions):
         values = {name.strip(): value for name, _, value in pairs}
         if len(values) < len(pairs):
             raise ValueError(f"given is {given!r}; each name may occur only once")
-        rows = run.sample(self.n, given=values, seed=self.seed, **self.options())
+        rows = run.sample(self.n, given=values, complete=self.complete, seed=self.seed, **self.options())
         run.recipe.kind.write_table(run.transform, rows, self.out)
         log.info(f"{self.out}: {counted(self.n, 'row')} with {given}")
 

@@ -438,6 +438,7 @@ class Kind(ABC, Generic[R]):
         """A score network for examples of this shape.  Raises ValueError for the ``start`` of another model."""
         way = PRECONDITIONINGS[preconditioning]
         mean, std = start.get("data_mean", 0.0), start.get("data_std", 1.0)
+        torch.as_tensor(mean).expand(shape)  # RuntimeError if it can't
         return ScoreModel(network, mean, std, preconditioning=way, autocast=autocast)
 
     def batches(self, data: Dataset, model: ScoreModel, reading: Reading, drawing: "Drawing") -> Iterator[Batch]:
@@ -479,8 +480,11 @@ class Kind(ABC, Generic[R]):
 
     # Using a run.
 
-    def numbers(self, run: R, x: object) -> Shaped[Tensor, "b *d"]:
-        """A user's examples as a tensor in the user's units.  Raises ValueError for a wrong shape or other columns."""
+    def numbers(self, run: R, x: object, unseen: "Unseen" = "error") -> Shaped[Tensor, "b *d"]:
+        """A user's examples as a tensor in the user's units.  Raises ValueError for a wrong shape or other columns.
+
+        ``unseen``: what to do with impossible values of a DataFrame, see ``Run.impute``.
+        """
         raise NotImplementedError
 
     def examples(self, run: R, x: Shaped[Tensor, "b *d"]) -> UserData:

@@ -176,7 +176,7 @@ class SignalRuler:
 class Signals(Kind[Run]):
     """Signals with any number of channels and axes."""
 
-    def numbers(self, run: Run, x: object) -> Float64[Tensor, "b *d"]:
+    def numbers(self, run: Run, x: object, unseen: Unseen = "error") -> Float64[Tensor, "b *d"]:
         """Signals of one channel may lack the channel axis."""
         shape = run.recipe.shape
         values = np.ma.filled(x.astype(float), np.nan) if np.ma.isMaskedArray(x) else x

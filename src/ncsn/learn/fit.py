@@ -30,7 +30,7 @@ from ncsn.run import Recipe, Run, load, storable_settings, write_model
 from ncsn.run.folder import CHECKPOINT
 from ncsn.score import ScoreModel
 from ncsn.training import Budget, Progress, State, muon_and_adam
-from ncsn.validation import DeviceName, Json, check_type, counted, real, whole
+from ncsn.validation import DeviceName, Json, check_type, counted, real, refuse_options, whole
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
@@ -56,6 +56,7 @@ def fit(
     start: Run | None = None,
     record: Record | None = None,
     quiet: bool = False,
+    **others: object,
 ) -> Run:
     """Learn the score of data, as ``ncsn train`` does; returns a run, which can be sampled, evaluated and saved.
 
@@ -98,6 +99,7 @@ def fit(
     >>> run.sample(100).shape
     torch.Size([100, 2])
     """
+    refuse_options("fit", others)
     counts = {"steps": steps, "batch_size": batch_size, "seed": seed}  # of numpy's types, too
     steps, batch_size, seed = (None if value is None else whole(name, value, 0) for name, value in counts.items())
     minutes = None if minutes is None else real("minutes", minutes, above=0)

@@ -99,7 +99,7 @@ class ResidualMLP(nn.Module):
         codes: tuple[Positive, ...] = (),
     ) -> None:
         super().__init__()
-        width, blocks = positive(width=width, blocks=blocks)
+        dimensions, (width, blocks) = whole("dimensions", dimensions, 0), positive(width=width, blocks=blocks)
         self.conditional, self.codes = conditional, codes
         self.embedding = NoiseEmbedding(width)
         self.stem = nn.Linear((4 if conditional else 1) * dimensions + sum(codes), width)

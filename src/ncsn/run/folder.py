@@ -116,7 +116,6 @@ def read_model(folder: Path, config: Config, *, network: nn.Module | None = None
         start = {name: tensor for name, tensor in tensors.items() if not name.startswith("network.")}
         model = recipe.build(start, network=network)
         model.load_state_dict(tensors)
-        model.data_mean.expand(recipe.shape)
         example = recipe.transform.inverse(torch.zeros(2, *recipe.shape, device="cpu"))
         finite = recipe.transform.log_abs_det_jacobian(example).isfinite().all()
         if recipe.transform.forward(example).shape[1:] != recipe.shape or not bool(finite):

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,7 +33,7 @@ from ncsn.run.steps import Chained, Steps, guidance_of
 from ncsn.run.trials import Question, trials
 from ncsn.samplers import Sampling
 from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
-from ncsn.validation import GuideName, Json, as_floats, as_numbers, check_type, real, whole
+from ncsn.validation import OURS, GuideName, Json, as_floats, as_numbers, check_type, real, refuse_options, whole
 
 CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # the most samples, and numbers in them, that ``Run.blocks`` draws together
@@ -90,6 +91,23 @@ class Run:
             raise ValueError(f"shape is {shape}; it must be the shape of one example, such as (2,) or (1, 28, 28)")
         sampling = Sampling.of("dpmpp-sde", sigma_max, sigma_min)
         return cls(score=score, recipe=Recipe(network="none", arguments={}, shape=shape, sampling=sampling))
+
+    def __repr__(self) -> str:
+        """What it is, in up to five lines."""
+        recipe, names = self.recipe, getattr(self.transform, "names", ())
+        place = f" from {self.folder}" if self.folder else ""
+        size = f", {self.parameters:,} weights" if isinstance(self.score, ScoreModel) else ""
+        sampling = recipe.sampling
+        lines = [
+            f"Run of {recipe.kind.noun}{place}",
+            f"columns: {textwrap.shorten(', '.join(names), 90, placeholder='…')}"
+            if names
+            else f"shape: {recipe.shape}",
+            f"score: {type(self.score).__name__}{size}, on {self.device}",
+            f"sampler: {sampling.sampler}, σ from {sampling.sigma_max:.3g} to {sampling.sigma_min:.3g}",
+            "measured: " + ", ".join(f"{name} {value:.3g}" for name, value in self.measured.items()),
+        ]
+        return "\n".join(lines if self.measured else lines[:-1])
 
     @property
     def transform(self) -> Transform:
@@ -246,6 +264,7 @@ class Run:
         >>> run.sample(2, seed=0, levels=4, label="7").shape
         torch.Size([2, 1, 28, 28])
         """
+        refuse_options("sample", OURS.keys() & options.keys())
         kind, n = self.recipe.kind, whole("n", n, 1)
         check_type("complete", complete, bool)
         if given is not None:
@@ -532,7 +551,7 @@ class Run:
         Raises ValueError if fewer do.
         """
         chance = torch.Generator().manual_seed(0)
-        x = self.held_out() if examples is True else self.recipe.kind.numbers(self, examples)
+        x = self.held_out() if examples is True else self.recipe.kind.numbers(self, examples, "missing")
         chosen = torch.randperm(len(x), generator=chance)[: max(CONFORMAL, int(least.max()))]
         short, counts = missing.any(0), (~x[chosen].isnan()).sum(0)
         short &= counts < least

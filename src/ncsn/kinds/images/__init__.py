@@ -14,7 +14,7 @@ from ncsn.kinds.images.features import FeaturesLike
 from ncsn.kinds.images.guidance import choose_weight, features_for
 from ncsn.kinds.images.judge import Ruler
 from ncsn.kinds.images.pixels import BYTES, stored_depth
-from ncsn.kinds.kind import Dataset, Kind, Writer
+from ncsn.kinds.kind import Dataset, Kind, Unseen, Writer
 from ncsn.kinds.transform import Transform
 from ncsn.machine.messages import bar, log
 from ncsn.quantization import quantize, reals
@@ -35,7 +35,7 @@ class Images(Kind[Run]):
         features = features_for(data, device, thorough=thorough, effort=effort)
         return lambda run, seen, seed: choose_weight(run, data, features, seen=seen, seed=seed, effort=effort)
 
-    def numbers(self, run: Run, x: object) -> Shaped[Tensor, "b c h w"]:
+    def numbers(self, run: Run, x: object, unseen: Unseen = "error") -> Shaped[Tensor, "b c h w"]:
         """Images as bytes or reals in [0, 1]."""
         return as_numbers("x", x, ", ".join(map(str, ("b", *run.recipe.shape))))
 

@@ -29,7 +29,7 @@ from ncsn.kinds.tables.columns import Columns, columns_of
 from ncsn.kinds.tables.conditional import ConditionalModel, Gaussian, in_gaussian
 from ncsn.kinds.tables.frames import frame_in, frame_of, numbers_of
 from ncsn.kinds.tables.given import complete_run, conditional_run, insert_given
-from ncsn.kinds.tables.imputation import cell_coverage, impute_frame, impute_rows, impute_table
+from ncsn.kinds.tables.imputation import announce_guesses, cell_coverage, impute_frame, impute_rows, impute_table
 from ncsn.kinds.tables.judge import TableRuler, show_rows
 from ncsn.kinds.tables.missing import Masked, Masks, affordable_rows, code_losses, mask_batches, start
 from ncsn.kinds.tables.read import write_frame
@@ -64,7 +64,7 @@ class Tables(Kind[Run]):
         counts: tuple[int, ...] = tuple(getattr(network, "codes", ()))
         size = shape[0] - len(counts) + sum(k for k, inside in zip(counts, in_gaussian(counts), strict=True) if inside)
         gaussian = Gaussian(torch.zeros(size), torch.eye(size))
-        others = {name: value for name, value in start.items() if name not in ("data_mean", "data_std")}  # of a file
+        others = {} if "data_mean" in start else dict(start)  # a file's tensors are loaded later, if their shapes fit
         if others:
             gaussian = Gaussian(*(torch.as_tensor(others.pop(name)) for name in Gaussian._fields))
         return ConditionalModel(network, gaussian, counts, autocast=autocast, **others)  # type: ignore[arg-type]
@@ -124,11 +124,11 @@ class Tables(Kind[Run]):
             return {}
         return cell_coverage(run, data.transform.inverse(data.test.double()))
 
-    def numbers(self, run: Run, x: object) -> Float64[Tensor, "b d"]:
+    def numbers(self, run: Run, x: object, unseen: Unseen = "error") -> Float64[Tensor, "b d"]:
         """A DataFrame's columns are matched by their names, an array's by their places."""
         columns = columns_of(run.transform, run.recipe.shape[0])
         if (frame := frame_in(x)) is not None:
-            return numbers_of(frame, columns)
+            return numbers_of(frame, columns, unseen)
         x = as_numbers("rows", x).detach().cpu().double().numpy() if isinstance(x, Tensor) else x
         x = np.ma.filled(x.astype(float), np.nan) if isinstance(x, np.ma.MaskedArray) else np.asarray(x)
         rows = torch.from_numpy(np.array(table_of_array(x, "rows").rows, np.float64))  # a copy: files are read-only
@@ -139,6 +139,8 @@ class Tables(Kind[Run]):
 
     def examples(self, run: Run, x: Float[Tensor, "b d"]) -> UserData:
         """A DataFrame if the run was trained on one."""
+        if not x.isnan().any():  # otherwise gaps are drawn, too
+            announce_guesses(columns_of(run.transform, x.shape[1]), x, ~x.isnan())
         if not isinstance(run.transform, Columns) or not run.transform.fields:
             return x
         return frame_of(run.transform, x.double().cpu().numpy())
@@ -157,7 +159,11 @@ class Tables(Kind[Run]):
 
     def fill_in(self, run: Run, samples: UserData, given: Values) -> UserData:
         """Rows with the given values."""
-        return insert_given(run, samples, given)
+        rows = insert_given(run, samples, given)
+        x = self.numbers(run, rows, "skip").double()
+        if not x.isnan().any():
+            announce_guesses(columns_of(run.transform, x.shape[1]), x, ~x.isnan())
+        return rows
 
     def complete(self, run: Run) -> Run:
         """The run of rows without missing cells."""

@@ -47,12 +47,14 @@ class Column:
     ``gaps``: whether cells are missing in the training data, so that samples can have missing cells, too.
     ``categories``: for a text column, the texts that the numbers 0, 1, … stand for.
     ``date``: whether the numbers are days since 1970.
+    ``merged``: whether the last category stands for rare texts, and for texts that training hasn't seen.
     """
 
     name: str
     gaps: bool = False
     categories: tuple[str, ...] = ()
     date: bool = False
+    merged: bool = False
 
     def say(self, x: float) -> str:
         """A number as text, as the user knows it."""
@@ -269,12 +271,14 @@ class Columns(Transform):
 
     ``single``: whether the user's numbers, and so samples, have single precision.
     ``fields``: the types of all columns of the user's DataFrame, in its order; empty if the table was an array.
+    ``never``: triples of a column, a discrete column and its value in whose training rows the first is never observed.
     """
 
     type: Literal["columns"] = field(default="columns", kw_only=True)
     columns: tuple[AnyColumn, ...] = ()
     single: bool = False
     fields: tuple[Field, ...] = field(default=(), compare=False)
+    never: tuple[tuple[str, str, float], ...] = field(default=(), compare=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -283,7 +287,12 @@ class Columns(Transform):
 
     def field(self, column: AnyColumn) -> Field | None:
         """The type of a column in the user's DataFrame, if there was one."""
-        return next((field for field in self.fields if one_line(field.label) == column.name), None)
+        return self.types.get(column.name)
+
+    @cached_property
+    def types(self) -> dict[str, Field]:
+        """The types of the DataFrame's columns, by name."""
+        return {one_line(field.label): field for field in self.fields}
 
     @cached_property
     def numbers(self) -> list[int]:
@@ -294,6 +303,16 @@ class Columns(Transform):
     def coded(self) -> list[int]:
         """The column of each of the model's codes."""
         return [i for i, column in enumerate(self.columns) if column.codes]
+
+    @cached_property
+    def place_of_number(self) -> dict[int, int]:
+        """The place of each column among the numbers."""
+        return {i: place for place, i in enumerate(self.numbers)}
+
+    @cached_property
+    def place_of_code(self) -> dict[int, int]:
+        """The place of each column among the codes."""
+        return {i: place for place, i in enumerate(self.coded)}
 
     @property
     def codes(self) -> tuple[int, ...]:
@@ -343,11 +362,11 @@ class Columns(Transform):
         parts = []
         for i, column in enumerate(self.columns):
             if isinstance(column, Discrete):
-                parts.append(column.decode(codes[self.coded.index(i)].round()))
+                parts.append(column.decode(codes[self.place_of_code[i]].round()))
             else:
-                number = numbers[self.numbers.index(i)]
+                number = numbers[self.place_of_number[i]]
                 parts.append(
-                    column.decode(number, codes[self.coded.index(i)].round())
+                    column.decode(number, codes[self.place_of_code[i]].round())
                     if column.codes
                     else column.inverse(number)
                 )

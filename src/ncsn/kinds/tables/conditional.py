@@ -413,6 +413,8 @@ class ConditionalModel(ScoreModel):
         if complete and gap >= 0 and self.counts[code] == 2:
             return torch.zeros_like(z[:, 0])
         chances = self.log_chances(z, code, complete=complete).exp()
+        if not bool(chances.isfinite().all()):
+            raise NonFiniteSampleError("the network gave probabilities that are not finite")
         return torch.multinomial(chances, 1, generator=generator)[:, 0].to(z)
 
     def log_chances(self, z: Float[Tensor, "b e"], code: int, *, complete: bool) -> Float[Tensor, "b n"]:

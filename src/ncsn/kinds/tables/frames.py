@@ -1,5 +1,6 @@
 """DataFrames: the types of their columns, and the conversion of cells to a run's numbers and back."""
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def check_frame(frame: "pandas.DataFrame") -> None:
     if frame.columns.nlevels > 1:
         raise ValueError("the columns are a MultiIndex; give each column a single name")
     names = [name_of(label) for label in frame.columns]
-    if double := [name for name in names if names.count(name) > 1]:
+    if double := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"several columns are called {double[0]!r}; column names must be unique")
     if frame.empty:
         raise ValueError(f"the table has {len(frame)} rows and {len(names)} columns; it needs at least one of each")
@@ -84,7 +85,8 @@ def field_of(column: "pandas.Series") -> Field:
     elif (kind := pandas.api.types.infer_dtype(column, skipna=True)) in OBJECTS:
         dtype = str(column.dtype)
         return Field(label=label, dtype=f"string[{column.dtype.storage}]" if dtype == "string" else dtype, of=kind)
-    raise ValueError(f"column {name_of(label)} has dtype {column.dtype} ({kind}); {ALLOWED}")
+    advice = ".dt.total_seconds() converts to numbers" if column.dtype.kind == "m" else ALLOWED
+    raise ValueError(f"column {name_of(label)} has dtype {column.dtype} ({kind}); {advice}")
 
 
 def numbers_of(frame: "pandas.DataFrame", columns: Columns, unseen: Unseen = "error") -> Float64[Tensor, "b d"]:
@@ -135,13 +137,15 @@ def encode(column: AnyColumn, field: Field | None, cells: "pandas.Series") -> Fl
         cells = cells.astype(object)
     if column.categories:
         number = {text: i for i, text in enumerate(column.categories)}
-        if numeric:
-            cells = cells.map(lambda cell: f"{cell:.15g}", na_action="ignore")
+        if numeric:  # categories of floats are 1.0, 2.0, …
+            texts = cells.map(lambda cell: f"{cell:.15g}", na_action="ignore")
+            floats = texts.map(lambda text: str(float(text)), na_action="ignore")
+            cells = texts.where(texts.isin(number) | texts.isna(), floats)
         elif dtype.kind not in "bM" and not isinstance(dtype, pandas.CategoricalDtype):
             cells = clean_cells(cells)
         else:
             cells = cells.astype(object).map(str, na_action="ignore")
-        other = number.get(OTHER, -1)
+        other = number[OTHER] if column.merged else -1
         codes = cells.map(lambda text: number.get(text, other), na_action="ignore")
         return np.array(codes.to_numpy(float, na_value=np.nan))
     if column.date:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ncsn.kinds.kind import UserData, Values
 from ncsn.kinds.tables.columns import columns_of
 from ncsn.kinds.tables.conditional import ConditionalModel, Given
-from ncsn.kinds.tables.frames import decode, name_of, numbers_of
+from ncsn.kinds.tables.frames import decode, name_of, numbers_of, zone_of
 from ncsn.run import Recipe, Run
 from ncsn.validation import one_line
 
@@ -69,6 +69,7 @@ def conditional_run(run: Run, given: Values) -> Run:
         columns,
         columns=tuple(column for column in columns.columns if column.name in names),
         fields=tuple(field for field in columns.fields if name_of(field.label) in names),
+        never=(),  # of whole rows
     )
     recipe = Recipe(network="none", arguments={}, shape=(len(kept),), sampling=run.recipe.sampling)
     score = Given(model, z, kept, complete=False)
@@ -94,6 +95,8 @@ def insert_given(run: Run, samples: UserData, given: Values) -> UserData:
             made[label] = samples[label]
             continue
         made[label] = decode(column, number.expand(len(samples)).numpy(), field)
-        if made[label].dtype.kind == "M":  # decoded dates are rounded to seconds
-            made[label] = pandas.Series([values[column.name]] * len(samples)).astype(made[label].dtype)
+        if (dtype := made[label].dtype).kind == "M":  # decoded dates are rounded to seconds
+            date = pandas.Timestamp(values[column.name])
+            date = date.tz_convert(None) if date.tz and not zone_of(dtype) else date
+            made[label] = pandas.Series([date] * len(samples)).astype(dtype)
     return pandas.DataFrame(made)

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from ncsn.kinds.kind import Imputed
 from ncsn.kinds.tables.columns import AnyColumn, Columns, Discrete, columns_of
 from ncsn.kinds.tables.frames import check, check_frame, decode, fill, name_of, numbers_of
 from ncsn.kinds.tables.given import conditional_model
-from ncsn.kinds.tables.read import read_frame, write_frame
+from ncsn.kinds.tables.read import clean_cells, decimal_mark, read_frame, write_frames
 from ncsn.machine.messages import bar, log
 from ncsn.run import Run, generator_of
 from ncsn.validation import counted
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 # that would take 30 levels; with 12 they are 9 % too wide.
 LEVELS, TOP = 25, 0.4
 DRAWS_AT_ONCE = 2**10  # rows whose activations fit into a processor's cache
+SHOWN = 5  # columns that a line lists
+LEFT = "the run doesn't know them, or their rows were skipped"
 HIDDEN, DRAWS = 200, 20  # values hidden to measure coverage, and draws of each
 INSIDE = (DRAWS - 1) / (DRAWS + 1)  # the share of them within the range of exact draws
 
@@ -84,8 +88,8 @@ def cell_coverage(run: Run, x: Float64[Tensor, "b d"]) -> dict[str, float]:
     """Hide up to 200 known values, one at a time, and compare them with draws.
 
     ``coverage``: the share that lies within the range of its draws; ``coverage_of``: how many.
-    ``right``: the share of hidden values of ``discrete`` columns that the most frequent draw gets right;
-    ``confidence``: the mean share of draws that agree with it; ``right_of``: how many.
+    ``right``: the share of draws of ``discrete`` columns that equal the hidden value; ``confidence``: the share of pairs
+    of draws that agree, which is the same on average if the draws are right; ``right_of``: how many values.
 
     ``x``: rows that were not used for training, in the user's units, (b, d); NaN is missing.  Empty if nothing can be
     hidden.
@@ -102,9 +106,9 @@ def cell_coverage(run: Run, x: Float64[Tensor, "b d"]) -> dict[str, float]:
     discrete = [is_discrete(column) for column in columns_of(run.transform, x.shape[1]).columns]
     if (chosen := torch.tensor(discrete)[columns]).any():
         each, right = draws[:, hidden][:, chosen], truth[hidden][chosen]
-        guess = each.mode(0).values
-        share = (each == guess).double().mean(0)
-        found |= {"right": float((guess == right).double().mean()), "confidence": float(share.mean())}
+        agree = (each[:, None] == each).double().mean((0, 1))
+        agree = (len(each) * agree - 1) / (len(each) - 1)  # not with themselves
+        found |= {"right": float((each == right).double().mean()), "confidence": float(agree.mean())}
         found["right_of"] = float(len(right))
     return found
 
@@ -116,8 +120,8 @@ def describe_coverage(measured: Mapping[str, float]) -> list[str]:
         share = f"{measured['coverage']:.0%} of {measured['coverage_of']:.0f} hidden values"
         lines.append(f"held-out rows: the range of {DRAWS} draws covered {share}; {INSIDE:.0%} is expected")
     if "right" in measured:
-        share = f"{measured['right']:.0%} of {measured['right_of']:.0f} hidden categories"
-        lines.append(f"the most frequent draw was right for {share}; {measured['confidence']:.0%} is expected")
+        share = f"{measured['right']:.0%} of the draws of {measured['right_of']:.0f} hidden categories were right"
+        lines.append(f"{share}; {measured['confidence']:.0%} is expected, judging by how often draws agree")
     return lines
 
 
@@ -171,21 +175,43 @@ class ImputedTable(Imputed):
         low, high = super().interval(level, conformal=conformal)
         return self.table(low, decoded=True), self.table(high, decoded=True)
 
+    def __repr__(self) -> str:
+        """What was imputed, and what wasn't."""
+        counts = {name: int(n) for name, n in zip(self.columns.names, self.drawn.sum(0), strict=True) if n}
+        rows = f"{counted(len(self.source), 'row')}, {counted(int(self.drawn.sum()), 'missing cell')}"
+        lines = [f"ImputedTable: {rows} imputed with {counted(len(self.draws), 'draw')} each"]
+        lines += [f"imputed: {describe(counts)}"] if counts else []
+        lines += [f"left with missing cells: {describe(self.left)}"] if self.left else []
+        return "\n".join([*lines, "frame() has the best guesses, frames() the draws; spread(), interval()"])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>{self.frame().to_html(max_rows=10, max_cols=20, notebook=True)}"
+
+    @property
+    def left(self) -> dict[str, int]:
+        """How many cells of each column are still missing: the run doesn't know it, or rows were skipped."""
+        left = dict(zip(self.columns.names, (self.missing & ~self.drawn).sum(0).tolist(), strict=True))
+        left |= {
+            name: int(clean_cells(self.source[self.labels[name]]).isna().sum()) for name in self.labels.keys() - left
+        }
+        return {name: left[name] for name in self.labels if left[name]}
+
     @property
     def drawn(self) -> Bool[Tensor, "b d"]:
         """Which values were imputed: all missing ones, except in rows that were skipped."""
         return self.missing & ~self.draws[0].isnan()
 
-    def label(self, column: AnyColumn) -> object:
-        """The label of a run's column in the DataFrame."""
-        return next(label for label in self.source.columns if name_of(label) == column.name)
+    @cached_property
+    def labels(self) -> dict[str, object]:
+        """The labels of the DataFrame's columns, by name."""
+        return {name_of(label): label for label in self.source.columns}
 
     def complete(self, numbers: Float64[Tensor, "b d"]) -> "pandas.DataFrame":
         """The DataFrame with numbers filled into its gaps."""
         frame, drawn = self.source.copy(), self.drawn.numpy()
         for i in drawn.any(0).nonzero()[0]:
             column, cells = self.columns.columns[i], drawn[:, i].nonzero()[0]
-            label, field = self.label(column), self.columns.field(column)
+            label, field = self.labels[column.name], self.columns.field(column)
             frame[label] = fill(frame[label], cells, column, numbers[:, i].numpy()[cells], field)
         return frame
 
@@ -197,7 +223,7 @@ class ImputedTable(Imputed):
         for column, each in zip(self.columns.columns, numbers.T.numpy(), strict=True):
             if not (decoded and column.categories):
                 dates = decoded and column.date
-                parts[self.label(column)] = decode(column, each, self.columns.field(column)) if dates else each
+                parts[self.labels[column.name]] = decode(column, each, self.columns.field(column)) if dates else each
         return pandas.DataFrame(parts).set_axis(self.source.index)
 
 
@@ -205,13 +231,39 @@ def impute_frame(
     run: Run, frame: "pandas.DataFrame", x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool
 ) -> ImputedTable:
     """Impute a DataFrame; ``x``: its cells as numbers."""
+    import pandas
+
     columns = columns_of(run.transform, x.shape[1])
     imputed = impute_rows(run, x, n, generator, skip=skip)
-    absent = [column for column in columns.columns if column.name not in {*map(name_of, frame.columns)}]
-    source = frame.copy() if absent else frame
-    for column in absent:
-        source[getattr(columns.field(column), "label", column.name)] = None
-    return ImputedTable(imputed.observed, imputed.draws, imputed.point, imputed.variation, columns, source)
+    there = {*map(name_of, frame.columns)}
+    labels = [getattr(columns.field(column), "label", column.name) for column in columns.columns]
+    absent = [label for label, column in zip(labels, columns.columns, strict=True) if column.name not in there]
+    added = pandas.DataFrame(None, frame.index, pandas.Index(absent, dtype=object), dtype=object)
+    source = pandas.concat([frame, added], axis=1) if absent else frame
+    filled = ImputedTable(imputed.observed, imputed.draws, imputed.point, imputed.variation, columns, source)
+    if left := filled.left:
+        log.info(f"columns left with missing cells: {describe(left)}; {LEFT}")
+    announce_guesses(columns, imputed.draws[0], filled.drawn)
+    return filled
+
+
+def describe(counts: Mapping[str, int]) -> str:
+    """The first columns with their counts."""
+    listed = [f"{name} ({count:,})" for name, count in [*counts.items()][:SHOWN]]
+    return ", ".join([*listed, "…"] if len(counts) > SHOWN else listed)
+
+
+def announce_guesses(columns: Columns, x: Float[Tensor, "b d"], drawn: Bool[Tensor, "b d"]) -> None:
+    """Say in one line which cells are drawn where training has never observed their column."""
+    place = {name: i for i, name in enumerate(columns.names)}
+    found = [
+        f"{name} was never observed where {other} is {columns.columns[place[other]].say(value)}"
+        for name, other, value in columns.never
+        if {name, other} <= place.keys() and bool((drawn[:, place[name]] & (x[:, place[other]] == value)).any())
+    ]
+    if found:
+        more = f" (also {counted(len(found) - 1, 'other pair')} of columns)" if len(found) > 1 else ""
+        log.warning(f"{found[0]}: its imputations are guesses{more}")
 
 
 def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
@@ -225,6 +277,8 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
     given, columns = read_frame(rows), columns_of(run.transform, run.recipe.shape[0])
     frame = given.reset_index(drop=True)
     check_frame(frame)
+    if draws is not None and (double := {"row", "draw"} & {*frame.columns}):
+        raise ValueError(f"{rows} has a column {min(double)!r}, a name that {draws} needs for its own; rename it")
     x = numbers_of(frame, columns, "skip")
     try:
         check(x, frame, columns)
@@ -233,6 +287,7 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
         log.warning(f"{error}; rows with such values are not imputed ({left:,} of {len(x):,})")
     imputed = impute_frame(run, frame, x, n, generator_of(seed, run.device), skip=True)
     drawn = imputed.drawn.numpy()
+    commas = comma_columns(imputed) if given.attrs else []
     parts = [imputed.frame()]
     for i in drawn.any(0).nonzero()[0]:
         column, cells = columns.columns[i], drawn[:, i].nonzero()[0]
@@ -242,18 +297,43 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
             decode(column, numbers[cells], columns.field(column)).set_axis(cells).rename(f"{column.name} draw {k}")
             for k, numbers in enumerate(imputed.draws[:, :, i].numpy(), 1)
         ]
-        parts += [spread, *made]
+        comma = i in commas and out.suffix != ".parquet"
+        parts += [with_commas(part) if comma else part for part in (spread, *made)]
     if double := {part.name for part in parts[1:]} & {*parts[0].columns}:
         raise ValueError(f"{rows} has a column {min(double)!r}, a name that {out} needs for its own columns; rename it")
-    write_frame(pandas.concat(parts, axis=1).set_axis(given.index), out)
+    frames = imputed.frames() if draws is not None else []
+    for i in commas:
+        label, cells = imputed.labels[columns.names[i]], drawn[:, i].nonzero()[0]
+        for each in (parts[0], *frames):
+            each[label] = each[label].astype(object)
+            each.iloc[cells, each.columns.get_loc(label)] = with_commas(each[label].iloc[cells]).to_numpy()
+    written = [(pandas.concat(parts, axis=1).set_axis(given.index), out)]
     if draws is not None:
         gaps = drawn.any(1).nonzero()[0]
-        whole = pandas.concat(
-            [frame.iloc[gaps] for frame in imputed.frames()], keys=range(1, n + 1), names=["draw", "row"]
-        )
+        whole = pandas.concat([frame.iloc[gaps] for frame in frames], keys=range(1, n + 1), names=["draw", "row"])
         whole = whole.sort_index(level="row", sort_remaining=False, kind="stable")
         for place, name, first in ((0, "row", 1), (1, "draw", 0)):
-            whole.insert(place, name, whole.index.get_level_values(name) + first, allow_duplicates=True)
-        write_frame(whole.reset_index(drop=True), draws)
+            whole.insert(place, name, whole.index.get_level_values(name) + first)
+        written.append((whole.reset_index(drop=True), draws))
+    write_frames([(each, path, form_of(given, rows, path)) for each, path in written])
     lines = [f"{out}: {counted(int(drawn.sum()), 'missing value')} filled in"]
     return lines + describe_coverage(run.measured)
+
+
+def form_of(given: "pandas.DataFrame", rows: Path, out: Path) -> dict[str, str]:
+    """How to write text like the file that was read, whose delimiter is only for files of the same suffix."""
+    alike = out.suffix == rows.suffix.lower()
+    return {name: value for name, value in given.attrs.items() if name != "sep" or alike}
+
+
+def comma_columns(imputed: ImputedTable) -> list[int]:
+    """The columns of numbers of a text file that have a decimal comma; those without a mark follow the others."""
+    marks = {name: decimal_mark(imputed.source[label]) for name, label in imputed.labels.items()}
+    usual = "," if "," in marks.values() else "."
+    columns = [i for i, column in enumerate(imputed.columns.columns) if not (column.categories or column.date)]
+    return [i for i in columns if (marks[imputed.columns.names[i]] or usual) == ","]
+
+
+def with_commas(numbers: "pandas.Series") -> "pandas.Series":
+    """Numbers as text with a decimal comma."""
+    return numbers.map(lambda number: str(number).replace(".", ","), na_action="ignore")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ncsn.kinds.kind import Dataset, digest_of
 from ncsn.kinds.reading import short_name
-from ncsn.kinds.tables.columns import Field, is_constant, learn_columns
+from ncsn.kinds.tables.columns import Columns, Discrete, Field, is_constant, learn_columns, tensor
 from ncsn.kinds.tables.frames import OTHER, days_of, field_of, frame_in, name_of
 from ncsn.kinds.tables.read import BOOLEANS, MISSING, clean_cells, parse
 from ncsn.kinds.transform import FAR
@@ -35,6 +35,7 @@ class Table:
     ``categories``: the texts of each text column, which are 0, 1, … in ``rows``.
     ``dates``: the names of date columns, which are days since 1970 in ``rows``.
     ``fields``: the types of all columns of the DataFrame, including those that are left out.
+    ``merged``: the names of text columns whose last category stands for rare texts.
     """
 
     names: tuple[str, ...]
@@ -42,6 +43,7 @@ class Table:
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dates: tuple[str, ...] = ()
     fields: tuple[Field, ...] = ()
+    merged: tuple[str, ...] = ()
 
     def keep(self, columns: Bool[np.ndarray, "d"], why: str) -> "Table":
         """Keep only these columns; log the names of the others and why they are left out."""
@@ -93,6 +95,7 @@ class Table:
     def merge_rare_categories(self) -> "Table":
         """Merge rare texts into one category, unless the DataFrame declares them; leave out columns of few others."""
         rows, categories, kept = self.rows.copy(), dict(self.categories), np.ones(len(self.names), bool)
+        merged = []
         declared = {name_of(field.label) for field in self.fields if field.dtype == "category"}
         for place, name in enumerate(self.names):
             if name not in categories:
@@ -109,8 +112,10 @@ class Table:
                 new = np.array([number.get(value, len(listed)) for value in values])
                 rows[known, place] = new[codes[known].astype(int)]
                 categories[name] = (*listed, OTHER)
+                merged.append(name)
                 log.warning(f"{rare.sum()} rare values of {name} are merged into {OTHER!r}")
-        return replace(self, rows=rows, categories=categories).keep(kept, "most of their values are rare")
+        table = replace(self, rows=rows, categories=categories, merged=tuple(merged))
+        return table.keep(kept, "most of their values are rare")
 
 
 def numbers_rows(column: Float[np.ndarray, "n"]) -> bool:
@@ -198,6 +203,20 @@ def check_range(table: Table, place: str) -> Table:
     return table
 
 
+def never_observed(columns: Columns, rows: Float[Tensor, "n d"]) -> tuple[tuple[str, str, float], ...]:
+    """Triples of a column, a discrete column and its value in whose rows, of which there are some, it has only gaps."""
+    known = (~rows.isnan()).double()
+    gappy = [i for i, column in enumerate(columns.columns) if column.gaps]
+    found = []
+    for j, column in enumerate(columns.columns):
+        if isinstance(column, Discrete) and gappy:
+            there = (rows[:, j, None] == tensor(column.values)).double()
+            nowhere = (there.T @ known[:, gappy] == 0) & (there.sum(0) >= MIN_ROWS)[:, None]
+            for value, i in nowhere.nonzero().tolist():
+                found.append((columns.names[gappy[i]], column.name, column.values[value]))
+    return tuple(found)
+
+
 def rows_of(name: str, table: Table) -> Dataset:
     """The rows of a table as a dataset, with a tenth each for validation and testing.
 
@@ -208,7 +227,8 @@ def rows_of(name: str, table: Table) -> Dataset:
     rows = torch.from_numpy(table.rows)
     texts = {name: table.categories[name] for name in table.names if name in table.categories}
     columns = learn_columns(rows[parts[-1]], table.names, texts, table.dates, every=rows)
-    columns = replace(columns, fields=table.fields)
+    marked = tuple(replace(column, merged=column.name in table.merged) for column in columns.columns)
+    columns = replace(columns, columns=marked, fields=table.fields, never=never_observed(columns, rows[parts[-1]]))
     # Numbers on a grid are placed at random in their cells.
     z = torch.cat([columns.with_gaps(columns.forward(part, generator)).float() for part in torch.split(rows, 2**16)])
     held_out = rows[torch.cat(parts[:-1])].double()
