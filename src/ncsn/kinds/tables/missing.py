@@ -130,11 +130,11 @@ def noisy_share(rows: int) -> float:
 def start(columns: Columns, train: Float[Tensor, "n e"], held_out: Float[Tensor, "m e"]) -> dict[str, Tensor]:
     """What a ``ConditionalModel`` begins with: its buffers by name, from rows with the codes of missing cells."""
     d, counts = len(columns.numbers), columns.codes
-    known = [i for i, inside in enumerate(in_gaussian(counts)) if inside]
-    shown = tuple(counts[i] for i in known)
+    inside = torch.tensor(in_gaussian(counts), dtype=torch.bool, device=train.device)
+    shown = tuple(count for count, chosen in zip(counts, inside.tolist(), strict=True) if chosen)
 
     def coordinates(x: Tensor) -> Tensor:
-        return torch.cat([x[:, :d], indicators(x[:, [d + i for i in known]], shown)], 1)
+        return torch.cat([x[:, :d], indicators(x[:, d:][:, inside], shown)], 1)
 
     shares = (indicators(train[:, d:], counts).double().sum(0) + 0.5) / (len(train) + 1)
     place = {column: i for i, column in enumerate(columns.coded)}
