@@ -279,7 +279,7 @@ def test_options_of_other_packages_are_answered_with_ours(run: ncsn.Run) -> None
         (lambda: ncsn.fit(KNOWN, steps=1, nonsense=0), "fit has no nonsense$"),
     ):
         with pytest.raises(TypeError, match=why):
-            call()  # type: ignore[no-untyped-call]
+            call()
     with pytest.raises(ValueError, match=r"^[^\n]*x has dtype timedelta[^\n]*\.dt\.total_seconds\(\)[^\n]*$"):
         ncsn.fit(pandas.DataFrame({"age": AGE, "x": pandas.to_timedelta(DAYS, unit="D")}), steps=1)
 
@@ -366,7 +366,7 @@ def test_a_real_other_is_no_place_for_unseen_values() -> None:
     run = ncsn.fit(frame, steps=1, quiet=True)
     for call in (lambda: run.sample(2, given={"c": "maybe"}), lambda: run.log_prob({"c": ["qqq"], "x": [0.0]})):
         with pytest.raises(ValueError, match="not among no, other, yes"):
-            call()
+            call()  # type: ignore[no-untyped-call]
     assert (run.sample(2, given={"c": "other"})["c"] == "other").all()
     merged = ncsn.fit(
         frame.assign(c=[f"rare {i}" if i < 8 else text for i, text in enumerate(texts)]), steps=1, quiet=True
