@@ -91,7 +91,7 @@ def test_a_run_is_compared_with_held_out_rows(exact: tuple[ncsn.Run, Dataset]) -
     assert 0.38 < result.numbers["classifier"] < 0.62
     assert 0.4 < result.numbers["memorisation"] < 0.6
     # The log density is exact, in the user's units.
-    test = data.transform.inverse(data.test.double())
+    test = data.transform.restore(data.test.double())
     normal = torch.distributions.MultivariateNormal(torch.full((2,), 1e3).double(), 2500 * C.double())
     expected = float(normal.log_prob(test).mean())  # type: ignore[no-untyped-call]
     assert result.numbers["log_density"] == pytest.approx(expected, abs=0.03)

@@ -8,7 +8,7 @@ interchangeable.
 
 A network F of well-scaled inputs and outputs is turned into s(x, σ) in one of three ways, each a ``Preconditioning``:
 ``EDM`` (the default: an exact Gaussian score plus a residual), ``Plain`` (NCSN: F) and ``Scaled`` (NCSNv2: F/σ).
-``ConditionalModel``, which learns tables, does the same as ``EDM`` around a mixture of Gaussians.
+``ConditionalModel``, which learns tables, does the same as ``EDM`` around a Gaussian with a full covariance.
 """
 
 import math

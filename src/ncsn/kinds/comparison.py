@@ -42,7 +42,7 @@ def held_out_examples(data: Dataset, n: int) -> Float64[Tensor, "m *d"]:
     if (few := min(len(data.test), data.n)) < MIN_EXAMPLES:
         count = f"{few} {'held-out' if few == len(data.test) else 'training'} {data.kind.noun}"
         raise ValueError(f"{data.name} has {count}; trees need at least {MIN_EXAMPLES}")
-    return data.transform.inverse(data.test[: min(n, data.n)].double())
+    return data.transform.restore(data.test[: min(n, data.n)].double())
 
 
 def compare(

@@ -126,6 +126,7 @@ class Dataset:
     def describe(self) -> str:
         """Describe the dataset in one line: size and shape, what was converted, classes and splits."""
         (channels, *sides), kind = self.shape, self.kind
+        channels = len(getattr(self.transform, "columns", ())) or channels  # a column can have a number and a code
         first = kind.named.get(channels, f"{channels} {kind.axis}")
         size = f", {' × '.join(map(str, sides))}" if sides else ""
         converted = [line.partition(":")[0] for line in self.notes]

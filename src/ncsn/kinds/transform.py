@@ -35,6 +35,10 @@ class Transform:
         """The model's examples in the user's units."""
         return z
 
+    def restore(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+        """The user's examples from ``forward``; unlike samples, they may lie outside of the range of training."""
+        return self.inverse(z)
+
     def log_abs_det_jacobian(
         self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None = None
     ) -> Float64[Tensor, "b"]:

@@ -472,7 +472,7 @@ class Run:
     def held_out(self, dataset: str | None = None) -> Shaped[Tensor, "n *d"]:
         """The test examples of the data in the user's units; ``dataset`` and errors as for ``data``."""
         data = self.data(dataset)
-        return data.test if data.test.dtype == torch.uint8 else data.transform.inverse(data.test.double())
+        return data.test if data.test.dtype == torch.uint8 else data.transform.restore(data.test.double())
 
     def impute(
         self, rows: object, n: int = 20, *, seed: int | torch.Generator = 0, unseen: Unseen = "error"

@@ -122,7 +122,7 @@ class Tables(Kind[Run]):
         """How often the range of draws contains hidden values of test rows."""
         if not isinstance(run.score, ConditionalModel) or not len(data.test):
             return {}
-        return cell_coverage(run, data.transform.inverse(data.test.double()))
+        return cell_coverage(run, data.transform.restore(data.test.double()))
 
     def numbers(self, run: Run, x: object, unseen: Unseen = "error") -> Float64[Tensor, "b d"]:
         """A DataFrame's columns are matched by their names, an array's by their places."""
@@ -210,7 +210,7 @@ class Tables(Kind[Run]):
 
     def show(self, run: Run, data: Dataset, samples: Float[Tensor, "n d"], path: Sequence[Step], folder: Path) -> None:
         """Draw marginals and pairs of columns, of held-out rows and of samples."""
-        real = data.transform.inverse(data.validation[: len(samples)])
+        real = data.transform.restore(data.validation[: len(samples)])
         show_rows(run, real, samples, folder / "samples.png")
 
     def write_table(self, transform: Transform, rows: UserData, out: Path) -> None:

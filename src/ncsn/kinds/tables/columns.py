@@ -373,6 +373,11 @@ class Columns(Transform):
         x = torch.stack(parts, -1)
         return x.to(z.device, z.dtype if self.single or z.device.type == "mps" else torch.float64)
 
+    def restore(self, z: Float[Tensor, "b e"]) -> Float[Tensor, "b d"]:
+        free = (-UNBOUNDED, UNBOUNDED)
+        columns = [replace(column, bounds=free) if isinstance(column, Number) else column for column in self.columns]
+        return replace(self, columns=tuple(columns)).inverse(z)
+
     def with_gaps(self, z: Float[Tensor, "b e"]) -> Float[Tensor, "b e"]:
         """Rows in which the codes of missing cells say so, instead of being unknown."""
         gaps = torch.tensor(self.gaps, dtype=z.dtype, device=z.device)

@@ -159,7 +159,7 @@ class TableRuler:
     def judge(self, samples: Float[Tensor, "k d"]) -> Comparison:
         """Judge the first n samples, in the user's units."""
         transform, test = self.run.transform, self.test
-        train = transform.inverse(self.data.train.double()).numpy()
+        train = transform.restore(self.data.train.double()).numpy()
         numbers = judge_rows(train, test.numpy(), samples[: self.n].double().numpy(), transform)
         complete = test[~test.isnan().any(1)][:DENSITIES]
         if len(complete):
