@@ -512,7 +512,7 @@ def test_a_tables_own_gaps_are_imputed_and_what_training_has_measured_is_printed
     assert np.array_equal(filled[~gaps], pandas.read_csv("t.csv").to_numpy()[~gaps])
     assert np.corrcoef(filled[gaps.any(1)].T)[0, 1] > related, "by what is observed"
     run, said = ncsn.load("runs/t"), re.findall(r"(\d+)% of (\d+) hidden", capsys.readouterr().out)
-    test = run.transform.inverse(run.data().test.double())
+    test = run.transform.restore(run.data().test.double())
     measured = cell_coverage(run, test)
     assert measured.get("coverage_of", 0) == sum(int((~row.isnan()).sum()) for row in test if not row.isnan().any())
     assert run.measured == measured
