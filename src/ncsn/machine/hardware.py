@@ -198,7 +198,7 @@ class Load:
         self.next_look = self.before[0] + FIRST_LOOK
 
     def threads(self, most: int) -> int:
-        """The number of threads, at most ``most``, that find a processor; the user is told once if it is lower."""
+        """The number of threads, at most ``most``, that find a processor; logs once if it is lower."""
         now, (then, spare) = time.perf_counter(), self.before
         if now >= self.next_look:
             self.before, self.next_look = (now, spare_seconds()), now + LOOK
