@@ -17,9 +17,8 @@ except ModuleNotFoundError as error:
 if __name__ == "__main__":
     quit_on_signals()
 from ncsn.cli.train import finish
-from ncsn.learn.fit import train
-from ncsn.learn.opening import open_run
-from ncsn.learn.settings import TrainSettings
+from ncsn.learn.fit import open_run, train
+from ncsn.settings import TrainSettings
 
 PICTURES = {
     "samples.png": "samples by the default sampler",

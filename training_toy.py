@@ -26,9 +26,9 @@ from filelock import FileLock
 
 from ncsn import metrics, validation
 from ncsn.distributions import TOYS
-from ncsn.learn.settings import Given
+from ncsn.machine.storage import write_json
 from ncsn.run.folder import claim, claim_next, has_run
-from ncsn.storage import write_json
+from ncsn.settings import Given
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,10 +27,10 @@ from peers import PEERS, UNTOLD
 from tqdm import tqdm
 
 from ncsn import batches, evaluation, load_dataset
-from ncsn.kinds import Dataset
+from ncsn.batching import quantize
+from ncsn.data import Dataset
 from ncsn.machine import hardware
 from ncsn.machine.messages import refresh_interval
-from ncsn.quantization import quantize
 
 HERE = Path(__file__).parent
 Name = Literal["ours", "reference", "diffusers", "azula", "denoising-diffusion-pytorch"]

@@ -21,11 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ncsn
-from ncsn import evaluation, kinds, metrics
+from ncsn import evaluation, metrics
+from ncsn.batching import quantize
 from ncsn.cli import console
 from ncsn.machine import hardware
 from ncsn.machine.messages import refresh_interval
-from ncsn.quantization import quantize
 
 HERE = Path(__file__).parent
 GRID: dict[str, tuple[int, ...]] = {
@@ -76,7 +76,7 @@ def usual(run: ncsn.Run) -> dict[str, tuple[int, float]]:
     return {sampler: (way.count, way.guidance) for sampler, way in ways.items()}
 
 
-def alike(run: ncsn.Run, images: kinds.Dataset, n: int) -> Tensor:
+def alike(run: ncsn.Run, images: ncsn.Dataset, n: int) -> Tensor:
     """So many training images, of as many classes as so many samples are of, for that makes a distance smaller."""
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(images.train), generator=generator)
@@ -89,7 +89,7 @@ def alike(run: ncsn.Run, images: kinds.Dataset, n: int) -> Tensor:
 
 def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     """The floor, and one row for each of ``points``."""
-    images, classifier = kinds.mnist(), evaluation.digits()
+    images, classifier = ncsn.load_dataset("mnist"), evaluation.digits()
     held_out = classifier(images.validation)
     run = ncsn.load(curve.run)
     run.compile(curve.batch_size)

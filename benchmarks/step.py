@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import ncsn
-from ncsn.machine import distributed, hardware
-from ncsn.machine.distributed import ALONE, Group
+from ncsn.machine import hardware
+from ncsn.machine.hardware import ALONE, Group
 
 NOISE = ncsn.LogNormal(-1.6, 1.2, 33.0, 0.01)  # what the rules choose for CIFAR-10
 ABOVE = 1.5  # and there, where posterior targets begin
@@ -148,7 +148,7 @@ def main(step: Step) -> None:
     """Measure, and print."""
     hardware.keep_memory()
     torch.set_flush_denormal(True)
-    group = distributed.join()
+    group = hardware.join()
     state, progress = progress_of(step, group)
     times = seconds_of(step, progress)
     found: dict[str, Any] = {

@@ -36,9 +36,9 @@ import torch
 from jaxtyping import Bool, Float64
 
 import ncsn
-from ncsn.kinds.tables.columns import Columns, learn_columns
-from ncsn.kinds.tables.imputation import cell_coverage
-from ncsn.kinds.tables.judge import judge_rows, log_density
+from ncsn.tables.columns import Columns, learn_columns
+from ncsn.tables.impute import cell_coverage
+from ncsn.tables.judge import judge_rows, log_density
 
 DRAWS = 19  # one in twenty is below all of them, and one above
 MOST = 100  # rows in which numbers are hidden

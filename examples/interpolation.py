@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import ncsn
-from ncsn.quantization import centres
+from ncsn.batching import centres
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "mnist_interpolation.png"
 LEVELS = 40

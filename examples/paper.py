@@ -24,12 +24,13 @@ from safetensors import safe_open
 
 import ncsn
 from ncsn import evaluation, metrics, plots
+from ncsn.batching import centres, quantize
 from ncsn.cli import console
-from ncsn.kinds import Dataset, mnist
+from ncsn.data import Dataset
+from ncsn.kinds.images.read import mnist
 from ncsn.machine import hardware
 from ncsn.posteriors import known_pixels, masked
-from ncsn.quantization import centres, quantize
-from ncsn.run import Drawn
+from ncsn.run.steps import Drawn
 
 ROOT = Path(__file__).parent.parent
 SLICED = "training_toy.py --generator gaussian --objective ssm --levels 1 --samples 0"

@@ -23,9 +23,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 import ncsn
+from ncsn.batching import quantize
 from ncsn.evaluation import Ruler
-from ncsn.networks.mlp import NoiseEmbedding
-from ncsn.quantization import quantize
+from ncsn.networks import NoiseEmbedding
 from ncsn.score import Plain, Scaled
 
 Norm = Callable[[int], nn.Module]

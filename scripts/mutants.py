@@ -111,7 +111,7 @@ class Choice:
 
 
 def modules() -> dict[str, Path]:
-    """The files of all modules by their names: noise, kinds/kind."""
+    """The files of all modules by their names: noise, tables/columns."""
     return {str(path.relative_to(PACKAGE).with_suffix("")): path for path in sorted(PACKAGE.rglob("[a-z]*.py"))}
 
 
@@ -199,7 +199,7 @@ def survivor(mutant: Mutant) -> str:
 def main() -> None:
     """Survey the modules that are asked for, or all; the exit status is 1 where fewer than 85 % are killed."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as noise or kinds/kind (default: all)")
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as noise or tables/columns (default: all)")
     parser.add_argument("--number", type=int, default=8, help="mutants of each module (default: 8)")
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0], help="seeds, with this number of mutants each (default: 0)"

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ncsn.kinds import mnist
+from ncsn.kinds.images.read import mnist
 from ncsn.machine import hardware
-from ncsn.networks.unet import Classifier
+from ncsn.networks import Classifier
 
 EPOCHS, BATCH, PEAK_RATE = 12, 250, 5e-3
 OUT = Path(__file__).parent.parent / "src" / "ncsn" / "assets" / "classifier.safetensors"

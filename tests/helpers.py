@@ -9,11 +9,12 @@ from jaxtyping import config
 from torch import Tensor
 
 from ncsn.cli import main as cli
-from ncsn.kinds.tables.conditional import ConditionalModel, Gaussian
 from ncsn.networks import ResidualMLP
-from ncsn.run import Argument, Recipe, Run
+from ncsn.run.folder import Argument, Recipe
+from ncsn.run.run import Run
 from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand
+from ncsn.tables.model import ConditionalModel, Gaussian
 
 SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.01, sampler="dpmpp-sde", levels=12, steps=1, eps=2e-5)
 SMALL: dict[str, Argument] = {"image_channels": 1, "channels": (8, 8), "blocks": 1, "features": 8}

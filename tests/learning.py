@@ -12,11 +12,11 @@ import torch
 import ncsn
 from ncsn import training
 from ncsn.batching import Batch
-from ncsn.kinds import Dataset, Labels
+from ncsn.data import Dataset, Labels
 from ncsn.learn import fit as maker
-from ncsn.learn.settings import Job, TrainSettings
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective
+from ncsn.settings import Job, TrainSettings
 from ncsn.training import Budget, Loss, Progress, State
 
 TINY = "--channels 8 12 --blocks 1 --batch-size 16 --levels 5 --samples 6 --no-compile"

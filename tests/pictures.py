@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ncsn.kinds import Dataset
+from ncsn.data import Dataset
 
 PARTS = ("validation", "test", "train")
 

@@ -19,7 +19,7 @@ TRAIN = (
 )
 PROGRAM = """
 import functools, os, signal, sys
-from ncsn.machine.interrupts import quit_on_signals
+from ncsn.machine.messages import quit_on_signals
 quit_on_signals()
 from ncsn import training
 from ncsn.machine import distributed, hardware

@@ -27,14 +27,14 @@ from torch import Tensor
 import ncsn
 from ncsn.cli import console
 from ncsn.cli import main as cli
-from ncsn.kinds.tables.columns import columns_of, learn_columns
-from ncsn.machine.interrupts import limit_seconds
+from ncsn.machine.messages import limit_seconds
+from ncsn.machine.storage import seal
 from ncsn.networks import MLP, ResidualMLP
 from ncsn.posteriors import Measurement
-from ncsn.run import Recipe, Run
-from ncsn.run.folder import CHECKPOINT, MODEL, digest_of
+from ncsn.run.folder import CHECKPOINT, MODEL, Recipe, digest_of, write_model
+from ncsn.run.run import Run
 from ncsn.score import ScoreModel
-from ncsn.storage import seal
+from ncsn.tables.columns import columns_of, learn_columns
 from ncsn.validation import read_json
 
 Printed = pytest.CaptureFixture[str]
@@ -94,7 +94,7 @@ def test_a_resume_that_is_refused_loses_nothing(kept: dict[str, Any] | None, lea
     assert CHECKPOINT in capsys.readouterr().err
     changed = {Path(name).name for name, content in files_in(run).items() if before.get(name) != content}
     assert changed <= ({"config.json"} if kept else set())  # the new total, before what the checkpoint keeps is read
-    ncsn.run.write_model(run, DIGITS.build({"data_mean": 0.1, "data_std": 0.3}))
+    write_model(run, DIGITS.build({"data_mean": 0.1, "data_std": 0.3}))
     assert not (run / "metrics.json").exists()
 
 

@@ -13,11 +13,10 @@ from scipy import stats
 from torch import Generator, Tensor
 
 import ncsn
-from ncsn.calibration import Calibration, Trials, calibration, rank
 from ncsn.cli import main as cli
 from ncsn.distributions import GaussianMixture
-from ncsn.metrics import rank_histogram
-from ncsn.run import Run
+from ncsn.metrics import Calibration, Trials, calibration, rank, rank_histogram
+from ncsn.run.run import Run
 
 MEANS = torch.tensor([[-2.0, 0.0, 1.0], [2.0, 1.0, 0.0], [0.0, -3.0, 0.0]])
 SHARES, WIDTH, NOISE = torch.tensor([0.5, 0.3, 0.2]), 0.7, 0.7

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import ncsn
 from ncsn.distributions import GaussianMixture
-from ncsn.kinds.tables.columns import FEW, AnyColumn, Columns, Discrete, Number, learn_columns
-from ncsn.kinds.tables.conditional import ConditionalModel, Gaussian
 from ncsn.networks import ResidualMLP
-from ncsn.run import Run
+from ncsn.run.run import Run
+from ncsn.tables.columns import FEW, AnyColumn, Columns, Discrete, Number, learn_columns
+from ncsn.tables.model import ConditionalModel, Gaussian
 
 RNG = np.random.default_rng(0)
 

@@ -22,18 +22,19 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn import evaluation, plots
-from ncsn import run as runs
+from ncsn.batching import centres, dequantize, quantize
 from ncsn.cli import console
 from ncsn.cli import main as cli
 from ncsn.cli.solve import Superres
-from ncsn.kinds import Dataset, Depth, mnist
-from ncsn.machine.interrupts import Stopped
+from ncsn.data import Dataset
+from ncsn.kinds.images.read import Depth, mnist
+from ncsn.machine.messages import Stopped
+from ncsn.machine.storage import HOST
 from ncsn.plots import image_grid
 from ncsn.posteriors import blurred, downsampled
-from ncsn.quantization import centres, dequantize, quantize
-from ncsn.run import Recipe, Run
+from ncsn.run.folder import Recipe
+from ncsn.run.run import Run, block_seed
 from ncsn.score import Sigma, expand
-from ncsn.storage import HOST
 
 Patch = pytest.MonkeyPatch
 Printed = pytest.CaptureFixture[str]
@@ -327,7 +328,7 @@ def test_the_error_of_an_image_is_in_bits_too(monkeypatch: Patch, capsys: Printe
     printed = re.findall(r"± ([\d.]+)", capsys.readouterr().out)
     generator = torch.Generator().manual_seed(0)
     x = dequantize(images.test[torch.randperm(150, generator=generator)[:30]], generator=generator)
-    (part,) = run.likelihoods(x, probes=2, seed=runs.block_seed(0, 1))
+    (part,) = run.likelihoods(x, probes=2, seed=block_seed(0, 1))
     error = float(part.standard_error.mean()) / (16 * math.log(2))
     assert error > 0.01
     assert float(printed[1]) == pytest.approx(error, abs=6e-4)

@@ -12,11 +12,13 @@ from helpers import conditional_run, refused
 from torch import Tensor
 
 import ncsn
+from ncsn.data import Dataset
 from ncsn.evaluation import evaluate
-from ncsn.kinds import TABLES, Dataset, dataset_of
 from ncsn.kinds.comparison import Comparison, memorisation
-from ncsn.kinds.tables.columns import learn_columns
-from ncsn.kinds.tables.judge import column_shapes, coordinates, judge_rows, pair_trends
+from ncsn.learn.loading import dataset_of
+from ncsn.tables import TABLES
+from ncsn.tables.columns import learn_columns
+from ncsn.tables.judge import column_shapes, coordinates, judge_rows, pair_trends
 
 
 def test_judges_know_copies_strangers_and_rows_of_the_kind() -> None:
@@ -148,6 +150,6 @@ def test_pictures_of_a_training_show_rows_that_it_has_not_seen(
     """In the user's units."""
     run, data = exact
     shown: list[Tensor] = []
-    monkeypatch.setattr("ncsn.kinds.tables.show_rows", lambda _, real, *__: shown.append(real))
+    monkeypatch.setattr("ncsn.tables.show_rows", lambda _, real, *__: shown.append(real))
     TABLES.show(run, data, torch.zeros(3, 2), [], tmp_path)
     torch.testing.assert_close(data.transform.forward(shown[0]).float(), data.validation[:3], equal_nan=True)

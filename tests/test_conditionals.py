@@ -17,14 +17,16 @@ from torch.distributions import MultivariateNormal, Normal
 
 import ncsn
 from ncsn.batching import Batch
-from ncsn.kinds import TABLES, Dataset, dataset_of
-from ncsn.kinds.tables import missing
-from ncsn.kinds.tables.columns import Columns, Discrete, Number, columns_of
-from ncsn.kinds.tables.conditional import ABSENT, Condition, ConditionalModel, Gaussian
+from ncsn.data import Dataset
+from ncsn.learn.loading import dataset_of
 from ncsn.learn.record import Record
-from ncsn.learn.settings import TrainSettings
 from ncsn.networks import ResidualMLP
 from ncsn.objectives import training_loss
+from ncsn.settings import TrainSettings
+from ncsn.tables import TABLES
+from ncsn.tables import learning as missing
+from ncsn.tables.columns import Columns, Discrete, Number, columns_of
+from ncsn.tables.model import ABSENT, Condition, ConditionalModel, Gaussian
 
 D = 4
 NAN = torch.nan

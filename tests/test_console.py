@@ -12,9 +12,8 @@ import pytest
 
 from ncsn.cli import console
 from ncsn.cli.main import MODULES, find_command
-from ncsn.machine.distributed import PeerError
-from ncsn.machine.interrupts import Stopped, stop_on_signals
-from ncsn.machine.messages import bar
+from ncsn.machine.hardware import PeerError
+from ncsn.machine.messages import Stopped, bar, stop_on_signals
 from ncsn.samplers import NonFiniteSampleError
 from ncsn.training import NonFiniteLossError
 
@@ -85,7 +84,7 @@ def test_a_signal_is_the_truth_whatever_a_library_says_of_it(
 
 @pytest.mark.parametrize(("number", "line"), [(2, "error: interrupted\n"), (15, "error: terminated\n")])
 def test_a_signal_before_the_command_ends_the_process_in_one_line(number: int, line: str) -> None:
-    code = f"import os; from ncsn.machine.interrupts import quit_on_signals as q; q(); os.kill(os.getpid(), {number})"
+    code = f"import os; from ncsn.machine.messages import quit_on_signals as q; q(); os.kill(os.getpid(), {number})"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (128 + number, line)
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ncsn import evaluation
-from ncsn.kinds import mnist
 from ncsn.kinds.images.judge import pick_evenly
+from ncsn.kinds.images.read import mnist
 
 LADDER = ("noise 0.01", "noise 0.1", "noise 0.3", "noise 1")
 N = 1000

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from pictures import PARTS, contents, in_order, packed, write
 from PIL import Image
 
-from ncsn.batching import batches
-from ncsn.kinds import Dataset, Depth, Labels, Origin, Reading, load_dataset, mnist, read_example
-from ncsn.kinds.images.pixels import BYTES, picture, stored_depth
-from ncsn.quantization import centres, dequantize, quantize, reals
+from ncsn.batching import batches, centres, dequantize, quantize, reals
+from ncsn.data import Dataset, Labels, Origin
+from ncsn.kinds.images.read import BYTES, Depth, mnist, picture, read_example, stored_depth
+from ncsn.learn.loading import load_dataset
+from ncsn.settings import Reading
 
 
 @given(st.integers(0, 2**31))

@@ -16,10 +16,11 @@ from helpers import refused
 from pictures import classes, contents, everything, in_order, packed, pixels, png, values, write
 from PIL import Image
 
-from ncsn.kinds import Dataset, Reading, load_dataset, read_example
-from ncsn.kinds.images.pixels import BYTES, stored_depth
-from ncsn.kinds.kind import digest_of
-from ncsn.quantization import reals
+from ncsn.batching import reals
+from ncsn.data import Dataset, digest_of
+from ncsn.kinds.images.read import BYTES, read_example, stored_depth
+from ncsn.learn.loading import load_dataset
+from ncsn.settings import Reading
 
 FLAT = {f"{i:02d}.png": i for i in range(20)}
 CLASSES = {f"{'dog' if i % 3 else 'cat'}/deep/{i:02d}.png": i for i in range(20)}

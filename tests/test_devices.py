@@ -19,20 +19,20 @@ from ncsn import evaluation, metrics, plots
 from ncsn.batching import Batch
 from ncsn.cli.main import main
 from ncsn.distributions import TOYS, Empirical, GaussianMixture
-from ncsn.kinds.images import features
-from ncsn.kinds.tables.columns import learn_columns
+from ncsn.kinds.images import judge as features
 from ncsn.learn import fit as learning
-from ncsn.learn.opening import open_run
-from ncsn.learn.settings import Job, TrainSettings
+from ncsn.learn.fit import open_run
 from ncsn.machine import hardware
-from ncsn.networks import MLP, UNet
-from ncsn.networks.unet import Classifier
+from ncsn.networks import MLP, Classifier, UNet
 from ncsn.noise import LogNormal, LogUniform, Proposal
 from ncsn.objectives import dsm, exact, posterior_dsm, ssm, training_loss
 from ncsn.posteriors import Observation, blurred, downsampled, known_pixels, masked, posterior, twisted_diffusion
-from ncsn.run import Recipe, Run
+from ncsn.run.folder import Recipe
+from ncsn.run.run import Run
 from ncsn.samplers import SAMPLERS
 from ncsn.score import ScoreModel, add_guidance
+from ncsn.settings import Job, TrainSettings
+from ncsn.tables.columns import learn_columns
 from ncsn.training import Budget, NonFiniteLossError, State, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers

@@ -6,7 +6,7 @@ import pytest
 import torch
 from processes import done, prepared, same, train, uses
 
-from ncsn.machine import distributed
+from ncsn.machine import hardware
 
 
 @pytest.fixture(scope="module")
@@ -73,5 +73,5 @@ def test_what_ends_one_process_ends_all_with_one_line(more: str, line: str, step
 
 
 def test_what_torch_says_of_a_peer_becomes_one_line() -> None:
-    with pytest.raises(distributed.PeerError, match=r"\(Read error: timed out\)$"), distributed.name_peer_errors():
+    with pytest.raises(hardware.PeerError, match=r"\(Read error: timed out\)$"), hardware.name_peer_errors():
         raise RuntimeError("Read error: timed out\nat length")

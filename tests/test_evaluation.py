@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ncsn import evaluation, metrics
+from ncsn.data import Dataset, Labels
 from ncsn.evaluation import PIXELS, Evaluation, Features, Metric
-from ncsn.kinds import Dataset, Labels, mnist
-from ncsn.kinds.images import features
+from ncsn.kinds.images import judge as features
 from ncsn.kinds.images import judge as judging
-from ncsn.run import Run
-from ncsn.storage import seal
+from ncsn.kinds.images.read import mnist
+from ncsn.machine.storage import seal
+from ncsn.run.run import Run
 
 DIGITS = tuple("0123456789")
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import ncsn
-from ncsn.kinds import Dataset
+from ncsn.batching import centres
+from ncsn.data import Dataset
 from ncsn.posteriors import known_pixels
-from ncsn.quantization import centres
 
 
 def example(name: str) -> Any:

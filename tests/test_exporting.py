@@ -16,14 +16,15 @@ from refinenet import NCSNv2
 from torch import Tensor, nn
 
 import ncsn
-from ncsn import exporting
 from ncsn.cli import main as cli
 from ncsn.kinds.signals import Scale
-from ncsn.kinds.tables.columns import Columns, Number
 from ncsn.networks import MLP, UNet
-from ncsn.run import Recipe, Run
+from ncsn.run import exporting
+from ncsn.run.folder import Recipe
+from ncsn.run.run import Run
 from ncsn.samplers import Sampling
 from ncsn.score import Preconditioning, Scaled, ScoreModel, expand
+from ncsn.tables.columns import Columns, Number
 
 SAMPLING = Sampling(
     sigma_max=10.0, sigma_min=0.01, sampler="dpmpp-sde", levels=6, steps=1, eps=5e-5, guidance=2.0, guide="smaller"

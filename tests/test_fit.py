@@ -23,17 +23,18 @@ from learning import pictures, tiny, unlearned
 from torch import Tensor, nn
 
 import ncsn
-from ncsn.kinds import dataset_of, images
+from ncsn.batching import centres
+from ncsn.data import Reports
+from ncsn.kinds import images
 from ncsn.kinds.images import guidance
-from ncsn.kinds.kind import Reports
 from ncsn.learn.fit import Judge, Lesson, OwnParts, Plan, learn, plan
+from ncsn.learn.loading import dataset_of
 from ncsn.learn.record import Ledger, Record, Row, until_spoiled
-from ncsn.learn.settings import Job, TrainSettings
 from ncsn.machine import hardware
-from ncsn.machine.distributed import ALONE
-from ncsn.machine.interrupts import Stopped
+from ncsn.machine.hardware import ALONE
+from ncsn.machine.messages import Stopped
 from ncsn.noise import Proposal
-from ncsn.quantization import centres
+from ncsn.settings import Job, TrainSettings
 
 
 def table(n: int, seed: int = 0) -> Tensor:
@@ -392,7 +393,7 @@ def test_a_run_says_by_name_what_of_ones_own_it_was_trained_with() -> None:
     own = OwnParts(network=ncsn.MLP(3, 8), objective=ncsn.ssm, noise=ncsn.LogUniform(9.0, 0.1))
     usual, settings = planned(table(100)).describe(), planned(table(100), own).describe()
     names = ("network", "objective", "channels", "log_sigma_mean", "proposal")
-    assert [settings[name] for name in names] == ["ncsn.networks.mlp.MLP", "ssm", None, None, repr(own.noise)]
+    assert [settings[name] for name in names] == ["ncsn.networks.MLP", "ssm", None, None, repr(own.noise)]
     assert (usual["network"], usual["channels"], usual["proposal"]) == ("mlp", (128,), "lognormal")
     assert "objective" not in usual
 

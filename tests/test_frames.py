@@ -14,8 +14,9 @@ from sklearn import datasets
 
 import ncsn
 from ncsn.evaluation import evaluate
-from ncsn.kinds import ImputedTable, dataset_of
-from ncsn.learn.settings import TrainSettings
+from ncsn.learn.loading import dataset_of
+from ncsn.settings import TrainSettings
+from ncsn.tables.impute import ImputedTable
 
 RNG, N = np.random.default_rng(0), 800
 AGE, SEX, DAYS = RNG.integers(18, 90, N), RNG.random(N) < 0.4, RNG.integers(0, 600, N)

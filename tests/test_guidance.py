@@ -7,10 +7,11 @@ import torch
 from learning import pictures, tiny, unlearned
 
 import ncsn
+from ncsn.data import Dataset, Labels
 from ncsn.evaluation import Features
-from ncsn.kinds import Dataset, Labels, mnist
 from ncsn.kinds.images import guidance
 from ncsn.kinds.images.guidance import Trial, climb
+from ncsn.kinds.images.read import mnist
 from ncsn.metrics import kernel_distance
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ from helpers import DIGITS, refusal
 from huggingface_hub import constants
 
 import ncsn
-from ncsn.run import Run
 from ncsn.run.folder import DOWNLOADED
+from ncsn.run.run import Run
 
 
 @pytest.fixture

@@ -21,15 +21,14 @@ from pyarrow import parquet
 from torch import Tensor
 
 import ncsn
-from ncsn.kinds import Imputed
-from ncsn.kinds.kind import conformal_factor
-from ncsn.kinds.tables import imputation
-from ncsn.kinds.tables.columns import AnyColumn, Columns, Discrete, Field, Number, columns_of, learn_columns
-from ncsn.kinds.tables.conditional import ConditionalModel, Gaussian
-from ncsn.kinds.tables.imputation import cell_coverage
-from ncsn.kinds.tables.read import parse, read_frame
+from ncsn.data import Imputed, conformal_factor
 from ncsn.networks import ResidualMLP
-from ncsn.run import Run
+from ncsn.run.run import Run
+from ncsn.tables import impute as imputation
+from ncsn.tables.columns import AnyColumn, Columns, Discrete, Field, Number, columns_of, learn_columns
+from ncsn.tables.frames import parse, read_frame
+from ncsn.tables.impute import cell_coverage
+from ncsn.tables.model import ConditionalModel, Gaussian
 
 THREE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]]).double()
 TWENTY = 0.97 ** (torch.arange(20)[:, None] - torch.arange(20)).abs().double()

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn import Run, ScoreModel
-from ncsn.learn.settings import TrainSettings
 from ncsn.machine import hardware, messages
 from ncsn.machine.hardware import Load, threads_for
 from ncsn.networks import MLP, UNet
+from ncsn.settings import TrainSettings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

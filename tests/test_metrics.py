@@ -11,9 +11,9 @@ import ncsn
 from ncsn import metrics
 from ncsn.distributions import GaussianMixture
 from ncsn.evaluation import PIXELS, evaluate
-from ncsn.kinds.tables.columns import Columns, Number
-from ncsn.kinds.tables.judge import log_density
 from ncsn.score import Sigma
+from ncsn.tables.columns import Columns, Number
+from ncsn.tables.judge import log_density
 
 
 def test_binned_means_and_empty_bins() -> None:
@@ -162,7 +162,7 @@ def test_the_log_density_of_a_cell_is_its_mean_and_not_that_of_its_middle() -> N
 
 def test_images_are_judged_as_they_are_asked_to_be_drawn() -> None:
     x = torch.randint(256, (60, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    data = ncsn.kinds.Dataset(x[:20], x[20:40], x[40:])
+    data = ncsn.Dataset(x[:20], x[20:40], x[40:])
     run = ncsn.Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=5.0, sigma_min=0.02)
     asked, usual = (evaluate(run.sample(20, seed=2, levels=levels), data, PIXELS).report() for levels in (3, None))
     assert evaluate(run, data, PIXELS, n=20, seed=2, levels=3).report() == asked != usual

@@ -4,8 +4,7 @@ import torch.nn.functional as F
 from refinenet import NCSN
 from torch import nn
 
-from ncsn.networks import MLP, ResidualMLP
-from ncsn.networks.unet import Block, Classifier, UNet
+from ncsn.networks import MLP, Block, Classifier, ResidualMLP, UNet
 from ncsn.validation import check_call
 
 NEW = [

@@ -19,7 +19,7 @@ from helpers import refusal, zero_score
 import ncsn
 from ncsn.cli import main as cli
 from ncsn.cli import share
-from ncsn.machine.interrupts import Stopped
+from ncsn.machine.messages import Stopped
 
 ROOT = Path(__file__).parent.parent
 HOME = b"<!doctype html><title>it</title>"

@@ -18,9 +18,8 @@ from torch import clone as identity
 from ncsn import posteriors
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Karras
-from ncsn.posteriors import known_pixels, masked, posterior
-from ncsn.posteriors.matching import combine, conjugate_gradient
-from ncsn.run import Run
+from ncsn.posteriors import combine, conjugate_gradient, known_pixels, masked, posterior
+from ncsn.run.run import Run
 from ncsn.samplers import dpm_solver
 from ncsn.score import Sigma, expand
 from ncsn.validation import Region

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 import ncsn
 from ncsn import Batch, Geometric, LogUniform, Score, batches, posteriors, training_loss
-from ncsn.quantization import dequantize
+from ncsn.batching import dequantize
 
 SCORE = GaussianScore(0.3, 0.8)
 X = torch.linspace(-2, 2, 12).view(6, 2)

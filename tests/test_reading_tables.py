@@ -11,12 +11,12 @@ import pandas
 import pytest
 import torch
 
-from ncsn.kinds import Dataset, load_dataset
-from ncsn.kinds.tables import read
-from ncsn.kinds.tables.columns import AnyColumn, Columns, Discrete, Number, learn_columns
-from ncsn.kinds.tables.frames import frame_of, numbers_of
-from ncsn.kinds.tables.read import read_frame, read_rows, write_frame
-from ncsn.kinds.tables.table import Table, rows_of, table_of_array, table_of_frame
+from ncsn.data import Dataset
+from ncsn.learn.loading import load_dataset
+from ncsn.tables import Table, rows_of, table_of_array, table_of_frame
+from ncsn.tables import frames as read
+from ncsn.tables.columns import AnyColumn, Columns, Discrete, Number, learn_columns
+from ncsn.tables.frames import frame_of, numbers_of, read_frame, read_rows, write_frame
 
 RNG = np.random.default_rng(3)
 WHOLE = RNG.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], 1000)

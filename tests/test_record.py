@@ -24,22 +24,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import ncsn
-from ncsn import run as runs
 from ncsn.batching import batches
 from ncsn.cli import console
 from ncsn.cli import main as cli
-from ncsn.learn.fit import Judge, Lesson, OwnParts, plan
-from ncsn.learn.opening import open_run
+from ncsn.learn.fit import Judge, Lesson, OwnParts, open_run, plan
 from ncsn.learn.record import BAND_NAMES, BANDS, Record, Row, best_row, verdict
-from ncsn.learn.settings import Job, TrainSettings
-from ncsn.machine.distributed import Group
-from ncsn.machine.interrupts import Stopped, limit_seconds
+from ncsn.machine.hardware import Group
+from ncsn.machine.messages import Stopped, limit_seconds
 from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogNormal
 from ncsn.objectives import dsm, training_loss
-from ncsn.run import write_model
-from ncsn.run.folder import EVALUATION
+from ncsn.run.folder import EVALUATION, read_config, write_config, write_model
 from ncsn.score import ScoreModel
+from ncsn.settings import Job, TrainSettings
 from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
 
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(9))
@@ -232,7 +229,7 @@ def test_a_run_that_goes_on_says_its_new_budget_and_writes_its_rows_into_a_new_f
     os.link(folder / "metrics.jsonl", before)
     first = before.read_text()
     ncsn.fit(DATA, steps=3, device="cpu", record=Record(folder=folder, job=Job(resume=True)))
-    assert runs.read_config(folder).settings["steps"] == 3
+    assert read_config(folder).settings["steps"] == 3
     assert before.read_text() == first != (folder / "metrics.jsonl").read_text()
 
 
@@ -288,9 +285,9 @@ def test_no_run_is_written_among_its_images(out: str, tmp_path: Path, capsys: py
 
 
 def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: Path) -> None:
-    config, run, moved = runs.read_config(trained / "run"), tmp_path / "run", tmp_path / "elsewhere.npz"
+    config, run, moved = read_config(trained / "run"), tmp_path / "run", tmp_path / "elsewhere.npz"
     run.mkdir()
-    runs.write_config(run, config)
+    write_config(run, config)
     job = Job(out=run, resume=True, device="cpu")
     data, planned, _ = open_run(replace(tiny(steps=20), job=job))
     settings = planned.settings
@@ -306,6 +303,6 @@ def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: P
     np.savez(moved, images=images, labels=labels)
     with pytest.raises(ValueError, match="does not hold the data"):
         open_run(replace(tiny(dataset=str(moved)), job=job))
-    runs.write_config(run, replace(config, settings={}))
+    write_config(run, replace(config, settings={}))
     with pytest.raises(ValueError, match=r"config\.json"):
         open_run(replace(tiny(), job=job))

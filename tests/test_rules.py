@@ -7,10 +7,11 @@ import torch
 from learning import pictures
 
 import ncsn
-from ncsn.kinds import Dataset, mnist
+from ncsn.data import Dataset
+from ncsn.kinds.images.read import mnist
 from ncsn.learn import rules
-from ncsn.learn.settings import ResolvedSettings, TrainSettings
 from ncsn.samplers import SAMPLERS, Sampling
+from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.training import Budget
 
 CPU = torch.device("cpu")

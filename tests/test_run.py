@@ -23,14 +23,16 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn import Recipe, Run, Sampling, ScoreModel
+from ncsn.data import Origin
 from ncsn.distributions import TOYS
-from ncsn.kinds import Columns, Depth, Origin, Reading
-from ncsn.kinds.tables.columns import Number
+from ncsn.kinds.images.read import Depth
 from ncsn.machine import hardware
+from ncsn.machine.storage import read_tensors, seal
 from ncsn.posteriors import blurred, downsampled, masked
 from ncsn.run.folder import MODEL, digest_of, read_config, read_model
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, Sigma, expand
-from ncsn.storage import read_tensors, seal
+from ncsn.settings import Reading
+from ncsn.tables.columns import Columns, Number
 
 SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.05, sampler="dpmpp-sde", levels=40, steps=1, eps=0.001)
 LAYERS: dict[str, Any] = {"dimensions": 2, "width": 8, "layers": 1}

@@ -18,11 +18,11 @@ from learning import TINY
 from PIL import Image
 
 import ncsn
+from ncsn.batching import quantize
 from ncsn.cli import console
 from ncsn.distributions import TOYS
-from ncsn.machine import interrupts
+from ncsn.machine import messages as interrupts
 from ncsn.plots import image_grid
-from ncsn.quantization import quantize
 
 ROOT = Path(__file__).parent.parent
 QUICK = "--steps 5 --levels 3 --samples 500 --langevin-steps 2 --width 8 --layers 1"

@@ -12,9 +12,9 @@ from learning import Lessons, pictures, tiny, unlearned
 
 from ncsn.learn import rules
 from ncsn.learn.fit import plan
-from ncsn.learn.settings import Job, ResolvedSettings, TrainSettings
 from ncsn.objectives import dsm
-from ncsn.run import storable_settings
+from ncsn.run.folder import storable_settings
+from ncsn.settings import Job, ResolvedSettings, TrainSettings
 from ncsn.validation import validated
 
 Read = Callable[[Lessons], object]

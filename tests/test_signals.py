@@ -15,12 +15,13 @@ from learning import TINY, unlearned
 from torch import Tensor
 
 import ncsn
+from ncsn.data import Dataset, Transform
 from ncsn.evaluation import evaluate
-from ncsn.kinds import SIGNALS, Dataset, Reading, Scale, Transform
-from ncsn.kinds.load import from_arrays
-from ncsn.kinds.signals import autocorrelation, log_spectrum
-from ncsn.run import Run
+from ncsn.kinds.signals import SIGNALS, Scale, autocorrelation, log_spectrum
+from ncsn.learn.loading import from_arrays
+from ncsn.run.run import Run
 from ncsn.score import Sigma, expand
+from ncsn.settings import Reading
 
 SCALES = torch.tensor([50.0, 2e-6, 1.0], dtype=torch.float64)[:, None]
 SHIFTS = torch.tensor([1e9, 0.0, -3.0], dtype=torch.float64)[:, None]

@@ -20,14 +20,14 @@ from safetensors.torch import load, save
 from torch.utils._pytree import tree_leaves
 
 import ncsn
-from ncsn import plots, storage
-from ncsn import run as runs
-from ncsn.kinds.load import dataset_of
+from ncsn import plots
+from ncsn.learn.loading import dataset_of
+from ncsn.machine import storage
+from ncsn.machine.storage import HOST, atomic, check_out, digest, read_tensors, seal, sweep, write_json
 from ncsn.networks import MLP
-from ncsn.run import Recipe, Run
-from ncsn.run.folder import CHECKPOINT, MODEL, claim, find
+from ncsn.run.folder import CHECKPOINT, MODEL, Recipe, claim, find, write_model
+from ncsn.run.run import Run
 from ncsn.score import ScoreModel
-from ncsn.storage import HOST, atomic, check_out, digest, read_tensors, seal, sweep, write_json
 from ncsn.training import State
 
 RECIPE = Recipe(network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 1}, shape=(2,), sampling=SAMPLING)
@@ -86,7 +86,7 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatc
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "checkpoint.pt": lambda path: State(SCORE, generator=torch.Generator()).save(path),
-    "model.safetensors": lambda path: runs.write_model(path.parent, SCORE),
+    "model.safetensors": lambda path: write_model(path.parent, SCORE),
     "metrics.json": lambda path: write_json(path, {"loss": 1.0}),
     "samples.png": lambda path: plots.image_grid(torch.zeros(3, 1, 4, 4), path),
 }
@@ -105,7 +105,8 @@ def test_a_disk_that_is_full_leaves_the_previous_file_whole(name: str, tmp_path:
 
 def test_one_process_at_a_time_writes_and_what_its_kill_leaves_is_swept(tmp_path: Path) -> None:
     """A kill lets go of the folder, and so does the end of a ``with``."""
-    code = "import sys, time; from pathlib import Path; from ncsn import storage; from ncsn.run.folder import claim\n"
+    code = "import sys, time; from pathlib import Path\n"
+    code += "from ncsn.machine import storage; from ncsn.run.folder import claim\n"
     code += "lock = claim(Path(sys.argv[1]).parent, resume=True)\n"
     code += "with storage.atomic(Path(sys.argv[1])) as t: t.write_text('new'); print(1, flush=True); time.sleep(60)"
     path = tmp_path / "x.txt"

@@ -15,7 +15,7 @@ from helpers import command, conditional_run, refusal
 
 import ncsn
 from ncsn.evaluation import evaluate
-from ncsn.kinds.tables.columns import Columns, Number
+from ncsn.tables.columns import Columns, Number
 
 RNG, N = np.random.default_rng(0), 1000
 FRAME = pandas.DataFrame(

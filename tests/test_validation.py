@@ -11,7 +11,7 @@ import pytest
 from annotated_types import Interval
 
 from ncsn.cli.main import MODULES, find_command
-from ncsn.learn.settings import ResolvedSettings, TrainSettings
+from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, one_line, read_json, validated
 from training_toy import Toy
 

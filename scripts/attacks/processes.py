@@ -25,7 +25,7 @@ import torch
 from PIL import Image, ImageSequence
 from safetensors.torch import load_file
 
-from ncsn.machine.interrupts import quit_on_signals
+from ncsn.machine.messages import quit_on_signals
 
 ROOT = Path(__file__).resolve().parents[2]
 STRIKES = (signal.SIGINT, signal.SIGTERM)

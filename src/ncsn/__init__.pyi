@@ -1,5 +1,4 @@
 from . import evaluation as evaluation
-from . import kinds as kinds
 from . import metrics as metrics
 from . import plots as plots
 from . import posteriors as posteriors
@@ -15,10 +14,8 @@ from .batching import batches as batches
 from .distributions import Empirical as Empirical
 from .distributions import GaussianMixture as GaussianMixture
 from .distributions import Ring as Ring
-from .exporting import export as export
-from .kinds.load import load_dataset as load_dataset
-from .kinds.tables.conditional import ConditionalModel as ConditionalModel
 from .learn.fit import fit as fit
+from .learn.loading import load_dataset as load_dataset
 from .likelihood import bits_per_dimension as bits_per_dimension
 from .likelihood import log_prob as log_prob
 from .networks import MLP as MLP
@@ -36,9 +33,10 @@ from .objectives import ssm as ssm
 from .objectives import training_loss as training_loss
 from .posteriors import posterior as posterior
 from .posteriors import replacement as replacement
-from .run import Recipe as Recipe
-from .run import Run as Run
-from .run import load as load
+from .run.exporting import export as export
+from .run.folder import Recipe as Recipe
+from .run.run import Run as Run
+from .run.run import load as load
 from .samplers import SAMPLERS as SAMPLERS
 from .samplers import SamplerSpec as SamplerSpec
 from .samplers import Sampling as Sampling
@@ -55,6 +53,7 @@ from .score import Score as Score
 from .score import ScoreModel as ScoreModel
 from .score import add_guidance as add_guidance
 from .score import tweedie as tweedie
+from .tables.model import ConditionalModel as ConditionalModel
 from .training import Budget as Budget
 from .training import Progress as Progress
 from .training import State as State
@@ -62,3 +61,9 @@ from .training import muon_and_adam as muon_and_adam
 from .training import train as train
 
 __version__: str
+from .data import Dataset as Dataset
+from .data import Imputed as Imputed
+from .data import Labels as Labels
+from .data import Transform as Transform
+from .settings import Reading as Reading
+from .tables.impute import ImputedTable as ImputedTable

@@ -7,28 +7,27 @@ from jaxtyping import Shaped
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ncsn.calibration import Calibration as Calibration
-from ncsn.calibration import calibration as calibration
+from ncsn.data import Dataset, Report
 from ncsn.kinds.comparison import Comparison as Comparison
-from ncsn.kinds.images.features import PIXELS as PIXELS
-from ncsn.kinds.images.features import Features as Features
-from ncsn.kinds.images.features import FeaturesLike
-from ncsn.kinds.images.features import Recognition as Recognition
-from ncsn.kinds.images.features import choose as choose
-from ncsn.kinds.images.features import digits as digits
-from ncsn.kinds.images.features import of_classifier as of_classifier
-from ncsn.kinds.images.judge import REPORTABLE
+from ncsn.kinds.images.judge import PIXELS as PIXELS
+from ncsn.kinds.images.judge import REPORTABLE, FeaturesLike
 from ncsn.kinds.images.judge import Evaluation as Evaluation
+from ncsn.kinds.images.judge import Features as Features
 from ncsn.kinds.images.judge import Metric as Metric
+from ncsn.kinds.images.judge import Recognition as Recognition
 from ncsn.kinds.images.judge import Ruler as Ruler
 from ncsn.kinds.images.judge import as_bytes as as_bytes
 from ncsn.kinds.images.judge import at_8_bits as at_8_bits
+from ncsn.kinds.images.judge import choose as choose
+from ncsn.kinds.images.judge import digits as digits
 from ncsn.kinds.images.judge import nearest as nearest
-from ncsn.kinds.kind import Dataset, Report
-from ncsn.kinds.load import dataset_of
-from ncsn.kinds.reading import Reading
-from ncsn.run import Run
-from ncsn.run.options import SamplingOptions
+from ncsn.kinds.images.judge import of_classifier as of_classifier
+from ncsn.learn.loading import dataset_of
+from ncsn.metrics import Calibration as Calibration
+from ncsn.metrics import calibration as calibration
+from ncsn.run.run import Run
+from ncsn.run.steps import SamplingOptions
+from ncsn.settings import Reading
 from ncsn.validation import as_numbers
 
 

@@ -12,10 +12,10 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from ncsn.batching import quantize, reals
+from ncsn.machine.storage import atomic
 from ncsn.metrics import rank_histogram
-from ncsn.quantization import quantize, reals
 from ncsn.score import Score
-from ncsn.storage import atomic
 from ncsn.validation import Json, as_floats, as_numbers, check_type, one_line, whole
 
 if TYPE_CHECKING:
@@ -414,7 +414,7 @@ def posterior_page(
 def calibration(ranks: Mapping[str, Mapping[str, Float[Tensor, "n"]]], path: Place = None) -> "Figure":
     """Histograms of ranks, the coverage of central intervals, and TARP, each with the band of an exact sampler (grey).
 
-    ``ranks``: for each source of truths, the ranks of several numbers as shares, (n,); see ``ncsn.calibration``.
+    ``ranks``: for each source of truths, the ranks of several numbers as shares, (n,); see ``ncsn.metrics``.
     ``path``: a file to write the figure to, in the format of its suffix.
     """
     from scipy import stats

@@ -16,14 +16,14 @@ from sklearn.base import BaseEstimator, DensityMixin, OneToOneFeatureMixin, Tran
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ncsn.kinds.kind import Unseen, UserData
-from ncsn.kinds.tables.columns import Columns, columns_of
-from ncsn.kinds.tables.frames import numbers_of
-from ncsn.kinds.tables.imputation import ImputedTable
-from ncsn.kinds.tables.table import MIN_ROWS
+from ncsn.data import Unseen, UserData
 from ncsn.learn.fit import fit
-from ncsn.learn.settings import TrainSettings
 from ncsn.machine.messages import quieter
+from ncsn.settings import TrainSettings
+from ncsn.tables import MIN_ROWS
+from ncsn.tables.columns import Columns, columns_of
+from ncsn.tables.frames import numbers_of
+from ncsn.tables.impute import ImputedTable
 
 Self = TypeVar("Self", bound="TableEstimator")
 RandomState: TypeAlias = int | np.random.RandomState | None

@@ -19,12 +19,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ncsn.batching import Batch
-from ncsn.machine.distributed import ALONE, Group
-from ncsn.machine.hardware import fast_bfloat16, threads_for
-from ncsn.machine.interrupts import STOPS
-from ncsn.machine.messages import log
+from ncsn.machine.hardware import ALONE, Group, fast_bfloat16, threads_for
+from ncsn.machine.messages import STOPS, log
+from ncsn.machine.storage import atomic, read_checkpoint, save_checkpoint
 from ncsn.score import ScoreModel
-from ncsn.storage import atomic, read_checkpoint, save_checkpoint
 from ncsn.validation import Json, one_line, real, whole
 
 LOOK_STEPS, LOOK_SECONDS = 10, 1.0  # a GPU's losses are checked only after both have passed

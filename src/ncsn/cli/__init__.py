@@ -6,7 +6,7 @@ Torch is imported only when a command runs, so that ``--help`` responds immediat
 import os
 import sys
 
-from ncsn.machine.interrupts import quit_on_signals as quit_on_signals
+from ncsn.machine.messages import quit_on_signals as quit_on_signals
 
 
 def program() -> None:

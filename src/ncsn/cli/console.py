@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast
 import tyro
 from annotated_types import Interval, MinLen
 
-from ncsn.learn.settings import Given
-from ncsn.machine.interrupts import Stopped, stop_on_signals
+from ncsn.machine.messages import Stopped, stop_on_signals
+from ncsn.settings import Given
 from ncsn.validation import (
     BatchSize,
     DeviceName,
@@ -38,9 +38,9 @@ from ncsn.validation import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ncsn.run import Drawn, Run, Steps
-    from ncsn.run.options import SamplingOptions as SamplingKeywords
-    from ncsn.run.options import SeededOptions
+    from ncsn.run.run import Run
+    from ncsn.run.steps import Drawn, SeededOptions, Steps
+    from ncsn.run.steps import SamplingOptions as SamplingKeywords
 
 MIN_COLUMNS = 40  # of a terminal; in one or two columns tyro's help never ends
 MIN_CALLS_TO_COMPILE = 60_000  # network evaluations of single images; for fewer, compiling takes longer than it saves
@@ -113,7 +113,7 @@ def check_output(out: Path, *suffixes: str, overwrite: bool) -> None:
     """Raises ValueError, before any work starts, if a command can't or mustn't write this file."""
     if out.suffix not in suffixes:
         raise ValueError(f"{out} ends in {out.suffix!r}; expected {', '.join(suffixes)}")
-    from ncsn import storage
+    from ncsn.machine import storage
 
     storage.check_out(out, overwrite=overwrite)
 
@@ -187,7 +187,7 @@ def require(run: "Run", noun: str, named: Path, why: str) -> None:
 
 def ending(error: BaseException) -> tuple[int, str]:
     """The exit status and the message for an error that ended a command; errors that aren't the user's are raised."""
-    from ncsn.machine.distributed import PeerError
+    from ncsn.machine.hardware import PeerError
 
     if isinstance(error, KeyboardInterrupt):
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
@@ -235,7 +235,7 @@ def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> 
     Batches of a size that networks weren't compiled for run uncompiled.
     """
     from ncsn.machine.hardware import nothing_compiled
-    from ncsn.run import Drawn
+    from ncsn.run.steps import Drawn
 
     path = []
     with nothing_compiled():

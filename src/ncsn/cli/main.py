@@ -14,8 +14,7 @@ COMMANDS = {
     "train": "train",
     "sample": "sample",
     "share": "export play",
-    "measure": "evaluate likelihood",
-    "calibrate": "calibrate",
+    "measure": "evaluate likelihood calibrate",
     "solve": "impute inpaint denoise superres deblur",
 }
 MODULES = {name: module for module, names in COMMANDS.items() for name in names.split()}

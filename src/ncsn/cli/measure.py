@@ -1,23 +1,25 @@
-"""``ncsn evaluate`` and ``ncsn likelihood``: numbers about a run."""
+"""``ncsn evaluate``, ``ncsn likelihood`` and ``ncsn calibrate``: numbers about a run."""
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from annotated_types import Interval
 
 from ncsn.cli import console
-from ncsn.cli.console import RunOptions, SamplingOptions
+from ncsn.cli.console import RunOptions, SamplingOptions, check_output
 from ncsn.cli.sample import write_array
-from ncsn.learn.settings import Given
 from ncsn.machine.messages import log
+from ncsn.settings import Given
 from ncsn.validation import NoiseLevel, Seed, counted
 
 if TYPE_CHECKING:
-    from ncsn.run import Run
+    from ncsn import Run
+
 
 IMAGES_AT_ONCE = 32  # in a batch of likelihoods
 NUMBERS, PAGE, SAMPLES = FILES = ("evaluation.json", "evaluation.png", "evaluation.npz")
@@ -54,7 +56,7 @@ class Evaluate(SamplingOptions, RunOptions):
         import torch
 
         import ncsn
-        from ncsn import storage
+        from ncsn.machine import storage
 
         run = ncsn.load(self.run, device=self.device)
         kind = run.recipe.kind
@@ -119,8 +121,8 @@ class Likelihood(RunOptions):
         import torch
 
         import ncsn
-        from ncsn.quantization import dequantize
-        from ncsn.run import block_seed
+        from ncsn.batching import dequantize
+        from ncsn.run.run import block_seed
 
         began = time.perf_counter()
         if self.rows is None:
@@ -158,8 +160,8 @@ class Likelihood(RunOptions):
         import pandas
         import torch
 
-        from ncsn.kinds.reading import TABLES
-        from ncsn.kinds.tables.read import read_rows, write_frame
+        from ncsn.settings import TABLES
+        from ncsn.tables.frames import read_rows, write_frame
 
         console.require(run, "rows", self.run, "only tables have rows")
         console.check_output(self.out, *TABLES, overwrite=self.overwrite)
@@ -178,3 +180,59 @@ class Likelihood(RunOptions):
         log.info(
             f"{self.out}: log densities of {counted(int(whole.sum()), 'row')}, mean {density[whole].mean():.3f} nats"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate(RunOptions):
+    """Test whether draws of missing values are calibrated: whether 90 % intervals contain nine truths out of ten.
+
+    Parts of known rows or signals are hidden and drawn again as by impute.  For images, use run.calibrate in Python.
+
+    Args:
+        hide: For a table, the columns to draw given the others, or a share of the cells, chosen at random (by default
+            0.5); for signals, a share of the length.
+        rows: A table with empty cells, or an .npy of signals with NaN, whose patterns of missing values are hidden.
+        truths: Samples of the run test how posteriors are drawn; held-out examples also test the model.
+        data: Where the run's training data is now, if it has moved.
+        n: Trials per source of truths, at least 30.
+        draws: Draws of each posterior.
+        seed: The same seed gives the same trials on one machine.
+        out: The picture of ranks, coverage and TARP.
+        overwrite: Replace an existing file.
+    """
+
+    hide: tuple[str, ...] = ()
+    rows: Given[Path] = None
+    truths: Literal["both", "run", "held-out"] = "both"
+    data: Annotated[Given[str], tyro.conf.arg(metavar="DATA")] = None
+    n: Annotated[int, Interval(ge=30, le=10**5), tyro.conf.arg(name="n", aliases=["-n"])] = 300
+    draws: Annotated[int, Interval(ge=1, le=1000)] = 39
+    seed: Seed = 0
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("calibration.png")
+    overwrite: bool = False
+
+    def __call__(self) -> None:
+        """Calibrate, print and draw."""
+        import ncsn
+
+        check_output(self.out, ".png", overwrite=self.overwrite)
+        run = ncsn.load(self.run, device=self.device)
+        if not run.recipe.kind.imputes:
+            raise ValueError(f"{self.run} generates {run.recipe.kind.noun}; use run.calibrate(measure=...) in Python")
+        known = None if self.data is None else run.held_out(self.data)
+        result = run.calibrate(
+            known, hidden=self.hidden(run), truths=self.truths, n=self.n, draws=self.draws, seed=self.seed
+        )
+        ncsn.plots.calibration(result.ranks, self.out)
+        log.info(f"{result}\n{self.out}: ranks, coverage and TARP")
+
+    def hidden(self, run: "Run") -> object:
+        """What to hide of rows and signals."""
+        if self.rows is not None:
+            from ncsn.tables.frames import read_rows
+
+            self.refuse("hide", of="calibrations without --rows")
+            return run.recipe.kind.numbers(run, read_rows(self.rows)).isnan().numpy()
+        with suppress(ValueError, TypeError):
+            return float(*self.hide) if self.hide else None
+        return self.hide

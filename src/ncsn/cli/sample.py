@@ -16,17 +16,17 @@ import tyro
 
 from ncsn.cli import console
 from ncsn.cli.console import RunOptions, SamplingOptions, check_output
-from ncsn.kinds.reading import TABLES
-from ncsn.learn.settings import Given
 from ncsn.machine.messages import log
+from ncsn.settings import TABLES, Given
 from ncsn.validation import Count, Seed, counted
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ncsn.kinds import Transform
-    from ncsn.run import Drawn, Run
-    from ncsn.run.options import SamplingOptions as SamplingKeywords
+    from ncsn.data import Transform
+    from ncsn.run.run import Run
+    from ncsn.run.steps import Drawn
+    from ncsn.run.steps import SamplingOptions as SamplingKeywords
 
 PICTURES = (".png", ".gif")
 MAX_IN_PICTURE = 10_000
@@ -60,7 +60,7 @@ class Sample(SamplingOptions, RunOptions):
         if not console.is_main():  # under torchrun, only the main process samples
             return
         import ncsn
-        from ncsn import storage
+        from ncsn.machine import storage
 
         picture = self.out.suffix in PICTURES
         if picture and self.n > MAX_IN_PICTURE:
@@ -118,7 +118,7 @@ def write_array(
     """
     import numpy as np
 
-    from ncsn.run import cost
+    from ncsn.run.steps import cost
 
     blocks, kind = run.blocks(n, seed=seed, **options), run.recipe.kind
     began, count, drawn = time.perf_counter(), -(-n // run.block), list["Drawn"]()
@@ -152,7 +152,7 @@ def write_blocks(out: Path, blocks: "Iterator[np.ndarray]", n: int) -> None:
     """Write an array of ``n`` rows, whose blocks are drawn only when the previous one is in the file."""
     from numpy.lib import format
 
-    from ncsn import storage
+    from ncsn.machine import storage
 
     first = next(blocks)
     header = {"descr": first.dtype.str, "fortran_order": False, "shape": (n, *first.shape[1:])}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import tyro
 
 from ncsn.cli.console import Options, check_output, require
-from ncsn.learn.settings import Given
-from ncsn.machine.interrupts import Stopped
+from ncsn.machine.messages import Stopped
+from ncsn.settings import Given
 from ncsn.validation import Port, reason
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from annotated_types import Interval
 
 from ncsn.cli import console
 from ncsn.cli.console import RunOptions, check_output
-from ncsn.kinds.reading import TABLES, Reading
-from ncsn.learn.settings import Given
 from ncsn.machine.messages import log
+from ncsn.settings import TABLES, Given, Reading
 from ncsn.validation import Count, Levels, Region, Seed
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class Problem(RunOptions):
         import ncsn
         from ncsn.kinds.images.read import read_example
         from ncsn.metrics import psnr
-        from ncsn.posteriors.particles import MAX_FOR_PARTICLES
+        from ncsn.posteriors import MAX_FOR_PARTICLES
 
         check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)

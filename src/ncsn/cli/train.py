@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ncsn.cli import console
-from ncsn.learn.settings import TrainSettings
+from ncsn.settings import TrainSettings
 
 if TYPE_CHECKING:
     from ncsn import Run
-    from ncsn.kinds import Dataset
+    from ncsn.data import Dataset
     from ncsn.learn.record import Record
 
 
@@ -28,8 +28,7 @@ class Train(TrainSettings):
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = field()
 
     def __call__(self) -> None:
-        from ncsn.learn.fit import train
-        from ncsn.learn.opening import open_run
+        from ncsn.learn.fit import open_run, train
 
         data, plan, record = open_run(self)
         with record.resumable():

@@ -13,16 +13,30 @@ from annotated_types import Interval
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
-from ncsn import plots, storage
+from ncsn import plots
+from ncsn.data import (
+    FAR,
+    Arrays,
+    Dataset,
+    Imputed,
+    Kind,
+    Transform,
+    Unseen,
+    Writer,
+    arrays,
+    check_finite,
+    choose_patterns,
+    digest_of,
+    labels_of,
+    split_arrays,
+)
 from ncsn.kinds.comparison import Comparison, classify, compare, held_out_examples
-from ncsn.kinds.kind import Dataset, Imputed, Kind, Unseen, Writer, choose_patterns, digest_of
-from ncsn.kinds.reading import OF_IMAGES, short_name
-from ncsn.kinds.stacks import Arrays, arrays, check_finite, labels_of, split_arrays
-from ncsn.kinds.transform import FAR, Transform
+from ncsn.machine import storage
 from ncsn.machine.messages import bar, quieter
-from ncsn.posteriors.measurements import Observation, masked
-from ncsn.run import Run
+from ncsn.posteriors import Observation, masked
+from ncsn.run.run import Run
 from ncsn.samplers import Step
+from ncsn.settings import OF_IMAGES, short_name
 from ncsn.validation import as_numbers, counted
 
 MIN_POWER = 1e-6  # relative to the mean power; anything weaker is rounding error

@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from ncsn import storage
-from ncsn.kinds.kind import Origin
-from ncsn.learn.settings import Job
-from ncsn.machine.distributed import ALONE, Group
-from ncsn.machine.interrupts import Stopped, handle_signals
-from ncsn.machine.messages import bar, log
-from ncsn.run import Drawn, Run, read_config, write_config, write_model
-from ncsn.run.folder import CHECKPOINT, claim, claim_next, remove_run
+from ncsn.data import Origin
+from ncsn.machine import storage
+from ncsn.machine.hardware import ALONE, Group
+from ncsn.machine.messages import Stopped, bar, handle_signals, log
+from ncsn.run.folder import CHECKPOINT, claim, claim_next, read_config, remove_run, write_config, write_model
+from ncsn.run.run import Run
+from ncsn.run.steps import Drawn
 from ncsn.score import ScoreModel
+from ncsn.settings import Job
 from ncsn.training import NonFiniteLossError, Progress, State
 from ncsn.validation import Json
 

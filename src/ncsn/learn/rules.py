@@ -13,17 +13,16 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ncsn.batching import reals
+from ncsn.data import AnyKind, Dataset
 from ncsn.distributions import Empirical
-from ncsn.kinds.kind import AnyKind, Dataset
-from ncsn.learn.settings import FREE, ResolvedSettings, TrainSettings
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
-from ncsn.quantization import reals
-from ncsn.run import Argument, Recipe, read_config
-from ncsn.run.folder import find
+from ncsn.run.folder import Argument, Recipe, find, read_config
 from ncsn.samplers import SAMPLERS, Sampling
 from ncsn.score import PreconditioningName
+from ncsn.settings import FREE, ResolvedSettings, TrainSettings
 from ncsn.training import Budget
 from ncsn.validation import Json, NetworkName, validated
 

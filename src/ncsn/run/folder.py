@@ -1,4 +1,6 @@
-"""A run's folder: its files, write access to it, and how runs are found.
+"""A run's recipe, which says how to rebuild and sample its model, and its folder.
+
+The folder holds:
 
 ``config.json``              the settings, the ``Recipe`` and the origin of the data, with a sha256
 ``model.safetensors``        the averaged weights, with the data's mean and std, and a sha256
@@ -8,21 +10,133 @@
 
 import hashlib
 import json
+import reprlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
+import numpy as np
 import torch
+from annotated_types import Interval, MinLen
 from filelock import FileLock, Timeout
-from torch import nn
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
 
-from ncsn.kinds.kind import Origin
+from ncsn import networks
+from ncsn.data import AnyKind, AnyTransform, Origin, Transform, kind_of
 from ncsn.machine.messages import log
-from ncsn.run.recipe import Recipe
-from ncsn.score import ScoreModel
-from ncsn.storage import atomic, check_regular, read_tensors, seal, sweep, write_json
-from ncsn.validation import Json, one_line, read_json, validated
+from ncsn.machine.storage import atomic, check_regular, read_tensors, seal, sweep, write_json
+from ncsn.posteriors import systematic
+from ncsn.run.steps import Label
+from ncsn.samplers import Sampling
+from ncsn.score import PreconditioningName, ScoreModel
+from ncsn.validation import Count, Json, check_call, one_line, read_json, validated
+
+Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes
+Argument: TypeAlias = bool | Size | float | str | tuple[Size, ...] | tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to build a run's model, and how to sample it.
+
+    ``network``: the name of a class in ``ncsn.networks``; any other name is that of a user's own network.
+    ``arguments``: the arguments of that class.
+    ``preconditioning``: how the network becomes a score: edm, conditional (for tables), scaled or plain.
+    ``shape``: the shape of one example.
+    ``sampling``: how to sample the run by default.
+    ``shares``: the names of the classes, in the network's order, and their shares of the training data; empty if
+    unknown.
+    ``transform``: the transform from the user's units to the model's.
+    Raises ValueError if the shares don't match the classes.
+    """
+
+    network: str
+    arguments: dict[str, Argument]
+    preconditioning: PreconditioningName = "edm"
+    shape: Annotated[tuple[Count, ...], MinLen(1)]
+    sampling: Sampling
+    shares: dict[str, Annotated[float, Interval(ge=0, le=1)]] = field(default_factory=dict)
+    transform: AnyTransform = field(default_factory=Transform)
+
+    def __post_init__(self) -> None:
+        """Check what the types do not express."""
+        if self.shares and (len(self.shares) != self.num_classes or not sum(self.shares.values()) > 0):
+            raise ValueError(f"shares is {reprlib.repr(self.shares)}; the network knows {self.num_classes} classes")
+
+    @property
+    def kind(self) -> AnyKind:
+        """The kind of its examples."""
+        return kind_of(self.shape)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that the network knows; 0 if it is unconditional."""
+        return int(self.arguments.get("num_classes", 0))  # type: ignore[arg-type]
+
+    def labels(self, label: Label, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
+        """A class for each of ``n`` samples, or None for the score of all classes together.
+
+        ``label``: one class for all, by name or number; a number for each; "any" to draw classes in the proportions of
+        the training data; or "none".
+        Raises ValueError if the run has no such class.
+        """
+        if isinstance(label, str) and label == "none":
+            return None
+        if not self.num_classes:
+            raise ValueError(f"class is {label}; this run was trained without classes")
+        if isinstance(label, str) and label == "any":
+            weights = list(self.shares.values()) or self.num_classes * [1.0]  # uniformly, if they are unknown
+            return by_shares(torch.tensor(weights, device=generator.device), n, generator)
+        # Names take precedence: 3 means the folder called 3, whatever its number.
+        if isinstance(label, Tensor) and label.ndim == 0:
+            label = label.item()  # type: ignore[assignment]
+        numbers = {str(i): i for i in range(self.num_classes)} | {name: i for i, name in enumerate(self.shares)}
+        number = numbers.get(str(label), -1) if np.ndim(label) == 0 else label
+        labels = torch.as_tensor(number, device=generator.device)
+        if labels.is_floating_point() or labels.shape not in ((), (1,), (n,)):
+            raise ValueError(f"label has shape {tuple(labels.shape)} and dtype {labels.dtype}; expected {n} integers")
+        labels = labels.expand(n)
+        if not bool(((labels >= 0) & (labels < self.num_classes)).all()):
+            allowed = f"any, none, 0 to {self.num_classes - 1}, or one of {reprlib.repr([*self.shares])}"
+            raise ValueError(f"class is {label}; it must be {allowed}")
+        return labels
+
+    def build(
+        self,
+        start: Mapping[str, float | Tensor] | None = None,
+        *,
+        network: nn.Module | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> ScoreModel:
+        """Build the untrained model.
+
+        ``start``: the data's statistics by name: ``data_mean`` and ``data_std``, by default 0 and 1; for a table the
+        arguments of ``ConditionalModel``, by default those of a standard Gaussian.
+        ``network``: the user's own network, if the recipe names one.
+        ``autocast``: the dtype that the network runs in; by default that of its weights.
+        Raises ValueError if this version has no such network, if the arguments don't fit it, or if ``data_std`` isn't
+        positive.
+        """
+        if network is None:
+            if self.network not in networks.__all__:
+                raise ValueError(f"{self.network} is not in ncsn.networks; pass network={self.network}(...)")
+            kind = getattr(networks, self.network)
+            check_call(kind, self.arguments)
+            network = kind(**self.arguments).float()  # whatever torch's default is
+        return self.kind.model(network, self.shape, self.preconditioning, start or {}, autocast)
+
+
+def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:
+    """``n`` classes in random order, each in proportion to its share, up to rounding.
+
+    Systematic resampling: each draw has the shares as its distribution, but the counts have almost no variance.
+    """
+    chosen = systematic((shares / shares.sum())[None], n, generator)[0]
+    return chosen[torch.randperm(n, generator=generator, device=shares.device)]
+
 
 VERSION: Final = 5
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import logging
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -17,23 +18,81 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ncsn.calibration import MIN_TRIALS, Calibration, Ranks, Trials, rank_all
-from ncsn.kinds.kind import Dataset, Imputed, Origin, Unseen, UserData, Values, choose_patterns
-from ncsn.kinds.transform import Transform
+from ncsn.batching import reals
+from ncsn.data import Dataset, Imputed, Origin, Transform, Unseen, UserData, Values, choose_patterns
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
-from ncsn.machine.messages import bar, log
-from ncsn.posteriors.matching import MomentMatching, Posterior, Replacement
-from ncsn.posteriors.measurements import Measurement, Numbers, Observation, apply, as_mask, measure_rows
-from ncsn.quantization import reals
-from ncsn.run.folder import VERSION, Config, claim, find, has_run, read_config, read_model, write_config, write_model
-from ncsn.run.options import DensityOptions, Label, SamplingOptions, SeededOptions
-from ncsn.run.recipe import Recipe
-from ncsn.run.steps import Chained, Steps, guidance_of
-from ncsn.run.trials import Question, trials
+from ncsn.machine.hardware import threads_for
+from ncsn.machine.messages import bar, log, quieter
+from ncsn.metrics import MIN_TRIALS, Calibration, Ranks, Trials, rank_all
+from ncsn.posteriors import (
+    Measurement,
+    MomentMatching,
+    Numbers,
+    Observation,
+    Posterior,
+    Replacement,
+    apply,
+    as_mask,
+    measure_rows,
+)
+from ncsn.run.folder import (
+    VERSION,
+    Config,
+    Recipe,
+    claim,
+    find,
+    has_run,
+    read_config,
+    read_model,
+    write_config,
+    write_model,
+)
+from ncsn.run.steps import Chained, DensityOptions, Label, SamplingOptions, SeededOptions, Steps, guidance_of
 from ncsn.samplers import Sampling
 from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
 from ncsn.validation import OURS, GuideName, Json, as_floats, as_numbers, check_type, real, refuse_options, whole
+
+
+class Question(NamedTuple):
+    """The question that posteriors answer in a trial.
+
+    ``hide``: from a shape (n, *d) and a generator, which numbers of n examples are hidden.
+    ``draw``: from examples (b, *d), what is hidden and k, k draws (k, b, *d) given what is observed.
+    """
+
+    hide: Callable[[tuple[int, ...], torch.Generator], Bool[Tensor, "n *d"]]
+    draw: Callable[[Shaped[Tensor, "b *d"], Bool[Tensor, "b *d"], int], Float[Tensor, "k b *d"]]
+
+
+def trials(
+    question: Question,
+    truths: Shaped[Tensor, "n *d"],
+    k: int,
+    chance: torch.Generator,
+    *,
+    block: int,
+    stored: Callable[[Tensor], Tensor | np.ndarray],
+    name: str,
+) -> Iterator[Trials]:
+    """A trial for each truth, in batches of at most ``block`` draws, under a progress bar; as ``stored`` in files."""
+
+    def written(x: Tensor) -> Tensor:
+        return torch.as_tensor(stored(x.flatten(0, 1).cpu())).view(x.shape)
+
+    hidden = question.hide(tuple(truths.shape), chance) & ~truths.isnan()
+    size = max(1, min(block // k, len(truths) // 8))  # so that the bar moves
+    truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
+    with bar(total=len(truths), name=name, unit="trial") as shown:
+        batches = zip(torch.split(truths, size), torch.split(hidden, size), strict=True)
+        for x, gaps in batches:
+            # Threads are reported before it gets quiet; otherwise each batch would show a bar and warnings.
+            with threads_for(), quieter(logging.ERROR):
+                draws = question.draw(x, gaps, k)
+            shown.update(len(x))
+            # Pixels are written as bytes, and ranks among equal bytes are random.
+            yield Trials(written(x[None])[0], written(draws), gaps)
+
 
 CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # the most samples, and numbers in them, that ``Run.blocks`` draws together
@@ -411,7 +470,7 @@ class Run:
         """Test whether this run's posteriors are calibrated: whether 90 % intervals contain nine truths out of ten.
 
         Each trial observes part of a known example, and ranks the example among draws from the posterior; see
-        ``ncsn.calibration``.  Examples come from two sources, which are tested separately: samples of the run itself
+        ``ncsn.metrics``.  Examples come from two sources, which are tested separately: samples of the run itself
         test how posteriors are drawn, as if the model were exact, and held-out examples test the model, too.
 
         ``examples``: held-out examples, in the form that ``impute`` takes; by default the run's test examples.

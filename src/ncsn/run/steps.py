@@ -1,23 +1,57 @@
-"""Sampling from a run step by step, and its cost."""
+"""Sampling from a run step by step, its options, and its cost."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, TypedDict, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ncsn.kinds.transform import Transform
+from ncsn.data import Transform
 from ncsn.likelihood import LogDensities
 from ncsn.machine.hardware import threads_for
-from ncsn.posteriors.matching import Posterior
-from ncsn.posteriors.particles import Classes, Weight
+from ncsn.posteriors import Classes, Posterior, Weight
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step
 from ncsn.score import Counted, Score, ScoreModel, add_guidance, evaluate_in_batches, even_batch_size
 from ncsn.validation import GuideName, counted
+
+Label: TypeAlias = int | str | Int64[Tensor, "n"] | Int64[Tensor, ""]
+Levels: TypeAlias = int | Sequence[float] | Float[Tensor | np.ndarray, "levels"]
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The keyword arguments of ``Run.steps`` that say how to sample; they default to the run's own values."""
+
+    sampler: str | None
+    levels: Levels | None
+    steps: int | None
+    eps: float | None
+    guidance: float | None
+    guide: GuideName | None
+    label: Label | None
+    batch_size: int
+    start: Float[Tensor, "n *d"] | None
+    particles: int | None
+
+
+class SeededOptions(SamplingOptions, total=False):
+    """``SamplingOptions`` with a seed."""
+
+    seed: int | torch.Generator
+
+
+class DensityOptions(TypedDict, total=False):
+    """The keyword arguments of ``Run.likelihoods``."""
+
+    sigma_min: float | None
+    probes: int | None
+    tolerance: float
+    batch_size: int | None
+    seed: int | torch.Generator
 
 
 @runtime_checkable

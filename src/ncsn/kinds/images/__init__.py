@@ -10,15 +10,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ncsn import plots
-from ncsn.kinds.images.features import FeaturesLike
+from ncsn.batching import quantize, reals
+from ncsn.data import Dataset, Kind, Transform, Unseen, Writer
 from ncsn.kinds.images.guidance import choose_weight, features_for
-from ncsn.kinds.images.judge import Ruler
-from ncsn.kinds.images.pixels import BYTES, stored_depth
-from ncsn.kinds.kind import Dataset, Kind, Unseen, Writer
-from ncsn.kinds.transform import Transform
+from ncsn.kinds.images.judge import FeaturesLike, Ruler
+from ncsn.kinds.images.read import BYTES, stored_depth
 from ncsn.machine.messages import bar, log
-from ncsn.quantization import quantize, reals
-from ncsn.run import Run
+from ncsn.run.run import Run
 from ncsn.samplers import Step
 from ncsn.validation import as_numbers
 

@@ -9,12 +9,20 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ncsn import metrics
-from ncsn.kinds.images.features import IMAGES_SEEN, Features, choose, choose_name, digits, is_mnist, own_classifier
-from ncsn.kinds.images.judge import at_8_bits
-from ncsn.kinds.kind import Dataset
+from ncsn.batching import quantize, reals
+from ncsn.data import Dataset
+from ncsn.kinds.images.judge import (
+    IMAGES_SEEN,
+    Features,
+    at_8_bits,
+    choose,
+    choose_name,
+    digits,
+    is_mnist,
+    own_classifier,
+)
 from ncsn.machine.messages import bar, log
-from ncsn.quantization import quantize, reals
-from ncsn.run import Run
+from ncsn.run.run import Run
 from ncsn.validation import GuideName
 
 WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # candidates, ascending

@@ -1,41 +1,352 @@
-"""Reading images from files, archives and arrays; every conversion that changes pixels is reported."""
+"""Images from files, folders, archives and arrays; every conversion that changes pixels is reported.
+
+Files are untrusted, so only image formats are tried.
+"""
 
 import gzip
+import math
+import os
+import posixpath
+import tarfile
 import warnings
+import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import resources
-from pathlib import Path
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, Shaped, UInt8
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
-from ncsn.kinds.images import files
-from ncsn.kinds.images.files import Catalogue, Item
-from ncsn.kinds.images.pixels import (
-    AT_ONCE,
-    BYTES,
-    Depth,
-    Picture,
-    decode_items,
-    depth_of,
-    fit_size,
-    picture,
-    scale_pixels,
-    stored_depth,
-)
-from ncsn.kinds.kind import Dataset, Labels
-from ncsn.kinds.reading import PARTS, Reading, Split, short_name
-from ncsn.kinds.stacks import Arrays, check_finite, labels_of, split_arrays, split_of
-from ncsn.kinds.transform import Transform
+from ncsn.batching import dequantize, quantize, reals
+from ncsn.data import Arrays, Dataset, Labels, Transform, check_finite, labels_of, part_of, split_arrays, split_of
 from ncsn.machine.messages import bar, log
-from ncsn.quantization import reals
-from ncsn.validation import one_line, reason
+from ncsn.settings import PARTS, Reading, Split, short_name
+from ncsn.validation import counted, one_line, opened_as, reason
+
+# Pillow can read more formats, such as PostScript, which is executed; older versions can't read AVIF.
+SUFFIXES = [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".avif"]
+
+
+class Item(NamedTuple):
+    """An image file, or several images of an array.
+
+    ``name``: the name in error messages.  ``read``: returns the file's bytes, or pixels (n, h, w, c).  ``part``: the
+    split, if the data defines it.  ``label``: the class, "" for none; an array for several images.  ``images``: their
+    number.
+    """
+
+    name: str
+    read: Callable[[], object]
+    part: Split | None = None
+    label: str | np.ndarray = ""
+    images: int = 1
+
+
+Files = dict[PurePosixPath, Callable[[], bytes]]  # functions that read files, by their paths below the top
+Members = Sequence[tuple[PurePosixPath, Callable[[], bytes]]]  # the same of an archive, whose paths may be repeated
+Catalogue = tuple[list[Item], list[str]]  # images in the order of their paths, and notes on what was left out
+
+
+def walk(top: Path) -> Files:
+    """The files below a folder; each folder is visited once, even if several links lead to it.
+
+    Raises OSError if a folder can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    files: Files = {}
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(top, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(folder, name) for name in names):
+            files[PurePosixPath(path.relative_to(top).as_posix())] = partial(file_bytes, path)
+    return files
+
+
+def file_bytes(path: Path) -> bytes:
+    """A file's bytes.  Raises ValueError for a pipe, which would block."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a regular file")
+    return path.read_bytes()
+
+
+def refuse_link() -> bytes:
+    """Stands for reading a link in an archive.  Raises ValueError."""
+    raise ValueError("it is a link")
+
+
+def open_zip(path: Path) -> Members:
+    """The files in a zip archive, possibly with the backslashes that some Windows programs write.
+
+    Raises ValueError if it can't be read, or lists fewer files than it counts.
+    """
+    with opened_as("a zip archive", path), path.open("rb") as file:
+        archive = zipfile.ZipFile(path)
+        found = archive.infolist()
+        file.seek(max(0, path.stat().st_size - 2**16 - 22))  # the end record, and at most its comment
+        end = file.read().rpartition(b"PK\5\6")[2]
+        count = int.from_bytes(end[6:8], "little")
+        if count not in (len(found) % 2**16, 2**16 - 1):  # the largest stands for more
+            raise ValueError(f"its directory is damaged: it lists {len(found)} of {count} files")
+    members = [info for info in found if not info.is_dir()]
+    return [(PurePosixPath(info.filename.replace("\\", "/")), partial(archive.read, info)) for info in members]
+
+
+def from_files(name: str, members: Members) -> Catalogue:
+    """The images among files, with splits and classes from the names of their folders.
+
+    Folders on any level define splits, if there is one for validation or testing.  Images outside of them are for
+    training, or left out if there is a training folder.  The first folder that isn't a split is the class.
+    Of files with one path the last counts.
+    Raises ValueError if there are no images.
+    """
+    files = dict(members)
+    outside = {path for path in files if path.is_absolute() or ".." in path.parts}
+    hidden = {path for path in files if any(part.startswith((".", "__MACOSX")) for part in path.parts)}
+    visible = sorted(files.keys() - outside - hidden)
+    paths = [path for path in visible if path.suffix.lower() in SUFFIXES]
+    top = posixpath.commonpath([path.parent for path in paths]) if paths else ""
+    folders = [path.relative_to(top).parent.parts for path in paths]
+    parts = [next(filter(part_of, names), "") for names in folders]
+    if not {"validation", "test"} & {*map(part_of, parts)}:  # then a folder called train is a class
+        parts = [""] * len(paths)
+    labels = [next((word for word in names if word != part), "") for names, part in zip(folders, parts, strict=True)]
+    beside: Split | None = None if "train" in map(part_of, parts) else "train"
+    items = {
+        path: Item(f"{name}/{path}", files[path], part_of(part) or beside, label)
+        for path, part, label in zip(paths, parts, labels, strict=True)
+        if part or beside
+    }
+    left_out = Counter(path.suffix.lower() for path in visible if path not in items)
+    if outside:
+        left_out["outside the archive"] = len(outside)
+    if len(files) < len(members):
+        left_out["with duplicate names"] = len(members) - len(files)
+    listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common())
+    if not items:
+        found, allowed = one_line(listed or "no files"), ", ".join(SUFFIXES)
+        raise ValueError(f"{name} holds no images, but {found}; images in folders, .zip and .tar end in {allowed}")
+    notes = [one_line(f"{counted(left_out.total(), 'file')} left out: {listed}")] if left_out else []
+    return [*items.values()], notes
+
+
+def contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The files in a tar archive, compressed or not, in order; links are broken.  Raises ValueError if it's damaged."""
+    with tarfile.open(path) as archive:
+        for info in archive:
+            if info.issym() or info.islnk():
+                yield info.name, refuse_link
+            elif (file := archive.extractfile(info)) is not None:
+                yield info.name, partial(bytes, file.read())
+        # tarfile also stops at a damaged or missing header; a complete archive ends in a block of zeros.
+        assert archive.fileobj is not None
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise ValueError("it is truncated or damaged")
+
+
+def open_tar(path: Path) -> Members:
+    """The files in a tar archive.  Raises ValueError if it can't be read, or is damaged."""
+    with opened_as("a tar archive", path):
+        return [(PurePosixPath(name), read) for name, read in contents(path)]
+
+
+FORMATS = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else [])]
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's, of more than 8 bits
+AT_ONCE = 256  # images that are decoded together
+Pixels = Shaped[np.ndarray, "n h w c"]
+
+
+DTYPES = {np.dtype(code).name for code in "bBhHiIlLqQefdg"}
+
+
+@dataclass(frozen=True)
+class Depth(Transform):
+    """The range of pixels in files: a value v becomes (v − low)/(high − low), a real in [0, 1].
+
+    ``dtype``: numpy's name of the files' dtype.  ``low``, ``high``: the file values that become 0 and 1.
+    Raises ValueError if ``dtype`` isn't numeric, or the range is empty or not finite.
+    """
+
+    type: Literal["depth"] = field(default="depth", kw_only=True)
+    dtype: str = "uint8"
+    low: float = 0.0
+    high: float = 256.0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES or not (self.low < self.high and math.isfinite(self.high - self.low)):
+            raise ValueError(f"depth is {self.dtype!r} from {self.low} to {self.high}; expected a finite range")
+
+    def forward(self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float[Tensor, "b *d"]:
+        """Convert bytes to reals, dequantised at random if there is a ``generator``; reals are unchanged."""
+        return reals(x) if generator is None or x.dtype != torch.uint8 else dequantize(x, generator=generator)
+
+    def possible(self, x: Shaped[Tensor, "b *d"]) -> Bool[Tensor, "b *d"]:
+        """Bytes, and reals that aren't far from [0, 1], as on another scale."""
+        return torch.isnan(x) | ((x >= -0.5) & (x <= 1.5)) | torch.tensor(x.dtype == torch.uint8, device=x.device)
+
+    def place(self, example: int, channel: int) -> str:
+        """Name the image, for error messages."""
+        return f"a pixel of image {example + 1}"
+
+    def stored(self, x: Float[Tensor, "*d"]) -> Shaped[np.ndarray, "*d"]:
+        """Convert reals to the files' dtype; integers are rounded and clipped to [low, high), floats aren't."""
+        if self == BYTES:
+            return quantize(x).cpu().numpy()
+        span = self.high - self.low
+        values = x.detach().cpu().double().numpy() * span + self.low
+        dtype = np.dtype(self.dtype)
+        if dtype.kind == "f":
+            return values.astype(dtype)
+        # 2⁶² because the largest int64 can't be represented as a float64.
+        return np.round(values).clip(max(self.low, -(2**62)), min(self.high - 1, 2**62)).astype(dtype)
+
+
+BYTES = Depth()
+"""The depth of most image files."""
+
+
+def stored_depth(transform: Transform) -> Depth:
+    """The depth of image files; bytes if it's unknown."""
+    return transform if isinstance(transform, Depth) else BYTES
+
+
+class Picture(NamedTuple):
+    """Images of one size: ``pixels``, with one channel if grey, the dtype and range of their file, and conversions."""
+
+    pixels: Pixels
+    dtype: str
+    low: float
+    high: float
+    notes: list[str]
+
+
+def decode_items(items: Sequence[Item], reading: Reading) -> Iterator[tuple[Item, Picture | BaseException]]:
+    """Decode items in threads; yields them in order, each with its images or the error."""
+    with ThreadPoolExecutor() as pool:
+        for first in range(0, len(items), AT_ONCE):
+            some = items[first : first + AT_ONCE]
+            futures = [pool.submit(picture, item.read, reading) for item in some]
+            for item, future in zip(some, futures, strict=True):
+                yield item, future.exception() or future.result()
+
+
+def picture(read: Callable[[], object], reading: Reading) -> Picture:
+    """The images of an item, upright, on the background and resized as requested.
+
+    Raises ValueError for numbers that aren't finite, and any error of archives and codecs for broken files.
+    """
+    content = read()
+    pixels, notes = pixels_of_file(content, reading) if isinstance(content, bytes) else (np.asarray(content), [])
+    if pixels.dtype.kind == "b":
+        pixels, notes = 255 * pixels.astype(np.uint8), [*notes, "booleans as 0 and 255"]
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if not np.isfinite(pixels).all():
+        raise ValueError("it has values that aren't finite")
+    if pixels.shape[3] == 3 and (pixels[..., :1] == pixels).all():
+        pixels = pixels[..., :1]
+    return fit_size(Picture(pixels, pixels.dtype.name, float(pixels.min()), float(pixels.max()), notes), reading)
+
+
+def pixels_of_file(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
+    """The pixels of an image file, upright and on the background, and the conversions."""
+    image = Image.open(BytesIO(data), formats=FORMATS)
+    conversions = {
+        "8 of 16 bits": drops_bits(image),  # first, because reading EXIF may decode the whole file
+        "first frames only": getattr(image, "is_animated", False),
+        "turned by EXIF": image.getexif().get(0x0112) in range(2, 9),  # other values are meaningless, but not rare
+        "CMYK as RGB": image.mode == "CMYK",
+    }
+    notes = [note for note, happens in conversions.items() if happens]
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in DEEP_MODES:
+        deep = np.asarray(upright)[None, ..., None]
+        # Pillow opens some 16-bit files as int32.
+        short = deep.dtype == np.int32 and deep.min() >= 0 and deep.max() < 2**16
+        return deep.astype(np.uint16) if short else deep, notes
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        if np.asarray(layer.getchannel("A")).min() < 255:
+            notes.append(f"alpha on {reading.background}")
+        upright = Image.alpha_composite(Image.new("RGBA", layer.size, (*reading.colour(), 255)), layer)
+    return np.asarray(upright.convert("RGB"))[None], notes
+
+
+def drops_bits(image: ImageFile.ImageFile) -> bool:
+    """Whether Pillow drops half of the bits, as it does for colour images."""
+    arguments = image.tile[0][3] if image.tile else ""
+    if image.format == "PPM":
+        return isinstance(arguments, tuple) and image.mode == "RGB" and int(arguments[1]) > 255
+    return image.format in ("PNG", "TIFF") and image.mode not in DEEP_MODES and ";16" in str(arguments)
+
+
+def fit_size(one: Picture, reading: Reading) -> Picture:
+    """Resize images as requested, with a Lanczos filter."""
+    size = reading.pixels()
+    if size is None or one.pixels.shape[1:3] == size:
+        return one
+    deep = one.dtype != "uint8"
+    pixels = one.pixels.astype(np.float32) if deep else one.pixels
+    planes = [Image.fromarray(np.ascontiguousarray(p)) for image in pixels for p in image.transpose(2, 0, 1)]
+    fit = ImageOps.fit if reading.fit == "crop" else Image.Image.resize
+    resized = np.stack([np.asarray(fit(plane, size[::-1], Image.Resampling.LANCZOS)) for plane in planes])
+    resized = resized.reshape(len(pixels), -1, *size).transpose(0, 2, 3, 1)
+    if deep:
+        # The filter overshoots at edges; bytes are clipped to 0 and 255, reals to the image's own range.
+        resized = resized.clip(pixels.min((1, 2), keepdims=True), pixels.max((1, 2), keepdims=True))
+    return one._replace(pixels=resized, notes=[*one.notes, f"{reading.fit} to {size[0]} x {size[1]}"])
+
+
+def depth_of(pictures: Sequence[Picture]) -> Depth:
+    """The depth of images, from their dtypes and range.
+
+    Integers from 0 to 128 … 255 are bytes.  Other integers range up to the smallest power of two above the largest,
+    such as 12 bits in 16-bit files.  Floats in [0, 1] are unchanged.  For negative numbers, and floats above 1, the
+    range is that of the dataset.
+    """
+    deep = [one for one in pictures if one.dtype != "uint8"]
+    if not deep:
+        return BYTES
+    dtypes = {one.dtype for one in deep}
+    dtype, low, high = np.result_type(*dtypes), min(one.low for one in deep), max(one.high for one in deep)
+    if dtype.kind != "f" and low >= 0 and 128 <= high <= 255:
+        return BYTES
+    if dtype.kind == "f" and low >= 0 and high <= 1:
+        return Depth(dtype.name, 0.0, 1.0)
+    if dtype.kind == "f" or low < 0:
+        return Depth(dtype.name, low, high + 1 if dtype.kind != "f" or high == low else high)
+    return Depth(dtype.name, 0.0, float(2 ** int(high).bit_length()))
+
+
+def scale_pixels(one: Picture, depth: Depth) -> Shaped[np.ndarray, "n c h w"]:
+    """Images as bytes, or, if ``depth`` has more than 8 bits, as float32 in [0, 1].
+
+    Raises ValueError if one has integers and the other floats.
+    """
+    if one.dtype != "uint8" and (np.dtype(one.dtype).kind == "f") != (np.dtype(depth.dtype).kind == "f"):
+        raise ValueError(f"images of {one.dtype} and {depth.dtype} have no common scale")
+    pixels: Shaped[np.ndarray, "n c h w"] = one.pixels.transpose(0, 3, 1, 2)
+    if depth == BYTES:
+        return pixels if one.dtype == "uint8" else np.rint(pixels).astype(np.uint8)
+    low, high = (0, 255) if one.dtype == "uint8" else (depth.low, depth.high)
+    return ((pixels.astype(np.float64) - low) / (high - low)).astype(np.float32)
+
 
 MAX_COPIED = 2**32  # bytes of an array on disk; the images of a larger one stay there
 MAX_HELD_OUT = 10_000  # of its images in each split, the number that evaluations use
@@ -87,14 +398,14 @@ def from_arrays(name: str, found: Arrays, notes: Sequence[str], reading: Reading
 
 def from_folder(name: str, reading: Reading) -> Dataset:
     """The images in a folder.  Raises ValueError as ``images_of`` does, OSError if it's unreadable."""
-    return from_catalogue(name, files.from_files(name, [*files.walk(Path(name)).items()]), reading)
+    return from_catalogue(name, from_files(name, [*walk(Path(name)).items()]), reading)
 
 
 def from_archive(name: str, reading: Reading) -> Dataset:
     """The images in a zip or tar archive.  Raises ValueError if it can't be read, and as ``images_of`` does."""
     place = Path(name)
-    members = files.open_zip(place) if place.suffix.lower() == ".zip" else files.open_tar(place)
-    return from_catalogue(name, files.from_files(name, members), reading)
+    members = open_zip(place) if place.suffix.lower() == ".zip" else open_tar(place)
+    return from_catalogue(name, from_files(name, members), reading)
 
 
 def items_of(name: str, stack: np.ndarray, labels: np.ndarray | None, index: np.ndarray) -> list[Item]:
@@ -209,7 +520,7 @@ def read_example(
         pixels = images.test[int(name)]
     else:
         try:
-            one = picture(partial(files.file_bytes, Path(name)), replace(reading, size=None))
+            one = picture(partial(file_bytes, Path(name)), replace(reading, size=None))
         except Exception as error:  # codecs raise many kinds
             raise ValueError(f"input {name!r} is neither an index nor a readable image ({reason(error)})") from error
         if shape[0] == 1 and one.pixels.shape[3] == 3:

@@ -10,13 +10,12 @@ from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
 from ncsn import plots
+from ncsn.data import Dataset, Transform
 from ncsn.kinds.comparison import Comparison, classify, compare
-from ncsn.kinds.kind import Dataset
-from ncsn.kinds.tables.columns import Columns, Discrete, columns_of
-from ncsn.kinds.transform import Transform
 from ncsn.machine.messages import bar
 from ncsn.metrics import sliced_wasserstein
-from ncsn.run import Run
+from ncsn.run.run import Run
+from ncsn.tables.columns import Columns, Discrete, columns_of
 
 BINS = 10  # for a column of numbers paired with a column of categories
 DENSITIES, AT_ONCE, TOLERANCE = 1000, 500, 1e-4  # rows whose densities are computed, rows per batch, and the tolerance

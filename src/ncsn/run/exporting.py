@@ -23,15 +23,17 @@ import torch
 from torch import Tensor
 
 from ncsn.machine.messages import quieter
+from ncsn.machine.storage import atomic, check_out
 from ncsn.noise import Geometric
-from ncsn.run import Recipe, Run
+from ncsn.run.folder import Recipe
+from ncsn.run.run import Run
 from ncsn.run.steps import guidance_of
 from ncsn.score import ScoreModel, expand
-from ncsn.storage import atomic, check_out
 from ncsn.validation import Json, check_type
 
 if TYPE_CHECKING:
     import onnx
+
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter needs the last
 INPUTS = ("x", "sigma", "label")

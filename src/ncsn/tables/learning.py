@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from ncsn.batching import Batch
-from ncsn.kinds.tables.columns import Columns
-from ncsn.kinds.tables.conditional import ABSENT, Condition, ConditionalModel, Gaussian, in_gaussian, indicators
 from ncsn.noise import noise_like
+from ncsn.tables.columns import Columns
+from ncsn.tables.model import ABSENT, Condition, ConditionalModel, Gaussian, in_gaussian, indicators
 
 NARROW = 256  # coordinates; with more, a covariance takes longer than the network
 INDEPENDENT = 3  # rows added to a table's covariance, as if their columns were independent

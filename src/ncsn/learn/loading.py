@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from torch import Tensor
 
+from ncsn.data import Arrays, Dataset, arrays
 from ncsn.kinds.images import read as images
-from ncsn.kinds.kind import Dataset
-from ncsn.kinds.reading import AS_THEY_ARE, TABLES, Reading, check_place
 from ncsn.kinds.signals import SIGNALS, read_signals
-from ncsn.kinds.stacks import Arrays, arrays
-from ncsn.kinds.tables.frames import frame_in
-from ncsn.kinds.tables.read import read_frame
-from ncsn.kinds.tables.table import rows_of, table_of_array, table_of_frame
+from ncsn.settings import AS_THEY_ARE, TABLES, Reading, check_place
+from ncsn.tables import rows_of, table_of_array, table_of_frame
+from ncsn.tables.frames import frame_in, read_frame
 from ncsn.validation import as_numbers, check_type
 
 if TYPE_CHECKING:
     import pandas
+
 
 Examples: TypeAlias = "Tensor | np.ndarray | Dataset | pandas.DataFrame | Mapping[str, object] | str | Path"
 Classes: TypeAlias = Tensor | np.ndarray | Sequence[int | str] | None

@@ -19,7 +19,7 @@ from annotated_types import Interval
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
-from ncsn.kinds.transform import FAR, Transform
+from ncsn.data import FAR, Transform
 from ncsn.machine.messages import bar
 from ncsn.validation import one_line
 
