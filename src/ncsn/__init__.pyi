@@ -53,7 +53,6 @@ from .score import Score as Score
 from .score import ScoreModel as ScoreModel
 from .score import add_guidance as add_guidance
 from .score import tweedie as tweedie
-from .tables.model import ConditionalModel as ConditionalModel
 from .training import Budget as Budget
 from .training import Progress as Progress
 from .training import State as State
@@ -64,6 +63,5 @@ __version__: str
 from .data import Dataset as Dataset
 from .data import Imputed as Imputed
 from .data import Labels as Labels
-from .data import Transform as Transform
 from .settings import Reading as Reading
 from .tables.impute import ImputedTable as ImputedTable
