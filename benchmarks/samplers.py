@@ -80,7 +80,7 @@ def alike(run: ncsn.Run, images: ncsn.Dataset, n: int) -> Tensor:
     """So many training images, of as many classes as so many samples are of, for that makes a distance smaller."""
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(images.train), generator=generator)
-    wanted = run.labels(None, n, generator)
+    wanted = run.recipe.labels(None, n, generator)
     if wanted is None or images.labels is None:
         return images.train[order[:n]]
     known, counts = images.labels.train[order], wanted.bincount()

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 import ncsn
 from ncsn import Batch, Geometric, LogUniform, Score, batches, posteriors, training_loss
 from ncsn.batching import dequantize
+from ncsn.run.run import block_size
 
 SCORE = GaussianScore(0.3, 0.8)
 X = torch.linspace(-2, 2, 12).view(6, 2)
@@ -77,10 +78,10 @@ def test_no_two_blocks_of_any_seeds_are_the_same() -> None:
     """A generator on a CPU has 2³² seeds, so the last two are one."""
     run = ncsn.Run.of(SCORE, (1,), sigma_max=5.0, sigma_min=0.5)
     how: dict[str, Any] = {"levels": 2, "sampler": "heun"}
-    first = []
+    first, size = [], block_size((1,))
     for seed in (0, 1, 2, 2**32 - 1, 2**63 - 1):
-        whole, part = ([*steps][-1].x[:5, 0] for steps in run.blocks(2 * run.block, seed=seed, **how))
-        assert torch.equal(whole, run.sample(run.block, seed=seed, **how)[:5, 0])
+        whole, part = ([*steps][-1].x[:5, 0] for steps in run.blocks(2 * size, seed=seed, **how))
+        assert torch.equal(whole, run.sample(size, seed=seed, **how)[:5, 0])
         first += [tuple(whole.tolist()), tuple(part.tolist())]
     assert len(set(first)) >= len(first) - 2
     assert len(set(first[:6])) == 6

@@ -168,7 +168,7 @@ def test_classes_are_drawn_by_their_shares_or_evenly(known: bool) -> None:
     x = run.sample(2000, label="any", seed=3)
     drawn = torch.bincount(x.mean(1).round().long(), minlength=10) / 2000
     assert bool(((drawn - shares).abs() < 1 / 2000 + 1e-6).all()), "of each as many as its share says, but for one"
-    first = [run.labels("any", 10, torch.Generator().manual_seed(seed)) for seed in range(400)]
+    first = [run.recipe.labels("any", 10, torch.Generator().manual_seed(seed)) for seed in range(400)]
     alone = torch.bincount(torch.stack([x[0] for x in first if x is not None]), minlength=10) / 400
     assert bool(((alone - shares).abs() <= 4 * (shares * (1 - shares) / 400).sqrt()).all()), "in random order"
     assert torch.equal(run.sample(2000, seed=3), run.sample(2000, seed=3, label="any" if known else "none"))

@@ -14,7 +14,7 @@ from ncsn.data import Dataset, Transform
 from ncsn.kinds.comparison import Comparison, classify, compare
 from ncsn.machine.messages import bar
 from ncsn.metrics import sliced_wasserstein
-from ncsn.run.run import Run
+from ncsn.run.run import Run, densities
 from ncsn.tables.columns import Columns, Discrete, columns_of
 
 BINS = 10  # for a column of numbers paired with a column of categories
@@ -138,7 +138,7 @@ def log_density(run: Run, x: Float64[Tensor, "b d"]) -> float:
     generator = torch.Generator().manual_seed(0)
     z = run.transform.forward(x, generator).float().to(run.device)
     volume = run.transform.log_abs_det_jacobian(x, generator.manual_seed(0))
-    parts = run.densities(z, sigma_min=None, probes=None, tolerance=TOLERANCE, batch_size=AT_ONCE, seed=0)
+    parts = densities(run, z, sigma_min=None, probes=None, tolerance=TOLERANCE, batch_size=AT_ONCE, seed=0)
     found = torch.cat([part.log_prob for part in bar(parts, "log densities", total=-(-len(z) // AT_ONCE))])
     return float((found.double() + volume).mean())
 
