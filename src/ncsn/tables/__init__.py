@@ -432,7 +432,7 @@ def given_rows(run: Run, samples: UserData, given: Values) -> UserData:
     return rows
 
 
-def impute(run: Run, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
+def draw_missing(run: Run, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
     """Draw missing cells given the other cells of their rows."""
     if (frame := frame_in(rows)) is not None:
         x = numbers_of(frame, columns_of(run.transform, run.recipe.shape[0]), unseen)
@@ -480,6 +480,6 @@ TABLES = Tables(
     refused=(*OF_IMAGES, "flip", "start", "posterior_above"),
     shown=10,  # a picture shows more points than images
     writers={**dict.fromkeys(settings.TABLES, write_rows), ".npz": None, ".npy": None},
-    imputation=Imputation(impute, hide_cells, impute_table),
+    imputation=Imputation(draw_missing, hide_cells, impute_table),
     conditioning=Conditioning(conditional_run, given_rows, complete_run),
 )
