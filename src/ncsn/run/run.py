@@ -36,7 +36,7 @@ from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.machine.hardware import threads_for
 from ncsn.machine.messages import bar, log, quieter
-from ncsn.metrics import MIN_TRIALS, Calibration, Ranks, Trials, rank_all
+from ncsn.metrics import MIN_TRIALS, Calibration, Trials, rank_all
 from ncsn.posteriors import (
     Measurement,
     MomentMatching,
@@ -75,35 +75,6 @@ class Question(NamedTuple):
 
     hide: Callable[[tuple[int, ...], torch.Generator], Bool[Tensor, "n *d"]]
     draw: Callable[[Shaped[Tensor, "b *d"], Bool[Tensor, "b *d"], int], Float[Tensor, "k b *d"]]
-
-
-def trials(
-    question: Question,
-    truths: Shaped[Tensor, "n *d"],
-    k: int,
-    chance: torch.Generator,
-    *,
-    block: int,
-    stored: Callable[[Tensor], Tensor | np.ndarray],
-    name: str,
-) -> Iterator[Trials]:
-    """A trial for each truth, in batches of at most ``block`` draws, under a progress bar; as ``stored`` in files."""
-
-    def written(x: Tensor) -> Tensor:
-        return torch.as_tensor(stored(x.flatten(0, 1).cpu())).view(x.shape)
-
-    hidden = question.hide(tuple(truths.shape), chance) & ~truths.isnan()
-    size = max(1, min(block // k, len(truths) // 8))  # so that the bar moves
-    truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
-    with bar(total=len(truths), name=name, unit="trial") as shown:
-        batches = zip(torch.split(truths, size), torch.split(hidden, size), strict=True)
-        for x, gaps in batches:
-            # Threads are reported before it gets quiet; otherwise each batch would show a bar and warnings.
-            with threads_for(), quieter(logging.ERROR):
-                draws = question.draw(x, gaps, k)
-            shown.update(len(x))
-            # Pixels are written as bytes, and ranks among equal bytes are random.
-            yield Trials(written(x[None])[0], written(draws), gaps)
 
 
 CPU = torch.device("cpu")
@@ -472,33 +443,33 @@ class Run:
             std = as_numbers("noise_std", noise_std)
             posterior = partial(self.posterior, measure, noise_std=std, solver_steps=solver_steps)
             question = self._measurement(measure, posterior, std, hidden, generator, options)
-        chance, found = torch.Generator().manual_seed(seed), dict[str, Ranks]()
-        stored = partial(self.recipe.kind.stored, self.transform)
-        for name, x in self._truths(examples, truths, n, chance).items():
-            x = self.steps(n, label="none", guidance=1.0, seed=generator).last().cpu() if x is None else x
-            parts = trials(question, x, draws, chance, block=block_size(self.recipe.shape), stored=stored, name=name)
-            found[name] = rank_all(parts, seed=seed)
-        return Calibration(found, draws)
+        chance = torch.Generator().manual_seed(seed)
+        sources = self._truths(examples, truths, n, chance, generator)
+        ranks = {
+            name: rank_all(trials(self, question, x, draws, chance, name), seed=seed) for name, x in sources.items()
+        }
+        return Calibration(ranks, draws)
 
     def _truths(
-        self, examples: object, which: str, n: int, generator: torch.Generator
-    ) -> dict[str, Shaped[Tensor, "m *d"] | None]:
-        """Sources of truths by name: up to ``n`` held-out examples, and None for samples that the run will draw."""
+        self, examples: object, which: str, n: int, chance: torch.Generator, generator: torch.Generator
+    ) -> dict[str, Shaped[Tensor, "m *d"]]:
+        """Truths by their source: ``n`` samples, and up to ``n`` held-out examples in random order."""
         if which not in ("both", "run", "held-out"):
             raise ValueError(f"truths is {which!r}; it must be both, run or held-out")
-        sources: dict[str, Tensor | None] = {} if which == "held-out" else {"run": None}
-        if which == "run":
-            return sources
-        try:
-            known = self.held_out() if examples is None else self.recipe.kind.numbers(self, examples)
-            if len(known) < MIN_TRIALS:
-                raise ValueError(f"held-out examples found: {len(known)}; calibration needs at least {MIN_TRIALS}")
-        except ValueError as error:
-            if not sources or examples is not None:
-                raise
-            log.warning(f"{error}; only truths from the run are used")
-            return sources
-        return sources | {"held-out": reals(known[torch.randperm(len(known), generator=generator)[:n]])}
+        truths: dict[str, Tensor] = {}
+        if which != "run":
+            try:
+                known = self.held_out() if examples is None else self.recipe.kind.numbers(self, examples)
+                if len(known) < MIN_TRIALS:
+                    raise ValueError(f"held-out examples found: {len(known)}; calibration needs at least {MIN_TRIALS}")
+                truths = {"held-out": reals(known[torch.randperm(len(known), generator=chance)[:n]])}
+            except ValueError as error:
+                if which == "held-out" or examples is not None:
+                    raise
+                log.warning(f"{error}; only truths from the run are used")
+        if which == "held-out":
+            return truths
+        return {"run": self.steps(n, label="none", guidance=1.0, seed=generator).last().cpu()} | truths
 
     def held_out(self, dataset: str | None = None) -> Shaped[Tensor, "n *d"]:
         """The test examples of the data in the user's units; ``dataset`` and errors as for ``data``."""
@@ -674,15 +645,9 @@ class Run:
             what = "missing" if bool(x[tuple(where)].isnan()) else "infinite"
             raise ValueError(f"{transform.place(*where[:2])} is {what}; only complete {noun} have a density")
         transform.check(x)
-        z, volume = move_to(transform.forward(x), self.device), transform.log_abs_det_jacobian(x)
-        # Small examples are cheaper together, but the solver's step must suit the hardest of them.
-        suited = max(32, DENSITY_VALUES // max(1, math.prod(self.recipe.shape)))
-        batch_size = suited if batch_size is None else whole("batch_size", batch_size, 1)
-        parts = densities(
-            self, z, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=batch_size, seed=seed
+        yield from log_densities(
+            self, x, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=batch_size, seed=seed
         )
-        for found, change in zip(parts, torch.split(volume, batch_size), strict=True):
-            yield replace(found, log_prob=found.log_prob + change.to(found.log_prob))
 
     def compile(self, batch_size: int) -> None:
         """Compile the networks; a message says so if this machine or torch can't.
@@ -721,6 +686,27 @@ class Run:
                 write_config(place, config_of(run))
 
 
+def trials(
+    run: Run, question: Question, truths: Shaped[Tensor, "n *d"], k: int, chance: torch.Generator, name: str
+) -> Iterator[Trials]:
+    """A trial for each truth, in batches, under a progress bar; with examples as they are stored in files."""
+
+    def stored(x: Tensor) -> Tensor:
+        return torch.as_tensor(run.recipe.kind.stored(run.transform, x.flatten(0, 1).cpu())).view(x.shape)
+
+    hidden = question.hide(tuple(truths.shape), chance) & ~truths.isnan()
+    size = max(1, min(block_size(run.recipe.shape) // k, len(truths) // 8))  # so that the bar moves
+    truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
+    with bar(total=len(truths), name=name, unit="trial") as shown:
+        for x, gaps in zip(torch.split(truths, size), torch.split(hidden, size), strict=True):
+            # Threads are reported before it gets quiet; otherwise each batch would show a bar and warnings.
+            with threads_for(), quieter(logging.ERROR):
+                draws = question.draw(x, gaps, k)
+            shown.update(len(x))
+            # Pixels are written as bytes, and ranks among equal bytes are random.
+            yield Trials(stored(x[None])[0], stored(draws), gaps)
+
+
 def require_prior(run: Run, verb: str) -> None:
     """Raises ValueError if this is the run of a posterior."""
     if run.posterior_score is not None:
@@ -757,37 +743,48 @@ def with_posterior(run: Run, posterior: Posterior, sampling: Sampling) -> Run:
     return replace(run, score=posterior, recipe=replace(run.recipe, sampling=sampling))
 
 
-def densities(
+def log_densities(
     run: Run,
-    z: Float[Tensor, "b *d"],
+    x: Shaped[Tensor, "b *d"],
     *,
-    sigma_min: float | None,
-    probes: int | None,
-    tolerance: float,
-    batch_size: int,
-    seed: int | torch.Generator,
+    place: int | None = None,
+    sigma_min: float | None = None,
+    probes: int | None = None,
+    tolerance: float = 1e-4,
+    batch_size: int | None = None,
+    seed: int | torch.Generator = 0,
 ) -> Iterator[LogDensities]:
-    """Log densities in the score's units, one batch at a time; arguments as for ``Run.likelihoods``."""
-    score, sampling = run.score, run.recipe.sampling
+    """Log densities of complete, possible examples, one batch at a time; arguments as for ``Run.likelihoods``.
+
+    ``place``: the seed of a random place of each discrete value in its cell; by default it is the middle.
+    """
+    score, sampling, transform = run.score, run.recipe.sampling, run.transform
+    places = [None if place is None else torch.Generator().manual_seed(place) for _ in range(2)]
+    z, volume = move_to(transform.forward(x, places[0]), run.device), transform.log_abs_det_jacobian(x, places[1])
     if isinstance(score, ScoreModel):
         score, z = copy.copy(score), z.to(score.data_std)
         score.autocast = None  # an adaptive solver would mistake rounding for curvature
     if real("tolerance", tolerance, above=0) > 1:
         raise ValueError(f"tolerance is {tolerance}; it must be at most 1")
-    if probes is not None or math.prod(run.recipe.shape) > 16:
+    numbers = math.prod(run.recipe.shape)
+    # Small examples are cheaper together, but the solver's step must suit the hardest of them.
+    suited = max(32, DENSITY_VALUES // max(1, numbers))
+    batch_size = suited if batch_size is None else whole("batch_size", batch_size, 1)
+    if probes is not None or numbers > 16:
         probes = 4 if probes is None else whole("probes", probes, 1)
     smallest = sampling.sigma_min if sigma_min is None else sigma_min
     density = partial(log_prob, sigma_max=sampling.sigma_max, sigma_min=smallest, probes=probes, tolerance=tolerance)
     mean = torch.zeros(()) if isinstance(score, Chained) else replace(run, score=score).means(None)[0]
-    for number, part in enumerate(torch.split(z, batch_size)):
+    batches = zip(torch.split(z, batch_size), torch.split(volume, batch_size), strict=True)
+    for number, (part, change) in enumerate(batches):
         part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
-        generator = generator_of(part_seed, run.device)
-        solve = partial(density, generator=generator)
+        solve = partial(density, generator=generator_of(part_seed, run.device))
         with hardware.uncompiled(), hardware.threads_for(score):  # each probe needs a gradient
             if isinstance(score, Chained):
-                yield score.log_densities(part, solve, sampling.sigma_max)
+                found = score.log_densities(part, solve, sampling.sigma_max)
             else:
-                yield solve(score, part, mean=mean)
+                found = solve(score, part, mean=mean)
+        yield replace(found, log_prob=found.log_prob + change.to(found.log_prob))
 
 
 def config_of(run: Run) -> Config:
