@@ -24,6 +24,7 @@ import ncsn
 from ncsn import evaluation, metrics
 from ncsn.batching import quantize
 from ncsn.cli import console
+from ncsn.data import Dataset
 from ncsn.machine import hardware
 from ncsn.machine.messages import refresh_interval
 
@@ -76,11 +77,11 @@ def usual(run: ncsn.Run) -> dict[str, tuple[int, float]]:
     return {sampler: (way.count, way.guidance) for sampler, way in ways.items()}
 
 
-def alike(run: ncsn.Run, images: ncsn.Dataset, n: int) -> Tensor:
+def alike(run: ncsn.Run, images: Dataset, n: int) -> Tensor:
     """So many training images, of as many classes as so many samples are of, for that makes a distance smaller."""
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(images.train), generator=generator)
-    wanted = run.labels(None, n, generator)
+    wanted = run.recipe.labels(None, n, generator)
     if wanted is None or images.labels is None:
         return images.train[order[:n]]
     known, counts = images.labels.train[order], wanted.bincount()

@@ -30,6 +30,7 @@ from step import ABOVE, Step, model_of, peak_memory, progress_of, seconds_of
 from tqdm import tqdm
 
 import ncsn
+from ncsn.distributions import Empirical
 from ncsn.machine import hardware
 from ncsn.machine.messages import refresh_interval
 
@@ -121,7 +122,7 @@ def pixels(n: int, seed: int = 0) -> torch.Tensor:
 
 def targets(n: int) -> Work:
     """Posterior targets of a batch's noisiest images, by a data set of n images."""
-    data = ncsn.Empirical(pixels(n) / 256, dtype=torch.bfloat16)
+    data = Empirical(pixels(n) / 256, dtype=torch.bfloat16)
     x = torch.randn(ASKED, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     return repeated(lambda: data(x, 2 * ABOVE))
 

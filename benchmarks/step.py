@@ -23,10 +23,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import ncsn
+from ncsn.distributions import Empirical
 from ncsn.machine import hardware
 from ncsn.machine.hardware import ALONE, Group
+from ncsn.noise import LogNormal
+from ncsn.training import Progress
 
-NOISE = ncsn.LogNormal(-1.6, 1.2, 33.0, 0.01)  # what the rules choose for CIFAR-10
+NOISE = LogNormal(-1.6, 1.2, 33.0, 0.01)  # what the rules choose for CIFAR-10
 ABOVE = 1.5  # and there, where posterior targets begin
 SIDE = 4096  # of the matrices that show what a device can do
 SETTLING = 2  # first steps, which do not count
@@ -66,7 +69,7 @@ def model_of(step: Step, device: torch.device) -> ncsn.ScoreModel:
     return ncsn.ScoreModel(network, 0.5, 0.25, autocast=autocast).to(device)
 
 
-def progress_of(step: Step, group: Group = ALONE) -> tuple[ncsn.State, Iterator[ncsn.Progress]]:
+def progress_of(step: Step, group: Group = ALONE) -> tuple[ncsn.State, Iterator[Progress]]:
     """A training, and its steps."""
     device = hardware.choose_device(step.device)
     size, generator = -(-step.batch_size // group.size), torch.Generator(device).manual_seed(0)
@@ -79,7 +82,7 @@ def progress_of(step: Step, group: Group = ALONE) -> tuple[ncsn.State, Iterator[
     ).to(device)
     objective = ncsn.dsm
     if step.posterior:
-        objective = partial(ncsn.posterior_dsm, data_score=ncsn.Empirical(pixels / 256, dtype=products), above=ABOVE)
+        objective = partial(ncsn.posterior_dsm, data_score=Empirical(pixels / 256, dtype=products), above=ABOVE)
     if step.compile:
         example, sigma = torch.zeros(size, *pixels.shape[1:], device=device), torch.ones(size, device=device)
         hardware.compile_network(state.model.network, lambda: state.model(example, sigma))
@@ -88,9 +91,7 @@ def progress_of(step: Step, group: Group = ALONE) -> tuple[ncsn.State, Iterator[
     return state, ncsn.train(state, batches, loss, budget=ncsn.Budget(steps=10**6), group=group)
 
 
-def seconds_of(
-    step: Step, progress: Iterator[ncsn.Progress], clock: Callable[[], float] = time.perf_counter
-) -> list[float]:
+def seconds_of(step: Step, progress: Iterator[Progress], clock: Callable[[], float] = time.perf_counter) -> list[float]:
     """How long each step takes, by a ``clock``; on every process as many, for what ends it is the leading one's."""
     times: list[float] = []
     at = clock()

@@ -20,6 +20,7 @@ import tyro
 from torch import Tensor
 
 import ncsn
+from ncsn.batching import Batch
 from ncsn.run.folder import check_folder
 
 STEPS = 3  # of the teacher (DPM-Solver++(2M)) per step of the student
@@ -78,7 +79,7 @@ def distil(
     # The distinct steps to learn; a restart repeats one of them.
     ways = list(dict.fromkeys(way for way in pairwise((*levels, 0.0)) if way[1] < way[0]))
 
-    def loss(model: ncsn.ScoreModel, batch: ncsn.Batch) -> tuple[Tensor, Tensor]:
+    def loss(model: ncsn.ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
         """Compare the student's step with the teacher's.
 
         Euler's step from σ to σ' is x' = r·x + (1 − r)·D(x, σ) with r = σ'/σ, so the target of D is (x' − r·x)/(1 − r),

@@ -30,6 +30,7 @@ from ncsn.cli import main as cli
 from ncsn.machine.messages import limit_seconds
 from ncsn.machine.storage import seal
 from ncsn.networks import MLP, ResidualMLP
+from ncsn.noise import LogNormal, LogUniform
 from ncsn.posteriors import Measurement
 from ncsn.run.folder import CHECKPOINT, MODEL, Recipe, digest_of, write_model
 from ncsn.run.run import Run
@@ -321,9 +322,9 @@ MISTAKES: dict[str, Callable[[], object]] = {
         zero_score, torch.ones(1, 2), torch.tensor(NAN), step_size=0.1, steps=1
     ),
     "a density without points": lambda: ncsn.log_prob(zero_score, torch.tensor(1.0), sigma_max=10.0, sigma_min=0.1),
-    "a huge mean of ln σ": lambda: ncsn.LogNormal(10**30, 1.2, 10.0, 0.1),
-    "a huge std of ln σ": lambda: ncsn.LogNormal(0.0, 10**30, 10.0, 0.1),
-    "a huge level": lambda: ncsn.LogUniform(10**30, 0.1),
+    "a huge mean of ln σ": lambda: LogNormal(10**30, 1.2, 10.0, 0.1),
+    "a huge std of ln σ": lambda: LogNormal(0.0, 10**30, 10.0, 0.1),
+    "a huge level": lambda: LogUniform(10**30, 0.1),
     "a level that is true": lambda: ncsn.Geometric(True, 0.1, 3),
     "as many levels as true": lambda: ncsn.Karras(10.0, 0.1, levels=True),
     "as many samples as true": lambda: point().sample(True),

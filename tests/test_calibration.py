@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 import ncsn
 from ncsn.cli import main as cli
 from ncsn.distributions import GaussianMixture
+from ncsn.kinds.signals import hide_gap
 from ncsn.metrics import Calibration, Trials, calibration, rank, rank_histogram
 from ncsn.run.run import Run
 
@@ -143,8 +144,7 @@ def test_signals_are_calibrated_with_a_gap_in_their_middle() -> None:
     run = Run.of(GaussianScore(0.0, 1.0), (1, 6), sigma_max=20.0, sigma_min=0.02)
     found = run.calibrate(torch.randn(40, 1, 6), hidden=0.3, n=40, draws=5, truths="held-out")
     assert found.calibrated == {"held-out": True}
-    kind, g = run.recipe.kind, torch.Generator()
-    assert kind.hide(run, 0.3, (2, 1, 6), g).int().tolist() == 2 * [[[0, 0, 1, 1, 0, 0]]]
+    assert hide_gap(run, 0.3, (2, 1, 6), torch.Generator()).int().tolist() == 2 * [[[0, 0, 1, 1, 0, 0]]]
 
 
 TRUTH = gaussian(40)

@@ -414,10 +414,11 @@ def test_densities_of_a_mixed_table_are_exact() -> None:
     run, c = gaussian_classes(), {"c": 1}
     torch.testing.assert_close(run.log_prob(x, tolerance=1e-5).double(), joint, atol=3e-3, rtol=0)
     given_class = class_logs(x[:, 1:])[:, 1] - CHANCES[1].log()
-    torch.testing.assert_close(run.given(c).log_prob(x[:, 1:], tolerance=1e-5).double(), given_class, atol=3e-3, rtol=0)
+    found = run.log_prob(x[:, 1:], given=c, tolerance=1e-5).double()
+    torch.testing.assert_close(found, given_class, atol=3e-3, rtol=0)
     x[:, 2], marginal = 11.0, class_logs(torch.full((6, 1), 11.0).double(), slice(1, 2)).logsumexp(1)
     joint = class_logs(x[:, 1:]).gather(1, x[:, :1].long())[:, 0]
-    found = run.given({"y": 11.0}).log_prob(x[:, :2], tolerance=1e-5).double()
+    found = run.log_prob(x[:, :2], given={"y": 11.0}, tolerance=1e-5).double()
     torch.testing.assert_close(found, joint - marginal, atol=3e-3, rtol=0)
 
 

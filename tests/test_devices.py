@@ -33,7 +33,7 @@ from ncsn.samplers import SAMPLERS
 from ncsn.score import ScoreModel, add_guidance
 from ncsn.settings import Job, TrainSettings
 from ncsn.tables.columns import learn_columns
-from ncsn.training import Budget, NonFiniteLossError, State, train
+from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers
 G = Callable[[], torch.Generator]
@@ -144,7 +144,7 @@ def state(device: str, autocast: torch.dtype | None = None, *, seed: int | None 
     return State(model(device, (1, 8, 8), autocast, 3), generator=seeded(device), seed=seed)
 
 
-def training(begun: State, steps: int, device: str) -> Iterator[ncsn.Progress]:
+def training(begun: State, steps: int, device: str) -> Iterator[Progress]:
     x, labels = data("cpu", 40, 1, 8, 8), (torch.arange(40) % 3).to(device)
     loss = training_loss(NOISE, generator=begun.generator)
     stream = ncsn.batches(x.to(device), 8, labels, flip=True, generator=begun.generator)

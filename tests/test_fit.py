@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import ncsn
 from ncsn.batching import centres
 from ncsn.data import Reports
+from ncsn.distributions import Empirical, Ring
 from ncsn.kinds import images
 from ncsn.kinds.images import guidance
 from ncsn.learn.fit import Judge, Lesson, OwnParts, Plan, learn, plan
@@ -33,8 +34,9 @@ from ncsn.learn.record import Ledger, Record, Row, until_spoiled
 from ncsn.machine import hardware
 from ncsn.machine.hardware import ALONE
 from ncsn.machine.messages import Stopped
-from ncsn.noise import Proposal
+from ncsn.noise import LogNormal, LogUniform, Proposal
 from ncsn.settings import Job, TrainSettings
+from ncsn.training import Progress
 
 
 def table(n: int, seed: int = 0) -> Tensor:
@@ -129,7 +131,7 @@ WITH_GAPS = table(200).masked_fill(table(200, seed=1) > table(200, seed=2) + 40,
         # What would be ignored, or fail after the training.
         (FRAME, {"signals": True}, "signals"),
         (IMAGES, {"signals": True}, "signals"),
-        (FRAME, {"start": ncsn.Run.of(ncsn.Ring(), (3,), sigma_max=1.0, sigma_min=0.1)}, "start"),
+        (FRAME, {"start": ncsn.Run.of(Ring(), (3,), sigma_max=1.0, sigma_min=0.1)}, "start"),
         (IMAGES, {"settings": tiny(guidance=2.0), "network": Own()}, "guidance"),
         (IMAGES, {"settings": tiny(proposal="geometric", log_sigma_std=1.0)}, "log_sigma_std"),
         (WITH_GAPS, {"network": ncsn.MLP(3, 8, 1)}, "without gaps"),
@@ -143,7 +145,7 @@ def test_what_cannot_be_learned_as_asked_is_refused(data: Any, given: dict[str, 
         ncsn.fit(data, **{"steps": 1} | given)
 
 
-@pytest.mark.parametrize("noise", [ncsn.LogUniform(5.0, 0.1), ncsn.LogNormal(-1.0, 1.0, 5.0, 0.1)])
+@pytest.mark.parametrize("noise", [LogUniform(5.0, 0.1), LogNormal(-1.0, 1.0, 5.0, 0.1)])
 @pytest.mark.parametrize(("data", "settings"), [(table(100), TrainSettings(steps=1)), (IMAGES, tiny())])
 def test_samples_descend_where_the_noise_was_that_is_given(noise: Proposal, data: Any, settings: TrainSettings) -> None:
     sampling = ncsn.fit(data, noise=noise, settings=settings).recipe.sampling
@@ -261,7 +263,7 @@ def test_images_are_learned_towards_the_score_of_their_class_at_high_noise(flip:
     x, label, sigma = every[-8:], torch.tensor([0, 1, 2, 0, 1, 2, -1, -1]), torch.linspace(0.3, 3.0, 8)
     keywords = objective.keywords  # type: ignore[attr-defined]
     assert keywords["above"] == 0.6
-    torch.testing.assert_close(keywords["data_score"](x, sigma, label), ncsn.Empirical(every, classes)(x, sigma, label))
+    torch.testing.assert_close(keywords["data_score"](x, sigma, label), Empirical(every, classes)(x, sigma, label))
 
 
 def test_images_that_would_fill_a_device_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,13 +312,13 @@ def test_the_average_that_was_best_on_held_out_examples_is_left_also_after_an_in
     """Every step moves the average; a second session goes on from the checkpoint of the first, and a third."""
     judge, record = Scripted(held_out), Record()
 
-    def steps(state: ncsn.State) -> Iterator[ncsn.Progress]:
+    def steps(state: ncsn.State) -> Iterator[Progress]:
         for step in range(state.step + 1, last + 1):
             state.step = step
             bias(state).fill_(float(step))
             losses, sigmas = torch.tensor([float(step)]), torch.ones(1)
             known = {"step": step, "fraction": step / last, "seconds": 7.0 * step, "stop": 15 * (step == cut)}
-            yield ncsn.Progress(losses=losses, sigmas=sigmas, **known)  # type: ignore[arg-type]
+            yield Progress(losses=losses, sigmas=sigmas, **known)  # type: ignore[arg-type]
 
     def bias(state: ncsn.State) -> Tensor:
         return dict(state.average.named_parameters())["network.output.bias"]
@@ -390,7 +392,7 @@ def test_examples_that_judge_samples_change_nothing_of_what_is_learned() -> None
 
 
 def test_a_run_says_by_name_what_of_ones_own_it_was_trained_with() -> None:
-    own = OwnParts(network=ncsn.MLP(3, 8), objective=ncsn.ssm, noise=ncsn.LogUniform(9.0, 0.1))
+    own = OwnParts(network=ncsn.MLP(3, 8), objective=ncsn.ssm, noise=LogUniform(9.0, 0.1))
     usual, settings = planned(table(100)).describe(), planned(table(100), own).describe()
     names = ("network", "objective", "channels", "log_sigma_mean", "proposal")
     assert [settings[name] for name in names] == ["ncsn.networks.MLP", "ssm", None, None, repr(own.noise)]

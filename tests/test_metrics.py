@@ -9,6 +9,7 @@ from helpers import GaussianScore
 
 import ncsn
 from ncsn import metrics
+from ncsn.data import Dataset
 from ncsn.distributions import GaussianMixture
 from ncsn.evaluation import PIXELS, evaluate
 from ncsn.score import Sigma
@@ -162,7 +163,7 @@ def test_the_log_density_of_a_cell_is_its_mean_and_not_that_of_its_middle() -> N
 
 def test_images_are_judged_as_they_are_asked_to_be_drawn() -> None:
     x = torch.randint(256, (60, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    data = ncsn.Dataset(x[:20], x[20:40], x[40:])
+    data = Dataset(x[:20], x[20:40], x[40:])
     run = ncsn.Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=5.0, sigma_min=0.02)
     asked, usual = (evaluate(run.sample(20, seed=2, levels=levels), data, PIXELS).report() for levels in (3, None))
     assert evaluate(run, data, PIXELS, n=20, seed=2, levels=3).report() == asked != usual

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 import ncsn
-from ncsn.noise import langevin_eps, largest_distance, level_ratio
+from ncsn.noise import LogNormal, LogUniform, langevin_eps, largest_distance, level_ratio
 
 
 @given(st.floats(0.1, 100), st.floats(1e-3, 0.1), st.integers(2, 50))
@@ -35,14 +35,14 @@ def test_geometric_sample_draws_every_level_equally(generator: Generator) -> Non
 
 
 PROPOSALS = [
-    (ncsn.LogNormal(-0.4, 1.2, 1e9, 1e-9), lambda sigma: torch.special.ndtr((sigma.double().log() + 0.4) / 1.2)),
-    (ncsn.LogUniform(5.0, 0.1), lambda sigma: (sigma.double() / 0.1).log() / math.log(50)),
+    (LogNormal(-0.4, 1.2, 1e9, 1e-9), lambda sigma: torch.special.ndtr((sigma.double().log() + 0.4) / 1.2)),
+    (LogUniform(5.0, 0.1), lambda sigma: (sigma.double() / 0.1).log() / math.log(50)),
 ]
 
 
 @pytest.mark.parametrize(("noise", "quantile"), PROPOSALS)
 def test_proposals_are_stratified(
-    noise: ncsn.LogNormal | ncsn.LogUniform, quantile: Callable[[Tensor], Tensor], generator: Generator
+    noise: LogNormal | LogUniform, quantile: Callable[[Tensor], Tensor], generator: Generator
 ) -> None:
     """One draw in each n-th of the distribution, in random order, and each position has all of it."""
     places = 640 * quantile(noise.sample(640, generator=generator))
@@ -55,24 +55,24 @@ def test_proposals_are_stratified(
 
 
 def test_proposals_stay_within_their_ends(generator: Generator) -> None:
-    drawn = ncsn.LogNormal(0.0, 3.0, 2.0, 0.5).sample(1000, generator=generator)
+    drawn = LogNormal(0.0, 3.0, 2.0, 0.5).sample(1000, generator=generator)
     assert [float(drawn.min()), float(drawn.max())] == [0.5, 2.0]
-    assert ncsn.LogUniform(0.2, 0.2).sample(3).tolist() == pytest.approx([0.2] * 3)
+    assert LogUniform(0.2, 0.2).sample(3).tolist() == pytest.approx([0.2] * 3)
 
 
-NOISES = ncsn.LogUniform(1.0, 0.1), ncsn.LogNormal(0.0, 1.0, 1.0, 0.1), ncsn.Karras(1.0, 0.1, 3)
+NOISES = LogUniform(1.0, 0.1), LogNormal(0.0, 1.0, 1.0, 0.1), ncsn.Karras(1.0, 0.1, 3)
 REFUSED = [
     (lambda: ncsn.Geometric(1.0, 2.0, 3), "sigma_max >= sigma_min > 0"),
     (lambda: ncsn.Geometric(math.inf, 1.0, 3), "sigma_max is inf"),
     (lambda: ncsn.Geometric(1.0, 0.1, 0), "levels is 0"),
     (lambda: ncsn.suggest_noise(torch.eye(2), steps=0), "steps"),
-    (lambda: ncsn.LogUniform(0.1, 0.0), "sigma_min is 0"),
+    (lambda: LogUniform(0.1, 0.0), "sigma_min is 0"),
     *((lambda noise=noise: noise.sample(-1), "n is -1") for noise in NOISES),
     (lambda: ncsn.Karras("a", 0.1, 3), "sigma_max is 'a'"),  # type: ignore[arg-type]
     (lambda: ncsn.Karras(torch.ones(1), 0.1, 3), "sigma_max is tensor"),  # type: ignore[arg-type]
-    (lambda: ncsn.LogNormal(math.nan, 1.0, 1.0, 0.1), "mean is nan"),
-    (lambda: ncsn.LogNormal(0.0, -1.0, 1.0, 0.1), "std is -1"),
-    (lambda: ncsn.LogNormal(0.0, 1.0, 0.1, 1.0), "sigma_max >= sigma_min > 0"),
+    (lambda: LogNormal(math.nan, 1.0, 1.0, 0.1), "mean is nan"),
+    (lambda: LogNormal(0.0, -1.0, 1.0, 0.1), "std is -1"),
+    (lambda: LogNormal(0.0, 1.0, 0.1, 1.0), "sigma_max >= sigma_min > 0"),
     *((lambda n=n: ncsn.suggest_noise(torch.zeros(n, 2)), "data has") for n in (0, 5)),
     (lambda: ncsn.suggest_noise(torch.tensor([[0.0, math.nan], [1.0, 2.0]])), "data has"),
 ]

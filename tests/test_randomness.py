@@ -13,15 +13,18 @@ from helpers import SAMPLING, GaussianScore
 from torch import Generator, Tensor
 
 import ncsn
-from ncsn import Batch, Geometric, LogUniform, Score, batches, posteriors, training_loss
-from ncsn.batching import dequantize
+from ncsn import Geometric, Score, batches, posteriors, training_loss
+from ncsn.batching import Batch, dequantize
+from ncsn.distributions import Empirical, Ring
+from ncsn.noise import LogNormal, LogUniform
+from ncsn.run.run import block_size
 
 SCORE = GaussianScore(0.3, 0.8)
 X = torch.linspace(-2, 2, 12).view(6, 2)
 SIGMA = torch.linspace(0.2, 2.0, 6)
 NOISE = LogUniform(3.0, 0.5)
 SIGMAS = Geometric(3.0, 0.5, 4).sigmas()
-DATA = ncsn.Empirical(torch.linspace(-3, 3, 20).view(10, 2), torch.arange(10) % 2)
+DATA = Empirical(torch.linspace(-3, 3, 20).view(10, 2), torch.arange(10) % 2)
 MIXTURE = ncsn.GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]))
 MODEL, LABELLED = ncsn.ScoreModel(ncsn.MLP(2, 8, 1), 0.1, 1.2), Batch(X, torch.arange(6) % 2)
 MEAN, KNOWN = torch.zeros(1, 2), torch.tensor([True, False])
@@ -34,10 +37,10 @@ def told(score: Score, x: Tensor, sigma: Tensor, *, label: Tensor, generator: Ge
 
 CASES: dict[str, Callable[[Generator], Tensor]] = {
     "Geometric": lambda g: Geometric(3.0, 0.5, 4).sample(6, generator=g),
-    "LogNormal": lambda g: ncsn.LogNormal(0.0, 1.0, 3.0, 0.5).sample(6, generator=g),
+    "LogNormal": lambda g: LogNormal(0.0, 1.0, 3.0, 0.5).sample(6, generator=g),
     "LogUniform": lambda g: NOISE.sample(6, generator=g),
     "GaussianMixture": lambda g: MIXTURE.sample(6, generator=g),
-    "Ring": lambda g: ncsn.Ring().sample(6, generator=g),
+    "Ring": lambda g: Ring().sample(6, generator=g),
     "Empirical": lambda g: DATA.sample(6, generator=g),
     "dsm": lambda g: ncsn.dsm(SCORE, X, SIGMA, generator=g),
     "ssm": lambda g: ncsn.ssm(MIXTURE, X, SIGMA, generator=g),
@@ -77,10 +80,10 @@ def test_no_two_blocks_of_any_seeds_are_the_same() -> None:
     """A generator on a CPU has 2³² seeds, so the last two are one."""
     run = ncsn.Run.of(SCORE, (1,), sigma_max=5.0, sigma_min=0.5)
     how: dict[str, Any] = {"levels": 2, "sampler": "heun"}
-    first = []
+    first, size = [], block_size((1,))
     for seed in (0, 1, 2, 2**32 - 1, 2**63 - 1):
-        whole, part = ([*steps][-1].x[:5, 0] for steps in run.blocks(2 * run.block, seed=seed, **how))
-        assert torch.equal(whole, run.sample(run.block, seed=seed, **how)[:5, 0])
+        whole, part = ([*steps][-1].x[:5, 0] for steps in run.blocks(2 * size, seed=seed, **how))
+        assert torch.equal(whole, run.sample(size, seed=seed, **how)[:5, 0])
         first += [tuple(whole.tolist()), tuple(part.tolist())]
     assert len(set(first)) >= len(first) - 2
     assert len(set(first[:6])) == 6

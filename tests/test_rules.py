@@ -10,6 +10,7 @@ import ncsn
 from ncsn.data import Dataset
 from ncsn.kinds.images.read import mnist
 from ncsn.learn import rules
+from ncsn.noise import LogUniform
 from ncsn.samplers import SAMPLERS, Sampling
 from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.training import Budget
@@ -99,7 +100,7 @@ def test_posterior_targets_begin_where_examples_are_averaged_if_they_are_cheap(
     """``work``: the network's arithmetic over what pays for two products with all examples."""
     monkeypatch.setattr(rules, "averaging_level", lambda _: 0.75)
     monkeypatch.setattr(rules, "arithmetic", lambda *_: work * 4 * n * 28**2 / (0.4 * 3))
-    images, noise = torch.zeros(1, 1, 28, 28, dtype=torch.uint8).expand(n, -1, -1, -1), ncsn.LogUniform(9, bottom)
+    images, noise = torch.zeros(1, 1, 28, 28, dtype=torch.uint8).expand(n, -1, -1, -1), LogUniform(9, bottom)
     assert rules.posterior_above(images, torch.nn.Identity(), noise, 9.0, mirrored=False) == above
     half = images[: n // 2]
     assert rules.posterior_above(half, torch.nn.Identity(), noise, 9.0, mirrored=True) == above, "twice as many"

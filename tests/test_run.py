@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import ncsn
 from ncsn import Recipe, Run, Sampling, ScoreModel
 from ncsn.data import Origin
-from ncsn.distributions import TOYS
+from ncsn.distributions import TOYS, Empirical
 from ncsn.kinds.images.read import Depth
 from ncsn.machine import hardware
 from ncsn.machine.storage import read_tensors, seal
@@ -168,7 +168,7 @@ def test_classes_are_drawn_by_their_shares_or_evenly(known: bool) -> None:
     x = run.sample(2000, label="any", seed=3)
     drawn = torch.bincount(x.mean(1).round().long(), minlength=10) / 2000
     assert bool(((drawn - shares).abs() < 1 / 2000 + 1e-6).all()), "of each as many as its share says, but for one"
-    first = [run.labels("any", 10, torch.Generator().manual_seed(seed)) for seed in range(400)]
+    first = [run.recipe.labels("any", 10, torch.Generator().manual_seed(seed)) for seed in range(400)]
     alone = torch.bincount(torch.stack([x[0] for x in first if x is not None]), minlength=10) / 400
     assert bool(((alone - shares).abs() <= 4 * (shares * (1 - shares) / 400).sqrt()).all()), "in random order"
     assert torch.equal(run.sample(2000, seed=3), run.sample(2000, seed=3, label="any" if known else "none"))
@@ -343,7 +343,7 @@ CERTAIN: dict[str, Callable[[], Tensor]] = {
     "probes": lambda: LEARNED.log_prob(UNITS.inverse(X), probes=2, tolerance=0.1),
     "downsampled": lambda: downsampled(2)(IMAGE),
     "blurred": lambda: blurred(1.0)(IMAGE),
-    "Empirical": lambda: ncsn.Empirical(X)(X, 0.5) + ncsn.Empirical(X).log_prob(X, 0.5)[:, None],
+    "Empirical": lambda: Empirical(X)(X, 0.5) + Empirical(X).log_prob(X, 0.5)[:, None],
     **{name: partial(lambda toy: toy()(X, 0.5) + toy().log_prob(X, 0.5)[:, None], toy) for name, toy in TOYS.items()},
     "suggest_noise": lambda: ncsn.suggest_noise(X.cumsum(0)).noise.sigmas(),
 }
@@ -485,7 +485,7 @@ def measured(measure: Callable[[Tensor], Any], y: Any = 1.0, noise_std: Any = 1.
         (lambda: ncsn.fit(None, steps=1), "NoneType"),
         (lambda: ncsn.GaussianMixture(torch.zeros(1, 2), std=math.nan), "nan"),
         (lambda: ncsn.GaussianMixture(torch.full((1, 2), math.nan)), "means"),
-        (lambda: ncsn.Empirical(torch.full((3, 2), math.nan)), "data"),
+        (lambda: Empirical(torch.full((3, 2), math.nan)), "data"),
         (lambda: replace(PLAIN, score=lambda x, sigma: -x[:, :1]).sample(3), "shape"),
         (lambda: ncsn.load("mnist", device="cpu").log_prob(84 * torch.ones(1, 1, 28, 28)), "84"),
     ],
@@ -500,7 +500,7 @@ def test_arrays_are_as_good_as_tensors() -> None:
     with unchecked():
         assert PLAIN.sample(2, start=start, levels=np.int64(3)).shape == (2, 2)  # type: ignore[arg-type]
         assert ncsn.GaussianMixture(points[:1]).sample(3).shape == (3, 2)  # type: ignore[arg-type]
-        assert ncsn.Empirical(points).mean.shape == (2,)  # type: ignore[arg-type]
+        assert Empirical(points).mean.shape == (2,)  # type: ignore[arg-type]
         assert ncsn.suggest_noise(points) == ncsn.suggest_noise(torch.from_numpy(points))  # type: ignore[arg-type]
         grid = ncsn.plots.image_grid(np.zeros((4, 1, 8, 8), np.float32))  # type: ignore[arg-type]
         assert ncsn.fit(points, steps=1, seed=np.int64(3), quiet=True).settings["seed"] == 3

@@ -115,7 +115,8 @@ def test_a_folder_of_colour_images_trains_with_a_guide(run: Run, tmp_path: Path)
     assert (content["step"], content["nfe"], content["guidance"], content["guide_nfe"] > 0) == (11, 5, 2, True)
     guide = torch.load(tmp_path / "run" / "guide" / "checkpoint.pt", weights_only=True)
     assert guide["step"] == 2, "a tenth, rounded up"
-    assert 0 < made.guide_parameters < made.parameters / 2
+    assert isinstance(made.guide, ncsn.ScoreModel)
+    assert 0 < sum(p.numel() for p in made.guide.parameters()) < made.parameters / 2
     assert not torch.equal(made.sample(2), made.sample(2, guidance=1.0))
     # Random bytes are what a network that says nothing takes them for, uncorrelated pixels: 1 is what that costs.
     assert content["validation_loss"] == pytest.approx(1, abs=0.25)

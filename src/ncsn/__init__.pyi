@@ -1,5 +1,4 @@
 from . import evaluation as evaluation
-from . import metrics as metrics
 from . import plots as plots
 from . import posteriors as posteriors
 from .adapters import from_azula as from_azula
@@ -9,11 +8,8 @@ from .adapters import from_flow as from_flow
 from .adapters import from_noise_predictor as from_noise_predictor
 from .adapters import from_variance_preserving as from_variance_preserving
 from .adapters import to_azula as to_azula
-from .batching import Batch as Batch
 from .batching import batches as batches
-from .distributions import Empirical as Empirical
 from .distributions import GaussianMixture as GaussianMixture
-from .distributions import Ring as Ring
 from .learn.fit import fit as fit
 from .learn.loading import load_dataset as load_dataset
 from .likelihood import bits_per_dimension as bits_per_dimension
@@ -22,12 +18,9 @@ from .networks import MLP as MLP
 from .networks import UNet as UNet
 from .noise import Geometric as Geometric
 from .noise import Karras as Karras
-from .noise import LogNormal as LogNormal
-from .noise import LogUniform as LogUniform
 from .noise import suggest_noise as suggest_noise
 from .objectives import dsm as dsm
 from .objectives import exact as exact
-from .objectives import fisher as fisher
 from .objectives import posterior_dsm as posterior_dsm
 from .objectives import ssm as ssm
 from .objectives import training_loss as training_loss
@@ -54,14 +47,8 @@ from .score import ScoreModel as ScoreModel
 from .score import add_guidance as add_guidance
 from .score import tweedie as tweedie
 from .training import Budget as Budget
-from .training import Progress as Progress
 from .training import State as State
 from .training import muon_and_adam as muon_and_adam
 from .training import train as train
 
 __version__: str
-from .data import Dataset as Dataset
-from .data import Imputed as Imputed
-from .data import Labels as Labels
-from .settings import Reading as Reading
-from .tables.impute import ImputedTable as ImputedTable

@@ -287,27 +287,14 @@ class Origin:
         return data
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """How batches are drawn.
-
-    ``examples``: the training examples, on their device.  ``labels``: their classes, if the model is class-conditional.
-    ``size``: of a batch.  ``flip``: whether examples are mirrored at random.
-    """
-
-    examples: Shaped[Tensor, "n *d"]
-    labels: Int64[Tensor, "n"] | None
-    size: int
-    flip: bool
-    generator: torch.Generator
-
-
 Unseen: TypeAlias = Literal["error", "missing", "skip"]
 """What to do with impossible values, see ``Run.impute``."""
 UserData: TypeAlias = Any
 """Examples, or numbers about them, in the user's form: a tensor, or pandas' DataFrame or Series, which has no types."""
 Values: TypeAlias = Mapping[Any, object]
 """Values of some columns of a table, by the columns' labels."""
+Label: TypeAlias = int | str | Int64[Tensor, "n"] | Int64[Tensor, ""]
+"""Classes of samples, see ``Run.steps``."""
 
 
 @dataclass(frozen=True)
@@ -406,13 +393,11 @@ def conformal_factor(
     return float(distances[place - 1])
 
 
+R = TypeVar("R")  # the run of a trained model, defined above this module
 Loss = Callable[[ScoreModel, Batch], tuple[Tensor, Tensor]]
 """The losses of a batch's examples and their noise levels, see ``training_loss``."""
-Writer = Callable[[Tensor, Sequence[Step], Path], object]
-"""Draws a picture of samples, (n, *d), and of the states of some of them from noise to data."""
-
-
-R = TypeVar("R")  # the run of a trained model, defined above this module
+Writer = Callable[[R, UserData, Sequence[Step], Path], object]
+"""Writes samples, (n, *d), and the states of some of them from noise to data, to a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -462,9 +447,69 @@ class Ruler(Protocol):
         """Draw samples next to real examples."""
 
 
+class Curriculum:
+    """The batches that a model learns from and is judged by, and their losses.
+
+    ``sizes``: of the batches of held-out examples.
+    """
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        self.sizes = sizes
+
+    def batches(self, drawn: Iterator[Batch], generator: torch.Generator) -> Iterator[Batch]:
+        """Endless batches to train on, from random batches of training examples."""
+        return drawn
+
+    def held_out(self, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
+        """Batches of held-out examples, the same at every report, given the generator that also draws their noise."""
+
+        def draw(generator: torch.Generator) -> Iterator[Batch]:
+            for size in self.sizes:
+                yield next(batches(examples.x, size, examples.label, generator=generator))
+
+        return draw
+
+    def loss(self, loss: Loss) -> Loss:
+        """The loss of the model, given that of scores."""
+        return loss
+
+    def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "b"]]:
+        """The parts of held-out examples whose losses are reported separately."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Imputation(Generic[R]):
+    """How missing values are drawn, for kinds of data that can have any.
+
+    ``draw``: from a run, the user's examples, the number of draws, a generator and what to do with impossible values.
+    ``hide``: from a run, what to hide, the shape (n, *d) of examples and a generator, which values to hide; see
+    ``Run.calibrate``.
+    ``fill_file``: from a run, a file, the number of draws, a seed and the files to write; returns a summary in lines.
+    """
+
+    draw: Callable[[R, object, int, torch.Generator, Unseen], Imputed]
+    hide: Callable[[R, object, tuple[int, ...], torch.Generator], Bool[Tensor, "n *d"]]
+    fill_file: Callable[[R, Path, int, int, Path, Path | None], list[str]]
+
+
+@dataclass(frozen=True)
+class Conditioning(Generic[R]):
+    """How a run is conditioned on exact values of a part of every example, for kinds of data whose parts have names.
+
+    ``given``: from a run and values, the run of the other parts.
+    ``insert``: from a run, samples of that other run and the values, whole examples.
+    ``complete``: the run of examples without missing parts.
+    """
+
+    given: Callable[[R, Values], R]
+    insert: Callable[[R, UserData, Values], UserData]
+    complete: Callable[[R], R]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind(ABC, Generic[R]):
-    """A kind of data: the defaults of its training, and how it is evaluated, imputed, shown and written.
+    """A kind of data: the defaults of its training, and how it is learned, evaluated, shown and written.
 
     ``noun``: the word for examples.  ``axis``: the word for their first axis; ``named``: names of some of its lengths.
     ``network``: the network that learns it.
@@ -477,11 +522,14 @@ class Kind(ABC, Generic[R]):
     ``precision``: the network's default precision.
     ``compiled``: whether compiling the network pays for many samples.
     ``guided``: whether sampling uses guidance.
-    ``imputes``: whether missing values are drawn by ``impute``; otherwise by ``Run.posterior``.
     ``posterior_targets``: whether training may use posterior targets at high noise.
     ``refused``: options that do not apply to this kind.
     ``shown``: how many samples training draws at the end, as a multiple of its setting.
     ``kept``: for how many of them the states from noise to data are shown, too.
+    ``writers``: the writers of samples by the suffix of the file; None stands for arrays, as ``stored`` returns them.
+    ``judged_in``: the transform of samples in a file that are judged, by default that of the run.
+    ``imputation``: how missing values are drawn; by default they can't be missing.
+    ``conditioning``: how a run is conditioned on exact values; by default it can't be.
     """
 
     noun: str
@@ -497,11 +545,14 @@ class Kind(ABC, Generic[R]):
     precision: Literal["auto", "fp32"] = "auto"
     compiled: bool = False
     guided: bool = False
-    imputes: bool = True
     posterior_targets: bool = True
     refused: tuple[str, ...] = ()
     shown: int = 1
     kept: int = 0
+    writers: Mapping[str, Writer[R] | None]
+    judged_in: Transform | None = None
+    imputation: Imputation[R] | None = None
+    conditioning: Conditioning[R] | None = None
 
     # Learning.
 
@@ -527,28 +578,9 @@ class Kind(ABC, Generic[R]):
         torch.as_tensor(mean).expand(shape)  # RuntimeError if it can't
         return ScoreModel(network, mean, std, preconditioning=way, autocast=autocast)
 
-    def batches(self, data: Dataset, model: ScoreModel, reading: Reading, drawing: "Drawing") -> Iterator[Batch]:
-        """Endless random batches to train the model on."""
-        return batches(drawing.examples, drawing.size, drawing.labels, flip=drawing.flip, generator=drawing.generator)
-
-    def held_out_batches(
-        self, data: Dataset, model: ScoreModel, examples: Batch
-    ) -> Callable[[torch.Generator], Iterator[Batch]]:
-        """Batches of held-out examples, the same at every report, given the generator that also draws their noise."""
-
-        def draw(generator: torch.Generator) -> Iterator[Batch]:
-            for size in self.held_out:
-                yield next(batches(examples.x, size, examples.label, generator=generator))
-
-        return draw
-
-    def loss(self, loss: Loss) -> Loss:
-        """The loss of the model, given that of scores."""
-        return loss
-
-    def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "b"]]:
-        """The parts of held-out examples whose losses are reported separately."""
-        return {}
+    def curriculum(self, data: Dataset, model: ScoreModel) -> Curriculum:
+        """How the model learns from the data."""
+        return Curriculum(self.held_out)
 
     def choose_guidance(
         self, data: Dataset, device: torch.device, *, thorough: bool, effort: float
@@ -566,12 +598,12 @@ class Kind(ABC, Generic[R]):
 
     # Using a run.
 
-    def numbers(self, run: R, x: object, unseen: "Unseen" = "error") -> Shaped[Tensor, "b *d"]:
+    @abstractmethod
+    def numbers(self, run: R, x: object, unseen: Unseen = "error") -> Shaped[Tensor, "b *d"]:
         """A user's examples as a tensor in the user's units.  Raises ValueError for a wrong shape or other columns.
 
         ``unseen``: what to do with impossible values of a DataFrame, see ``Run.impute``.
         """
-        raise NotImplementedError
 
     def examples(self, run: R, x: Shaped[Tensor, "b *d"]) -> UserData:
         """The inverse of ``numbers``: examples as the user gave them to training."""
@@ -581,56 +613,17 @@ class Kind(ABC, Generic[R]):
         """One number per example, in a form that suits the user's examples."""
         return values
 
-    def condition(self, run: R, given: Values) -> R:
-        """The run of the values that aren't given.  Raises ValueError if this kind does not support it."""
-        raise ValueError(f"the run generates {self.noun}; only tables can be conditioned on given values")
-
-    def fill_in(self, run: R, samples: UserData, given: Values) -> UserData:
-        """Samples with the given values, which the run of the others doesn't draw."""
-        return samples
-
-    def complete(self, run: R) -> R:
-        """The run whose samples have no missing values."""
-        return run
-
-    def impute(self, run: R, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
-        """Draw missing values.  Raises ValueError if this kind does not support it."""
-        raise ValueError(f"the run generates {self.noun}; use run.posterior to fill in missing parts")
-
-    def hide(self, run: R, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
-        """Which values of n examples to hide, see ``Run.calibrate``; ValueError if this kind does not support it."""
-        raise ValueError(f"the run generates {self.noun}; pass a measurement instead (measure and noise_std)")
-
-    def impute_file(self, run: R, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
-        """Fill in the missing values of a file; returns a summary in lines."""
-        raise ValueError(f"the run generates {self.noun}; use ncsn inpaint instead")
+    def stored(self, transform: Transform, samples: Float[Tensor, "n *d"]) -> Shaped[np.ndarray, "n *d"]:
+        """Samples as an array is stored in a file."""
+        return samples.numpy()
 
     @abstractmethod
     def ruler(self, run: R, data: Dataset, features: object, n: int) -> Ruler:
         """The ruler for up to ``n`` samples of a run.  Raises ValueError for too few held-out examples."""
 
-    def units_to_judge(self, transform: Transform) -> Transform:
-        """The transform of samples in a file for a ruler: to the user's units."""
-        return transform
-
-    # Showing and writing.
-
-    @property
-    @abstractmethod
-    def writers(self) -> Mapping[str, Writer | None]:
-        """The writers of samples by the suffix of the file; None stands for arrays and tables."""
-
     @abstractmethod
     def show(self, run: R, data: Dataset, samples: Shaped[Tensor, "n *d"], path: Sequence[Step], folder: Path) -> None:
         """Draw a training's samples, and the states of some from noise to data (``path``), into the run's folder."""
-
-    def stored(self, transform: Transform, samples: Float[Tensor, "n *d"]) -> Shaped[np.ndarray, "n *d"]:
-        """Samples as an array is stored in a file."""
-        return samples.numpy()
-
-    def write_table(self, transform: Transform, rows: UserData, out: Path) -> None:
-        """Write samples, as numbers or as ``examples`` returns them, to a table."""
-        raise ValueError(f"{out}: {self.noun} can't be written as a table")
 
 
 AnyKind: TypeAlias = Kind[Any]

@@ -250,8 +250,9 @@ class Empirical:
     ``labels``: the class of each example, (n,), for a class-conditional score.
     ``dtype``: of the products; bfloat16 is several times faster on hardware that has it, and precise enough for pixels.
 
+    >>> from ncsn.distributions import Empirical
     >>> data = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
-    >>> ncsn.tweedie(ncsn.Empirical(data), torch.tensor([[3.0, 1.0]]), 0.5)  # the nearest example
+    >>> ncsn.tweedie(Empirical(data), torch.tensor([[3.0, 1.0]]), 0.5)  # the nearest example
     tensor([[4.0000, 0.0000]])
     """
 

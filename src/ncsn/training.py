@@ -264,10 +264,11 @@ def train(
     GPU, which is not synchronised at every step, after ten steps and a second, before a checkpoint, and at the end.
     Raises PeerError if another process has ended.
 
+    >>> from ncsn.noise import LogUniform
     >>> g = torch.Generator().manual_seed(0)
     >>> data = torch.randn(1000, 2, generator=g)
     >>> state = ncsn.State(ncsn.ScoreModel(ncsn.MLP(2), data.mean(0), data.std()), generator=g)
-    >>> loss = ncsn.training_loss(ncsn.LogUniform(sigma_max=10, sigma_min=0.1), generator=g)
+    >>> loss = ncsn.training_loss(LogUniform(sigma_max=10, sigma_min=0.1), generator=g)
     >>> for progress in ncsn.train(state, ncsn.batches(data, 64, generator=g), loss, budget=ncsn.Budget(steps=20)):
     ...     pass
     >>> progress.step, progress.fraction

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import ncsn
-from ncsn.distributions import TOYS, Distribution
+from ncsn.distributions import TOYS, Distribution, Empirical, Ring
 from ncsn.metrics import mode_statistics
 
 PLACE = Path(__file__).resolve().with_suffix(".json")
@@ -57,8 +57,8 @@ def distributions() -> dict[str, Any]:
     means = torch.tensor([[0.0, 1.0], [-4.0, 2.0], [3.0, -6.0]], dtype=torch.float64)
     mixture = ncsn.GaussianMixture(means, 0.5, torch.tensor([0.5, 1.5, 3.0], dtype=torch.float64))
     named: dict[str, Distribution] = {name: TOYS[name]() for name in ("gaussian", "circle", "moons", "swiss-roll")}
-    named |= {"wide circle": ncsn.Ring(4.0, 0.5), "mixture": mixture}
-    named["points"] = ncsn.Empirical(points, dtype=torch.float64)
+    named |= {"wide circle": Ring(4.0, 0.5), "mixture": mixture}
+    named["points"] = Empirical(points, dtype=torch.float64)
     return {"points": numbers(points), "fields": {name: fields(truth) for name, truth in named.items()}}
 
 

@@ -69,8 +69,9 @@ class Evaluate(SamplingOptions, RunOptions):
         # Before sampling, so that unsuitable features are rejected without a wait of minutes.
         ruler = kind.ruler(run, data, self.features, self.n)
         out.mkdir(exist_ok=True)
-        units = kind.units_to_judge(run.transform)
-        drawn = write_array(out / SAMPLES, run, ruler.n, seed=self.seed, options=self.options(), transform=units)
+        drawn = write_array(
+            out / SAMPLES, run, ruler.n, seed=self.seed, options=self.options(), transform=kind.judged_in
+        )
         samples = torch.from_numpy(np.load(out / SAMPLES)["samples"])
         result = ruler.judge(samples)
         facts: dict[str, object] = {"source": str(self.run), "run_digest": run.digest, "seed": self.seed}
@@ -214,11 +215,11 @@ class Calibrate(RunOptions):
     def __call__(self) -> None:
         """Calibrate, print and draw."""
         import ncsn
+        from ncsn.run.run import imputation_of
 
         check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
-        if not run.recipe.kind.imputes:
-            raise ValueError(f"{self.run} generates {run.recipe.kind.noun}; use run.calibrate(measure=...) in Python")
+        imputation_of(run, "use run.calibrate(measure=...) in Python")
         known = None if self.data is None else run.held_out(self.data)
         result = run.calibrate(
             known, hidden=self.hidden(run), truths=self.truths, n=self.n, draws=self.draws, seed=self.seed

@@ -70,7 +70,8 @@ class Sample(SamplingOptions, RunOptions):
                 importlib.import_module(name)
         run = ncsn.load(self.run, device=self.device)
         kind = run.recipe.kind
-        run = kind.complete(run) if self.complete and self.given is None else run
+        if self.complete and self.given is None and kind.conditioning is not None:
+            run = kind.conditioning.complete(run)
         if self.out.suffix not in kind.writers:
             raise ValueError(f"{self.out}: {kind.noun} can be written to {', '.join(kind.writers)}")
         job = job_of(run, self.n, self.seed, sorted(self.options().items()))
@@ -88,7 +89,7 @@ class Sample(SamplingOptions, RunOptions):
             keep = kind.kept if self.out.suffix == ".gif" else 0
             drawn = console.draw(run, self.n, seed=self.seed, keep=keep, **self.options())
             with storage.atomic(self.out) as temporary:
-                write(drawn.samples, drawn.path, temporary)
+                write(run, drawn.samples, drawn.path, temporary)
                 storage.append_seal(temporary, job)
             log.info(f"{self.out}: {drawn.cost}")
 
@@ -104,7 +105,8 @@ class Sample(SamplingOptions, RunOptions):
         if len(values) < len(pairs):
             raise ValueError(f"given is {given!r}; each name may occur only once")
         rows = run.sample(self.n, given=values, complete=self.complete, seed=self.seed, **self.options())
-        run.recipe.kind.write_table(run.transform, rows, self.out)
+        if (write := run.recipe.kind.writers[self.out.suffix]) is not None:
+            write(run, rows, [], self.out)
         log.info(f"{self.out}: {counted(self.n, 'row')} with {given}")
 
 
@@ -121,19 +123,21 @@ def write_array(
     from ncsn.run.steps import cost
 
     blocks, kind = run.blocks(n, seed=seed, **options), run.recipe.kind
-    began, count, drawn = time.perf_counter(), -(-n // run.block), list["Drawn"]()
+    began, count, drawn = time.perf_counter(), 1, list["Drawn"]()
 
     def arrays() -> "Iterator[np.ndarray]":
+        nonlocal count
         for number, steps in enumerate(blocks, 1):
             if number == 1:
+                count = -(-n // steps.n)
                 console.compile_for(run, n, steps)
             drawn[:] = [console.follow(steps, f"block {number} of {count}", began)]
             yield np.asarray(kind.stored(transform or run.transform, drawn[0].samples))
 
-    if out.suffix in TABLES:
-        kind.write_table(run.transform, np.concatenate([*arrays()]), out)
-    else:
+    if (write := kind.writers[out.suffix]) is None:
         write_blocks(out, arrays(), n)
+    else:
+        write(run, np.concatenate([*arrays()]), [], out)
     log.info(f"{out}: {cost(n, drawn[0].steps, drawn[0].seconds)}")
     return drawn[0]
 

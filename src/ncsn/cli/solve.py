@@ -236,11 +236,13 @@ class Impute(RunOptions):
 
     def __call__(self) -> None:
         import ncsn
+        from ncsn.run.run import imputation_of
 
         for path in (self.out, self.draws or self.out):
             check_output(path, *TABLES, ".npy", overwrite=self.overwrite)
         if self.draws is not None and self.draws.resolve() == self.out.resolve():
             raise ValueError(f"out and draws are both {self.out}; give two different files")
         run = ncsn.load(self.run, device=self.device)
-        for line in run.recipe.kind.impute_file(run, self.rows, self.n, self.seed, self.out, self.draws):
+        imputation = imputation_of(run, "use ncsn inpaint instead")
+        for line in imputation.fill_file(run, self.rows, self.n, self.seed, self.out, self.draws):
             log.info(line)

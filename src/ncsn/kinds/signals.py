@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,11 +18,11 @@ from ncsn.data import (
     FAR,
     Arrays,
     Dataset,
+    Imputation,
     Imputed,
     Kind,
     Transform,
     Unseen,
-    Writer,
     arrays,
     check_finite,
     choose_patterns,
@@ -34,7 +34,7 @@ from ncsn.kinds.comparison import Comparison, classify, compare, held_out_exampl
 from ncsn.machine import storage
 from ncsn.machine.messages import bar, quieter
 from ncsn.posteriors import Observation, masked
-from ncsn.run.run import Run
+from ncsn.run.run import Run, condition_on
 from ncsn.samplers import Step
 from ncsn.settings import OF_IMAGES, short_name
 from ncsn.validation import as_numbers, counted
@@ -148,7 +148,7 @@ def draw_signals(
     """``n`` draws of signals with the same missing values, by moment matching; in the user's units."""
     count = n * len(z)
     noise_std = 2 * run.recipe.sampling.sigma_min
-    answers = run.condition_on(Observation(masked(~missing), z[:, ~missing].repeat_interleave(n, 0), noise_std))
+    answers = condition_on(run, Observation(masked(~missing), z[:, ~missing].repeat_interleave(n, 0), noise_std))
     with quieter(logging.ERROR):  # otherwise every part would warn that samples disagree
         drawn = answers.sample(count, particles=1, batch_size=min(DRAWS_AT_ONCE, count), seed=generator)
     signals: Tensor = drawn.view(len(z), n, *missing.shape).transpose(0, 1).flatten(0, 1)
@@ -200,72 +200,75 @@ class Signals(Kind[Run]):
             raise ValueError(f"x has shape {tuple(signals.shape)}; expected (b, {', '.join(map(str, shape))})")
         return signals
 
-    def impute(self, run: Run, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
-        """Draw missing values by moment matching; signals with the same gaps are processed together."""
-        if unseen != "error":
-            raise ValueError(f"unseen is {unseen!r}, but it doesn't apply to {self.noun}; leave it out")
-        x = self.numbers(run, rows)
-        transform = run.transform
-        transform.check(x)
-        z, missing, draws = transform.forward(x).float().to(run.device), x.isnan(), x.repeat(n, *[1] * x.ndim)
-        patterns, pattern = torch.unique(missing, dim=0, return_inverse=True)
-        parts = [
-            (gaps, part)
-            for number, gaps in enumerate(patterns)
-            if bool(gaps.any())
-            for part in torch.split((pattern == number).nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
-        ]
-        for gaps, part in bar(parts, f"{len(x)} signals"):
-            if bool(gaps.all()):
-                drawn = run.sample(n * len(part), seed=generator)
-            else:
-                drawn = draw_signals(run, z[part], gaps.to(run.device), n, generator)
-            draws[:, part] = torch.where(gaps, drawn.to(draws).view(n, len(part), *gaps.shape), draws[:, part])
-        point = torch.where(missing, draws.mean(0), x)
-        return Imputed(x, draws, point, draws.std(0))
-
-    def hide(self, run: Run, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
-        """A share is a gap in the middle of the last axis, in all channels."""
-        if not isinstance(what, float):
-            return choose_patterns(what, shape, generator)
-        length = math.ceil(what * shape[-1])
-        gap = torch.zeros(shape, dtype=torch.bool)
-        gap.narrow(-1, (shape[-1] - length) // 2, length).fill_(True)
-        return gap
-
-    def impute_file(self, run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
-        """Write completed signals with the shape and dtype of their file."""
-        for path in (rows, out, draws or out):
-            if path.suffix != ".npy":
-                raise ValueError(f"{path} ends in {path.suffix!r}; signals are read from and written to .npy")
-        signals = arrays(rows)[""]
-        if signals.dtype.kind not in "iuf":
-            raise ValueError(f"{rows} holds {signals.dtype}; signals must be numbers")
-        imputed = run.impute(np.array(signals, np.float64), n, seed=seed)
-        for file, filled in ((out, imputed.point.view(signals.shape)), (draws, imputed.draws)):
-            if file is not None:
-                with storage.atomic(file) as temporary:
-                    np.save(temporary, filled.numpy().astype(signals.dtype))
-        # Each channel has its own unit.
-        channels = zip(imputed.variation.unbind(1), imputed.missing.unbind(1), strict=True)
-        spreads = [f"{float(std[gap].mean()):.3g}" for std, gap in channels if bool(gap.any())]
-        each = " in the channels with gaps" if len(spreads) > 1 else ""
-        varied = f"; mean standard deviation of the draws: {', '.join(spreads)}{each}" if spreads else ""
-        return [f"{out}: {counted(int(imputed.missing.sum()), 'missing value')} filled in{varied}"]
-
     def ruler(self, run: Run, data: Dataset, features: object, n: int) -> SignalRuler:
         """Compare samples with held-out signals."""
         return SignalRuler(data, held_out_examples(data, n), bool(run.settings.get("flip")))
-
-    @property
-    def writers(self) -> Mapping[str, Writer | None]:
-        """A picture of the first signals, or arrays."""
-        return {".png": lambda x, _, out: plots.signal_rows({"samples": x}, out), ".npz": None, ".npy": None}
 
     def show(self, run: Run, data: Dataset, samples: Float[Tensor, "n *d"], path: Sequence[Step], folder: Path) -> None:
         """Plot held-out signals above samples."""
         held_out = data.transform.inverse(data.validation[: len(samples)])
         plots.signal_rows({"held out": held_out, "samples": samples}, folder / "samples.png")
+
+
+def impute_signals(run: Run, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
+    """Draw missing values by moment matching; signals with the same gaps are processed together."""
+    if unseen != "error":
+        raise ValueError(f"unseen is {unseen!r}, but it doesn't apply to signals; leave it out")
+    x = SIGNALS.numbers(run, rows)
+    transform = run.transform
+    transform.check(x)
+    z, missing, draws = transform.forward(x).float().to(run.device), x.isnan(), x.repeat(n, *[1] * x.ndim)
+    patterns, pattern = torch.unique(missing, dim=0, return_inverse=True)
+    parts = [
+        (gaps, part)
+        for number, gaps in enumerate(patterns)
+        if bool(gaps.any())
+        for part in torch.split((pattern == number).nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
+    ]
+    for gaps, part in bar(parts, f"{len(x)} signals"):
+        if bool(gaps.all()):
+            drawn = run.sample(n * len(part), seed=generator)
+        else:
+            drawn = draw_signals(run, z[part], gaps.to(run.device), n, generator)
+        draws[:, part] = torch.where(gaps, drawn.to(draws).view(n, len(part), *gaps.shape), draws[:, part])
+    point = torch.where(missing, draws.mean(0), x)
+    return Imputed(x, draws, point, draws.std(0))
+
+
+def hide_gap(run: Run, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
+    """A share is a gap in the middle of the last axis, in all channels."""
+    if not isinstance(what, float):
+        return choose_patterns(what, shape, generator)
+    length = math.ceil(what * shape[-1])
+    gap = torch.zeros(shape, dtype=torch.bool)
+    gap.narrow(-1, (shape[-1] - length) // 2, length).fill_(True)
+    return gap
+
+
+def impute_file(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
+    """Write completed signals with the shape and dtype of their file."""
+    for path in (rows, out, draws or out):
+        if path.suffix != ".npy":
+            raise ValueError(f"{path} ends in {path.suffix!r}; signals are read from and written to .npy")
+    signals = arrays(rows)[""]
+    if signals.dtype.kind not in "iuf":
+        raise ValueError(f"{rows} holds {signals.dtype}; signals must be numbers")
+    imputed = run.impute(np.array(signals, np.float64), n, seed=seed)
+    for file, filled in ((out, imputed.point.view(signals.shape)), (draws, imputed.draws)):
+        if file is not None:
+            with storage.atomic(file) as temporary:
+                np.save(temporary, filled.numpy().astype(signals.dtype))
+    # Each channel has its own unit.
+    channels = zip(imputed.variation.unbind(1), imputed.missing.unbind(1), strict=True)
+    spreads = [f"{float(std[gap].mean()):.3g}" for std, gap in channels if bool(gap.any())]
+    each = " in the channels with gaps" if len(spreads) > 1 else ""
+    varied = f"; mean standard deviation of the draws: {', '.join(spreads)}{each}" if spreads else ""
+    return [f"{out}: {counted(int(imputed.missing.sum()), 'missing value')} filled in{varied}"]
+
+
+def write_rows(run: Run, samples: Float[Tensor, "n *d"], path: Sequence[Step], out: Path) -> None:
+    """Draw the first signals."""
+    plots.signal_rows({"samples": samples}, out)
 
 
 SIGNALS = Signals(
@@ -275,4 +278,6 @@ SIGNALS = Signals(
     log_sigma_mean=(-float("inf"), 0.7),
     precision="fp32",  # 16 bits are no faster in one dimension
     refused=OF_IMAGES,  # there is no established way to judge guided signals
+    writers={".png": write_rows, ".npz": None, ".npy": None},
+    imputation=Imputation(impute_signals, hide_gap, impute_file),
 )

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ncsn import metrics, training
-from ncsn.batching import Batch, reals
-from ncsn.data import Dataset, Drawing, Origin, Reports, absolute
+from ncsn.batching import Batch, batches, reals
+from ncsn.data import Dataset, Origin, Reports, absolute
 from ncsn.distributions import Empirical
 from ncsn.learn import rules
 from ncsn.learn.loading import Classes, Examples, dataset_of, load_dataset
@@ -255,14 +255,13 @@ class Lesson:
     def progress(self, state: State, budget: Budget) -> Iterator[Progress]:
         """The training of a state."""
         settings, labels = self.plan.settings, self.labels if state.model.num_classes else None
-        drawing = Drawing(
-            examples=self.examples, labels=labels, size=self.share, flip=settings.flip, generator=self.generator
-        )
-        drawn = self.data.kind.batches(self.data, state.model, settings.reading, drawing)
-        loss = self.data.kind.loss(training_loss(self.plan.noise, self.objective, generator=self.generator))
+        examples, generator = self.examples, self.generator
+        drawn = batches(examples, self.share, labels, flip=settings.flip, generator=generator)
+        curriculum = self.data.kind.curriculum(self.data, state.model)
+        loss = curriculum.loss(training_loss(self.plan.noise, self.objective, generator=generator))
         return training.train(
             state,
-            drawn,
+            curriculum.batches(drawn, generator),
             loss,
             budget=budget,
             group=self.record.group,
@@ -384,23 +383,24 @@ class Judge:
     """Measures the loss of ``state.average`` on held-out examples, always with the same noise."""
 
     def __init__(self, lesson: Lesson, state: State) -> None:
-        kind, examples = lesson.data.kind, lesson.held_out
+        examples = lesson.held_out
         examples = examples if state.model.num_classes else Batch(examples.x)
-        self.kind, self.state, self.noise, self.device = kind, state, lesson.plan.noise, examples.x.device
+        self.state, self.noise, self.device = state, lesson.plan.noise, examples.x.device
         self.steady = lesson.plan.settings.minutes is None
-        self.batches = kind.held_out_batches(lesson.data, state.average, examples)
+        self.curriculum = lesson.data.kind.curriculum(lesson.data, state.average)
+        self.batches = self.curriculum.held_out(examples)
 
     @torch.no_grad()
     def report(self, step: int, loss: float | None, seconds: float) -> Row:
         """A row of metrics; ``loss``: the training loss, by default the held-out one."""
         generator = torch.Generator(self.device).manual_seed(0)
-        measure = self.kind.loss(training_loss(self.noise, drop_label=0.0, generator=generator))
+        measure = self.curriculum.loss(training_loss(self.noise, drop_label=0.0, generator=generator))
         found: list[tuple[Tensor, Tensor]] = []
         parts: dict[str, list[Tensor]] = {}
         with hardware.nothing_compiled(), hardware.threads_for(self.state.average, steady=self.steady):
             for batch in self.batches(generator):
                 found.append(measure(self.state.average, batch))
-                for name, chosen in self.kind.parts(batch).items():
+                for name, chosen in self.curriculum.parts(batch).items():
                     parts.setdefault(name, []).append(found[-1][0][chosen].cpu())
         losses, sigmas = (torch.cat(column).cpu() for column in zip(*found, strict=True))
         held_out = losses.mean().item()

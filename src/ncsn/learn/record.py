@@ -17,7 +17,7 @@ from ncsn.machine import storage
 from ncsn.machine.hardware import ALONE, Group
 from ncsn.machine.messages import Stopped, bar, handle_signals, log
 from ncsn.run.folder import CHECKPOINT, claim, claim_next, read_config, remove_run, write_config, write_model
-from ncsn.run.run import Run
+from ncsn.run.run import Run, config_of
 from ncsn.run.steps import Drawn
 from ncsn.score import ScoreModel
 from ncsn.settings import Job
@@ -160,7 +160,7 @@ class Record:
     def describe(self, run: Run, part: str = "") -> None:
         """Write config.json of the run, or of its guide (``part``)."""
         if self.writes:
-            write_config(self.path(part), replace(run, origin=self.origin).config)
+            write_config(self.path(part), config_of(replace(run, origin=self.origin)))
 
     def begin(self, run: Run, state: State, part: str = "") -> None:
         """Load the state of a run in the folder, or write a first checkpoint.

@@ -281,15 +281,11 @@ class Group:
 
     def broadcast(self, content: bytes | None = None) -> bytes:
         """The main process's ``content``, on all processes."""
-        if self.size == 1:
-            return content or b""
-        own = torch.frombuffer(bytearray(content or b"\0"), dtype=torch.uint8)
-        with name_peer_errors():
-            size = torch.tensor([len(own)])
-            dist.broadcast(size, src=0, group=self.patient)
-            data = own if self.is_main else torch.empty(int(size), dtype=torch.uint8)
-            dist.broadcast(data, src=0, group=self.patient)
-        return data.numpy().tobytes()
+        contents = [content or b""]
+        if self.size > 1:
+            with name_peer_errors():
+                dist.broadcast_object_list(contents, src=0, group=self.patient, device=torch.device("cpu"))
+        return contents[0]
 
 
 @contextmanager

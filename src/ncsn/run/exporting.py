@@ -26,7 +26,7 @@ from ncsn.machine.messages import quieter
 from ncsn.machine.storage import atomic, check_out
 from ncsn.noise import Geometric
 from ncsn.run.folder import Recipe
-from ncsn.run.run import Run
+from ncsn.run.run import Run, require_prior
 from ncsn.run.steps import guidance_of
 from ncsn.score import ScoreModel, expand
 from ncsn.validation import Json, check_type
@@ -55,7 +55,7 @@ def export(run: Run, path: str | Path, *, overwrite: bool = False) -> list[Path]
     check_type("path", path, str, Path)
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise ValueError(f"export needs {', '.join(missing)}: pip install 'ncsn[export]'")
-    run.refuse_posterior("exported")
+    require_prior(run, "exported")
     if not bool(run.transform.affine(run.recipe.shape)[2].all()):
         bent = "; ".join(run.transform.describe())
         raise ValueError(f"ONNX files only support shift and scale, not {bent}; use ncsn sample instead")
@@ -83,7 +83,7 @@ def description(run: Run) -> Json:
     recipe = run.recipe
     shift, scale, _ = recipe.transform.affine(recipe.shape)
     own = recipe.transform.type in ("identity", "depth")
-    label = run.labels(None, 1, torch.Generator(run.device))
+    label = run.recipe.labels(None, 1, torch.Generator(run.device))
     sampling = guidance_of(run, recipe.sampling, label, weight=None, guide=None)
     return {
         "format": 1,

@@ -25,11 +25,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ncsn import networks
-from ncsn.data import AnyKind, AnyTransform, Origin, Transform, kind_of
+from ncsn.data import AnyKind, AnyTransform, Label, Origin, Transform, kind_of
 from ncsn.machine.messages import log
 from ncsn.machine.storage import atomic, check_regular, read_tensors, seal, sweep, write_json
 from ncsn.posteriors import systematic
-from ncsn.run.steps import Label
 from ncsn.samplers import Sampling
 from ncsn.score import PreconditioningName, ScoreModel
 from ncsn.validation import Count, Json, check_call, one_line, read_json, validated
@@ -76,13 +75,15 @@ class Recipe:
         """The number of classes that the network knows; 0 if it is unconditional."""
         return int(self.arguments.get("num_classes", 0))  # type: ignore[arg-type]
 
-    def labels(self, label: Label, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
+    def labels(self, label: Label | None, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
         """A class for each of ``n`` samples, or None for the score of all classes together.
 
         ``label``: one class for all, by name or number; a number for each; "any" to draw classes in the proportions of
-        the training data; or "none".
+        the training data; or "none".  By default "any" if the proportions are known.
         Raises ValueError if the run has no such class.
         """
+        if label is None:
+            label = "any" if self.shares else "none"
         if isinstance(label, str) and label == "none":
             return None
         if not self.num_classes:

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
@@ -19,12 +19,24 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ncsn.batching import reals
-from ncsn.data import Dataset, Imputed, Origin, Transform, Unseen, UserData, Values, choose_patterns
+from ncsn.data import (
+    Conditioning,
+    Dataset,
+    Imputation,
+    Imputed,
+    Label,
+    Origin,
+    Transform,
+    Unseen,
+    UserData,
+    Values,
+    choose_patterns,
+)
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.machine.hardware import threads_for
 from ncsn.machine.messages import bar, log, quieter
-from ncsn.metrics import MIN_TRIALS, Calibration, Ranks, Trials, rank_all
+from ncsn.metrics import MIN_TRIALS, Calibration, Trials, rank_all
 from ncsn.posteriors import (
     Measurement,
     MomentMatching,
@@ -48,7 +60,7 @@ from ncsn.run.folder import (
     write_config,
     write_model,
 )
-from ncsn.run.steps import Chained, DensityOptions, Label, SamplingOptions, SeededOptions, Steps, guidance_of
+from ncsn.run.steps import Chained, DensityOptions, SamplingOptions, SeededOptions, Steps, guidance_of
 from ncsn.samplers import Sampling
 from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
 from ncsn.validation import OURS, GuideName, Json, as_floats, as_numbers, check_type, real, refuse_options, whole
@@ -63,35 +75,6 @@ class Question(NamedTuple):
 
     hide: Callable[[tuple[int, ...], torch.Generator], Bool[Tensor, "n *d"]]
     draw: Callable[[Shaped[Tensor, "b *d"], Bool[Tensor, "b *d"], int], Float[Tensor, "k b *d"]]
-
-
-def trials(
-    question: Question,
-    truths: Shaped[Tensor, "n *d"],
-    k: int,
-    chance: torch.Generator,
-    *,
-    block: int,
-    stored: Callable[[Tensor], Tensor | np.ndarray],
-    name: str,
-) -> Iterator[Trials]:
-    """A trial for each truth, in batches of at most ``block`` draws, under a progress bar; as ``stored`` in files."""
-
-    def written(x: Tensor) -> Tensor:
-        return torch.as_tensor(stored(x.flatten(0, 1).cpu())).view(x.shape)
-
-    hidden = question.hide(tuple(truths.shape), chance) & ~truths.isnan()
-    size = max(1, min(block // k, len(truths) // 8))  # so that the bar moves
-    truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
-    with bar(total=len(truths), name=name, unit="trial") as shown:
-        batches = zip(torch.split(truths, size), torch.split(hidden, size), strict=True)
-        for x, gaps in batches:
-            # Threads are reported before it gets quiet; otherwise each batch would show a bar and warnings.
-            with threads_for(), quieter(logging.ERROR):
-                draws = question.draw(x, gaps, k)
-            shown.update(len(x))
-            # Pixels are written as bytes, and ranks among equal bytes are random.
-            yield Trials(written(x[None])[0], written(draws), gaps)
 
 
 CPU = torch.device("cpu")
@@ -183,11 +166,6 @@ class Run:
         """The prior's score, if this is the run of a posterior; otherwise the run's own."""
         return self.score if self.posterior_score is None else self.posterior_score.prior
 
-    def refuse_posterior(self, verb: str) -> None:
-        """Raises ValueError if this is the run of a posterior."""
-        if self.posterior_score is not None:
-            raise ValueError(f"a posterior cannot be {verb}; use the prior's run")
-
     @property
     def model(self) -> ScoreModel:
         """The score, if it is a network.  Raises ValueError if it isn't."""
@@ -209,11 +187,6 @@ class Run:
     def parameters(self) -> int:
         """The number of weights in the network."""
         return sum(p.numel() for p in self.model.parameters())
-
-    @property
-    def guide_parameters(self) -> int:
-        """The number of weights in the guide; 0 without one."""
-        return sum(p.numel() for p in self.guide.parameters()) if isinstance(self.guide, ScoreModel) else 0
 
     def to(self, device: str | torch.device) -> "Run":
         """The same run on another device.
@@ -286,7 +259,9 @@ class Run:
         if start is not None:
             start = as_floats("start", start, ", ".join(map(str, (n, *self.recipe.shape)))).to(self.device)
         generator = generator_of(seed, self.device)
-        labels = self.labels(label, n, generator)
+        if label is None and self.posterior_score is not None:
+            label = "none"
+        labels = self.recipe.labels(label, n, generator)
         sampling = self.recipe.sampling.but(
             sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
         )
@@ -299,12 +274,6 @@ class Run:
         elif particles not in (None, 1):
             raise ValueError(f"particles is {particles}; it needs a posterior, and no sampler, guidance or start")
         return Steps(self, sampling, given, n, labels, start=start, generator=generator, batch_size=batch_size)
-
-    def labels(self, label: Label | None, n: int, generator: torch.Generator) -> Int64[Tensor, "n"] | None:
-        """The class of each of ``n`` samples, see ``Recipe.labels``; the default is that of ``steps``."""
-        if label is None:
-            label = "any" if self.recipe.shares and self.posterior_score is None else "none"
-        return self.recipe.labels(label, n, generator)
 
     def sample(
         self, n: int = 1, *, given: Values | None = None, complete: bool = False, **options: Unpack[SeededOptions]
@@ -327,17 +296,16 @@ class Run:
         kind, n = self.recipe.kind, whole("n", n, 1)
         check_type("complete", complete, bool)
         if given is not None:
-            return kind.fill_in(self, kind.condition(self, given).sample(n, complete=complete, **options), given)
-        run = kind.complete(self) if complete else self
+            conditioning = conditioning_of(self)
+            rows = conditioning.given(self, given).sample(n, complete=complete, **options)
+            return conditioning.insert(self, rows, given)
+        run = kind.conditioning.complete(self) if complete and kind.conditioning else self
         return kind.examples(self, run.steps(n, **options).last())
 
-    @property
-    def block(self) -> int:
-        """The number of samples that ``blocks`` draws together: 1,000, or fewer if they exceed 16 million numbers."""
-        return max(1, min(BLOCK, BLOCK_VALUES // math.prod(self.recipe.shape)))
-
     def blocks(self, n: int, *, seed: int = 0, **options: Unpack[SamplingOptions]) -> Iterator[Steps]:
-        """Draw ``n`` samples one ``block`` at a time, in the memory of a single block; yields ``Steps`` for each.
+        """Draw ``n`` samples one block at a time, in the memory of a single block; yields ``Steps`` for each.
+
+        A block has 1,000 samples, or fewer if they exceed 16 million numbers.
 
         The first block has the samples of ``steps`` with this seed, and every other block a generator of its own.
 
@@ -345,8 +313,9 @@ class Run:
         ``options``: as for ``steps``; ``label`` must be one class for all, "any" or "none".
         Raises ValueError as ``steps`` does.
         """
-        for number in range(-(-whole("n", n, 1) // self.block)):
-            yield self.steps(min(self.block, n - number * self.block), seed=block_seed(seed, number), **options)
+        size = block_size(self.recipe.shape)
+        for number in range(-(-whole("n", n, 1) // size)):
+            yield self.steps(min(size, n - number * size), seed=block_seed(seed, number), **options)
 
     @property
     def digest(self) -> str:
@@ -404,19 +373,7 @@ class Run:
         std = as_numbers("noise_std", noise_std).to(zero)
         observation = Observation.of(measure, as_numbers("y", y).to(zero), std, shift.to(zero), scale.to(zero))
         observation.check_precision(self.recipe.sampling.sigma_max, self.recipe.shape)
-        return self.condition_on(observation, whole("solver_steps", solver_steps, 1))
-
-    def condition_on(self, observation: Observation, solver_steps: int = 3) -> "Run":
-        """The run of the posterior given an observation in the units of the score; otherwise as ``posterior``."""
-        # Twice the usual levels, because the posterior's score is rougher than the prior's; guidance would distort it.
-        sampling = self.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
-        sampling = sampling.but(levels=2 * sampling.spec.levels_for(sampling.sigma_max, sampling.sigma_min))
-        return self.with_posterior(MomentMatching(self.score, observation, solver_steps), sampling)
-
-    def with_posterior(self, posterior: Posterior, sampling: Sampling) -> "Run":
-        """The run of a posterior.  Raises ValueError if this run already is one."""
-        self.refuse_posterior("the prior of another, so combine all measurements in one")
-        return replace(self, score=posterior, recipe=replace(self.recipe, sampling=sampling))
+        return condition_on(self, observation, whole("solver_steps", solver_steps, 1))
 
     def log_evidence(self, **options: Unpack[SeededOptions]) -> LogDensities:
         """Log p(y), in nats, for each measurement of a posterior: how well model and operator together explain it.
@@ -438,20 +395,6 @@ class Run:
         if (weight := steps.weight) is None:
             raise ValueError("log_evidence needs particles: pass particles=1000, or leave out sampler and guidance")
         return LogDensities(weight.log_evidence.cpu(), weight.standard_error.cpu(), steps.nfe)
-
-    def given(self, columns: Values | None = None, /, **values: object) -> "Run":
-        """Condition a table's run on exact values of some columns: ``run.given(x1=0.0, x2=0.0)``.
-
-        ``log_prob`` of the returned run is the conditional log density: the joint one minus the log evidence of the
-        given values.  ``sample`` draws the other columns, as ``sample(n, given=...)`` does.
-
-        ``columns``: values of columns whose names can't be keywords, such as ``{"blood pressure": 120}``.
-        Raises ValueError as ``sample`` does, and if this isn't the run of a table.
-        """
-        if columns is not None:
-            check_type("given", columns, Mapping)
-        conditional: Run = self.recipe.kind.condition(self, {**(columns or {}), **values})
-        return conditional
 
     def calibrate(
         self,
@@ -491,42 +434,42 @@ class Run:
         >>> found.calibrated
         {'run': True}
         """
-        self.refuse_posterior("calibrated")
+        require_prior(self, "calibrated")
         n, draws, seed = whole("n", n, MIN_TRIALS), whole("draws", draws, 1), whole("seed", seed, 0)
         generator = generator_of(seed, self.device)
         if measure is None:
-            question = self.imputation(hidden, generator)
+            question = self._imputation(hidden, generator)
         else:
             std = as_numbers("noise_std", noise_std)
             posterior = partial(self.posterior, measure, noise_std=std, solver_steps=solver_steps)
             question = self._measurement(measure, posterior, std, hidden, generator, options)
-        chance, found = torch.Generator().manual_seed(seed), dict[str, Ranks]()
-        stored = partial(self.recipe.kind.stored, self.transform)
-        for name, x in self.truths(examples, truths, n, chance).items():
-            x = self.steps(n, label="none", guidance=1.0, seed=generator).last().cpu() if x is None else x
-            parts = trials(question, x, draws, chance, block=self.block, stored=stored, name=name)
-            found[name] = rank_all(parts, seed=seed)
-        return Calibration(found, draws)
+        chance = torch.Generator().manual_seed(seed)
+        sources = self._truths(examples, truths, n, chance, generator)
+        ranks = {
+            name: rank_all(trials(self, question, x, draws, chance, name), seed=seed) for name, x in sources.items()
+        }
+        return Calibration(ranks, draws)
 
-    def truths(
-        self, examples: object, which: str, n: int, generator: torch.Generator
-    ) -> dict[str, Shaped[Tensor, "m *d"] | None]:
-        """Sources of truths by name: up to ``n`` held-out examples, and None for samples that the run will draw."""
+    def _truths(
+        self, examples: object, which: str, n: int, chance: torch.Generator, generator: torch.Generator
+    ) -> dict[str, Shaped[Tensor, "m *d"]]:
+        """Truths by their source: ``n`` samples, and up to ``n`` held-out examples in random order."""
         if which not in ("both", "run", "held-out"):
             raise ValueError(f"truths is {which!r}; it must be both, run or held-out")
-        sources: dict[str, Tensor | None] = {} if which == "held-out" else {"run": None}
-        if which == "run":
-            return sources
-        try:
-            known = self.held_out() if examples is None else self.recipe.kind.numbers(self, examples)
-            if len(known) < MIN_TRIALS:
-                raise ValueError(f"held-out examples found: {len(known)}; calibration needs at least {MIN_TRIALS}")
-        except ValueError as error:
-            if not sources or examples is not None:
-                raise
-            log.warning(f"{error}; only truths from the run are used")
-            return sources
-        return sources | {"held-out": reals(known[torch.randperm(len(known), generator=generator)[:n]])}
+        truths: dict[str, Tensor] = {}
+        if which != "run":
+            try:
+                known = self.held_out() if examples is None else self.recipe.kind.numbers(self, examples)
+                if len(known) < MIN_TRIALS:
+                    raise ValueError(f"held-out examples found: {len(known)}; calibration needs at least {MIN_TRIALS}")
+                truths = {"held-out": reals(known[torch.randperm(len(known), generator=chance)[:n]])}
+            except ValueError as error:
+                if which == "held-out" or examples is not None:
+                    raise
+                log.warning(f"{error}; only truths from the run are used")
+        if which == "held-out":
+            return truths
+        return {"run": self.steps(n, label="none", guidance=1.0, seed=generator).last().cpu()} | truths
 
     def held_out(self, dataset: str | None = None) -> Shaped[Tensor, "n *d"]:
         """The test examples of the data in the user's units; ``dataset`` and errors as for ``data``."""
@@ -556,11 +499,13 @@ class Run:
         """
         if not isinstance(unseen, str) or unseen not in get_args(Unseen):
             raise ValueError(f"unseen is {unseen!r}; it must be one of {', '.join(get_args(Unseen))}")
+        imputation = imputation_of(self, "use run.posterior to fill in missing parts")
+        generator = generator_of(seed, self.device)
         with hardware.threads_for(self.score, steady=True):  # samplers adapt to the load at every step
-            imputed = self.recipe.kind.impute(self, rows, whole("n", n, 1), generator_of(seed, self.device), unseen)
-        return replace(imputed, again=self.draw_held_out)
+            imputed = imputation.draw(self, rows, whole("n", n, 1), generator, unseen)
+        return replace(imputed, again=self._draw_held_out)
 
-    def imputation(self, hidden: object, generator: torch.Generator) -> Question:
+    def _imputation(self, hidden: object, generator: torch.Generator) -> Question:
         """The rest of an example given some of its numbers.  Raises ValueError for an invalid ``hidden``."""
         what = 0.5 if hidden is None else hidden
         if isinstance(what, Real) and not 0 < (what := float(what)) <= 1:
@@ -570,7 +515,8 @@ class Run:
             known = ~gaps & self.transform.possible(x)
             return self.impute(torch.where(known, x, torch.nan), k, seed=generator).draws
 
-        question = Question(partial(self.recipe.kind.hide, self, what), draw)
+        imputation = imputation_of(self, "pass a measurement instead (measure and noise_std)")
+        question = Question(partial(imputation.hide, self, what), draw)
         question.hide(tuple(self.transform.inverse(torch.zeros(1, *self.recipe.shape)).shape), torch.Generator())
         return question
 
@@ -598,7 +544,7 @@ class Run:
 
         return Question(partial(choose_patterns, np.ones(shape, bool) if hidden is None else hidden), draw)
 
-    def draw_held_out(
+    def _draw_held_out(
         self, missing: Bool[Tensor, "b *d"], n: int, examples: object, least: Int64[Tensor, "*d"]
     ) -> Trials:
         """``n`` draws of held-out examples, whose values are hidden in the patterns of ``missing``; (n, r, b, *d).
@@ -618,7 +564,7 @@ class Run:
             few, needed = int(counts[short].min()), int(least.max())
             raise ValueError(f"level needs {needed} held-out examples of each value, but one has only {few}")
         repeats = max(1, LEAST_CONFORMAL // max(1, len(x)))
-        rows, question = x[chosen.repeat(repeats)], self.imputation(missing.numpy(), generator_of(0, self.device))
+        rows, question = x[chosen.repeat(repeats)], self._imputation(missing.numpy(), generator_of(0, self.device))
         hidden = question.hide(tuple(rows.shape), chance) & ~rows.isnan()
         draws, shape = question.draw(rows, hidden, n), (repeats, len(chosen), *x.shape[1:])
         return Trials(rows.reshape(shape), draws.reshape(n, *shape), hidden.reshape(shape))
@@ -646,7 +592,7 @@ class Run:
         # With the usual two steps per level, the example of ``ncsn.replacement`` is off by 0.07; with five, by 0.03.
         sampling = self.recipe.sampling.but(sampler="annealed", guidance=1.0)
         sampling = replace(sampling, steps=max(5, sampling.steps))
-        return self.with_posterior(Replacement(self.score, mask, target), sampling)
+        return with_posterior(self, Replacement(self.score, mask, target), sampling)
 
     def log_prob(self, x: object, *, given: Values | None = None, **options: Unpack[DensityOptions]) -> UserData:
         """Log p(x) in nats, in the units of the data; arguments and errors are those of ``likelihoods``.
@@ -660,7 +606,7 @@ class Run:
         tensor([-1.8400], dtype=torch.float64)
         """
         if given is not None:
-            return self.given(given).log_prob(x, **options)
+            return conditioning_of(self).given(self, given).log_prob(x, **options)
         kind = self.recipe.kind
         numbers = kind.numbers(self, x)
         with bar(total=len(numbers), unit=kind.noun) as shown:
@@ -693,55 +639,15 @@ class Run:
         Raises ValueError for posteriors, whose density is unknown, for x of another shape, and for missing or
         impossible values.
         """
-        self.refuse_posterior("evaluated, because its density is unknown")
+        require_prior(self, "evaluated, because its density is unknown")
         x, noun, transform = self.recipe.kind.numbers(self, x), self.recipe.kind.noun, self.transform
         for where in (~x.isfinite()).nonzero()[:1].tolist():
             what = "missing" if bool(x[tuple(where)].isnan()) else "infinite"
             raise ValueError(f"{transform.place(*where[:2])} is {what}; only complete {noun} have a density")
         transform.check(x)
-        z, volume = move_to(transform.forward(x), self.device), transform.log_abs_det_jacobian(x)
-        # Small examples are cheaper together, but the solver's step must suit the hardest of them.
-        suited = max(32, DENSITY_VALUES // max(1, math.prod(self.recipe.shape)))
-        batch_size = suited if batch_size is None else whole("batch_size", batch_size, 1)
-        parts = self.densities(
-            z, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=batch_size, seed=seed
+        yield from log_densities(
+            self, x, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=batch_size, seed=seed
         )
-        for found, change in zip(parts, torch.split(volume, batch_size), strict=True):
-            yield replace(found, log_prob=found.log_prob + change.to(found.log_prob))
-
-    def densities(
-        self,
-        z: Float[Tensor, "b *d"],
-        *,
-        sigma_min: float | None,
-        probes: int | None,
-        tolerance: float,
-        batch_size: int,
-        seed: int | torch.Generator,
-    ) -> Iterator[LogDensities]:
-        """Log densities in the score's units, one batch at a time; arguments as for ``likelihoods``."""
-        score, sampling = self.score, self.recipe.sampling
-        if isinstance(score, ScoreModel):
-            score, z = copy.copy(score), z.to(score.data_std)
-            score.autocast = None  # an adaptive solver would mistake rounding for curvature
-        if real("tolerance", tolerance, above=0) > 1:
-            raise ValueError(f"tolerance is {tolerance}; it must be at most 1")
-        if probes is not None or math.prod(self.recipe.shape) > 16:
-            probes = 4 if probes is None else whole("probes", probes, 1)
-        smallest = sampling.sigma_min if sigma_min is None else sigma_min
-        density = partial(
-            log_prob, sigma_max=sampling.sigma_max, sigma_min=smallest, probes=probes, tolerance=tolerance
-        )
-        mean = torch.zeros(()) if isinstance(score, Chained) else replace(self, score=score).means(None)[0]
-        for number, part in enumerate(torch.split(z, batch_size)):
-            part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
-            generator = generator_of(part_seed, self.device)
-            solve = partial(density, generator=generator)
-            with hardware.uncompiled(), hardware.threads_for(score):  # each probe needs a gradient
-                if isinstance(score, Chained):
-                    yield score.log_densities(part, solve, sampling.sigma_max)
-                else:
-                    yield solve(score, part, mean=mean)
 
     def compile(self, batch_size: int) -> None:
         """Compile the networks; a message says so if this machine or torch can't.
@@ -749,20 +655,13 @@ class Run:
         ``batch_size``: the batch size to compile for.
         Raises ValueError for a posterior: torch can't compile gradients that are computed more than once.
         """
-        self.refuse_posterior("compiled")
+        require_prior(self, "compiled")
         example = torch.zeros(batch_size, *self.recipe.shape, device=self.device)
         sigma = torch.tensor(1.0, device=self.device)
         with torch.no_grad():  # as they will be called
             for score in (self.score, self.guide):
                 if isinstance(score, ScoreModel):
                     hardware.compile_network(score.network, partial(score, example, sigma))
-
-    @property
-    def config(self) -> Config:
-        """The content of its config.json."""
-        return Config(
-            version=VERSION, settings=self.settings, recipe=self.recipe, data=self.origin, measured=self.measured
-        )
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Save the run to a folder, for ``ncsn.load`` and the command ``ncsn``.
@@ -772,19 +671,130 @@ class Run:
         Raises ValueError if the folder holds another run and ``overwrite`` is not set, if the score isn't a
         ``ScoreModel``, as for a posterior, or if the guide has a different size and no recipe.
         """
-        self.refuse_posterior("saved")
+        require_prior(self, "saved")
         check_type("folder", folder or None, str, Path)
         parts = [(Path(folder), self, self.model)]
         if self.guide is not None:
             guide = replace(self, score=self.guide, recipe=self.guide_recipe or self.recipe)
-            if self.guide_recipe is None and self.guide_parameters != self.parameters:
+            if self.guide_recipe is None and guide.parameters != self.parameters:
                 raise ValueError("the guide's network differs from the run's; pass guide_recipe to say how to build it")
             parts.append((Path(folder) / "guide", guide, guide.model))
         with claim(Path(folder), overwrite=overwrite):
             for place, run, model in parts:
                 place.mkdir(exist_ok=True)
                 write_model(place, model, origin=run.origin)
-                write_config(place, run.config)
+                write_config(place, config_of(run))
+
+
+def trials(
+    run: Run, question: Question, truths: Shaped[Tensor, "n *d"], k: int, chance: torch.Generator, name: str
+) -> Iterator[Trials]:
+    """A trial for each truth, in batches, under a progress bar; with examples as they are stored in files."""
+
+    def stored(x: Tensor) -> Tensor:
+        return torch.as_tensor(run.recipe.kind.stored(run.transform, x.flatten(0, 1).cpu())).view(x.shape)
+
+    hidden = question.hide(tuple(truths.shape), chance) & ~truths.isnan()
+    size = max(1, min(block_size(run.recipe.shape) // k, len(truths) // 8))  # so that the bar moves
+    truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
+    with bar(total=len(truths), name=name, unit="trial") as shown:
+        for x, gaps in zip(torch.split(truths, size), torch.split(hidden, size), strict=True):
+            # Threads are reported before it gets quiet; otherwise each batch would show a bar and warnings.
+            with threads_for(), quieter(logging.ERROR):
+                draws = question.draw(x, gaps, k)
+            shown.update(len(x))
+            # Pixels are written as bytes, and ranks among equal bytes are random.
+            yield Trials(stored(x[None])[0], stored(draws), gaps)
+
+
+def require_prior(run: Run, verb: str) -> None:
+    """Raises ValueError if this is the run of a posterior."""
+    if run.posterior_score is not None:
+        raise ValueError(f"a posterior cannot be {verb}; use the prior's run")
+
+
+def imputation_of(run: Run, instead: str) -> Imputation[Run]:
+    """How a run's missing values are drawn.  Raises ValueError, which says what to do ``instead``, if they can't be."""
+    kind = run.recipe.kind
+    if kind.imputation is None:
+        raise ValueError(f"the run generates {kind.noun}; {instead}")
+    return kind.imputation
+
+
+def conditioning_of(run: Run) -> Conditioning[Run]:
+    """How a run is conditioned on exact values.  Raises ValueError unless it's the run of a table."""
+    kind = run.recipe.kind
+    if kind.conditioning is None:
+        raise ValueError(f"the run generates {kind.noun}; only tables can be conditioned on given values")
+    return kind.conditioning
+
+
+def condition_on(run: Run, observation: Observation, solver_steps: int = 3) -> Run:
+    """The run of the posterior given an observation in the units of the score; otherwise as ``Run.posterior``."""
+    # Twice the usual levels, because the posterior's score is rougher than the prior's; guidance would distort it.
+    sampling = run.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
+    sampling = sampling.but(levels=2 * sampling.spec.levels_for(sampling.sigma_max, sampling.sigma_min))
+    return with_posterior(run, MomentMatching(run.score, observation, solver_steps), sampling)
+
+
+def with_posterior(run: Run, posterior: Posterior, sampling: Sampling) -> Run:
+    """The run of a posterior.  Raises ValueError if this run already is one."""
+    require_prior(run, "the prior of another, so combine all measurements in one")
+    return replace(run, score=posterior, recipe=replace(run.recipe, sampling=sampling))
+
+
+def log_densities(
+    run: Run,
+    x: Shaped[Tensor, "b *d"],
+    *,
+    place: int | None = None,
+    sigma_min: float | None = None,
+    probes: int | None = None,
+    tolerance: float = 1e-4,
+    batch_size: int | None = None,
+    seed: int | torch.Generator = 0,
+) -> Iterator[LogDensities]:
+    """Log densities of complete, possible examples, one batch at a time; arguments as for ``Run.likelihoods``.
+
+    ``place``: the seed of a random place of each discrete value in its cell; by default it is the middle.
+    """
+    score, sampling, transform = run.score, run.recipe.sampling, run.transform
+    places = [None if place is None else torch.Generator().manual_seed(place) for _ in range(2)]
+    z, volume = move_to(transform.forward(x, places[0]), run.device), transform.log_abs_det_jacobian(x, places[1])
+    if isinstance(score, ScoreModel):
+        score, z = copy.copy(score), z.to(score.data_std)
+        score.autocast = None  # an adaptive solver would mistake rounding for curvature
+    if real("tolerance", tolerance, above=0) > 1:
+        raise ValueError(f"tolerance is {tolerance}; it must be at most 1")
+    numbers = math.prod(run.recipe.shape)
+    # Small examples are cheaper together, but the solver's step must suit the hardest of them.
+    suited = max(32, DENSITY_VALUES // max(1, numbers))
+    batch_size = suited if batch_size is None else whole("batch_size", batch_size, 1)
+    if probes is not None or numbers > 16:
+        probes = 4 if probes is None else whole("probes", probes, 1)
+    smallest = sampling.sigma_min if sigma_min is None else sigma_min
+    density = partial(log_prob, sigma_max=sampling.sigma_max, sigma_min=smallest, probes=probes, tolerance=tolerance)
+    mean = torch.zeros(()) if isinstance(score, Chained) else replace(run, score=score).means(None)[0]
+    batches = zip(torch.split(z, batch_size), torch.split(volume, batch_size), strict=True)
+    for number, (part, change) in enumerate(batches):
+        part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
+        solve = partial(density, generator=generator_of(part_seed, run.device))
+        with hardware.uncompiled(), hardware.threads_for(score):  # each probe needs a gradient
+            if isinstance(score, Chained):
+                found = score.log_densities(part, solve, sampling.sigma_max)
+            else:
+                found = solve(score, part, mean=mean)
+        yield replace(found, log_prob=found.log_prob + change.to(found.log_prob))
+
+
+def config_of(run: Run) -> Config:
+    """The content of a run's config.json."""
+    return Config(version=VERSION, settings=run.settings, recipe=run.recipe, data=run.origin, measured=run.measured)
+
+
+def block_size(shape: tuple[int, ...]) -> int:
+    """The number of examples of this shape that ``Run.blocks`` draws together."""
+    return max(1, min(BLOCK, BLOCK_VALUES // math.prod(shape)))
 
 
 def block_seed(seed: int, number: int) -> int:

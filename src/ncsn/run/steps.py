@@ -8,10 +8,10 @@ from typing import Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.data import Transform
+from ncsn.data import Label, Transform
 from ncsn.likelihood import LogDensities
 from ncsn.machine.hardware import threads_for
 from ncsn.posteriors import Classes, Posterior, Weight
@@ -19,7 +19,6 @@ from ncsn.samplers import NonFiniteSampleError, Sampling, Step
 from ncsn.score import Counted, Score, ScoreModel, add_guidance, evaluate_in_batches, even_batch_size
 from ncsn.validation import GuideName, counted
 
-Label: TypeAlias = int | str | Int64[Tensor, "n"] | Int64[Tensor, ""]
 Levels: TypeAlias = int | Sequence[float] | Float[Tensor | np.ndarray, "levels"]
 
 

@@ -15,17 +15,17 @@ from ncsn import settings
 from ncsn.batching import Batch, batches
 from ncsn.data import (
     FAR,
+    Conditioning,
+    Curriculum,
     Dataset,
-    Drawing,
+    Imputation,
     Imputed,
     Kind,
     Loss,
     Reports,
-    Transform,
     Unseen,
     UserData,
     Values,
-    Writer,
     choose_patterns,
     digest_of,
 )
@@ -34,7 +34,7 @@ from ncsn.machine.messages import bar, log
 from ncsn.run.run import Run
 from ncsn.samplers import Step
 from ncsn.score import PreconditioningName, ScoreModel
-from ncsn.settings import OF_IMAGES, Reading, short_name
+from ncsn.settings import OF_IMAGES, short_name
 from ncsn.tables.columns import Columns, Discrete, Field, columns_of, is_constant, learn_columns, tensor
 from ncsn.tables.frames import (
     BOOLEANS,
@@ -295,6 +295,54 @@ def rows_of(name: str, table: Table) -> Dataset:
     )
 
 
+class MaskedCurriculum(Curriculum):
+    """Batches of rows in which random cells are known."""
+
+    def __init__(self, sizes: tuple[int, ...], data: Dataset, model: ConditionalModel) -> None:
+        super().__init__(sizes)
+        self.data, self.model, self.columns = data, model, columns_of(data.transform, data.shape[0])
+
+    def batches(self, drawn: Iterator[Batch], generator: torch.Generator) -> Iterator[Batch]:
+        """Endless random batches, in which random cells are known."""
+        masks = Masks.of(self.model, self.columns, self.data.n, noisy=True)
+        return mask_batches(masks, drawn, self.data.train, generator)
+
+    def held_out(self, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
+        """Half of the held-out rows are for the joint density, the other half for conditionals with fixed masks."""
+        generator = torch.Generator(examples.x.device).manual_seed(1)
+        rows = next(batches(examples.x, affordable_rows(examples.x, sum(self.sizes)), generator=generator)).x
+        masks = Masks.of(self.model, self.columns, self.data.n, noisy=False, joint=0.5)
+        batch = masks.draw(rows, generator)
+        return lambda _: iter([batch])
+
+    def loss(self, loss: Loss) -> Loss:
+        """The loss of scores for the rows that numbers are learned from, followed by that of codes for the others."""
+
+        def both(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
+            given = batch.given
+            assert isinstance(given, Masked) and isinstance(model, ConditionalModel)  # noqa: PT018
+            chosen = batch.x[: len(batch.x) - len(given.truth)]
+            found = [loss(model, Batch(chosen, given=given.numbers))] if given.numbers is not None else []
+            if len(given.truth):
+                found.append((code_losses(model, given), torch.full_like(given.truth[:, 0], torch.nan)))
+            losses, sigmas = (torch.cat(parts) for parts in zip(*found, strict=True))
+            return losses, sigmas
+
+        return both
+
+    def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "b"]]:
+        """The rows for the joint density, those for conditionals of numbers, and those for codes."""
+        assert isinstance(batch.given, Masked)
+        codes = torch.arange(len(batch.x), device=batch.x.device) >= len(batch.x) - len(batch.given.truth)
+        parts = {"codes": codes} if bool(codes.any()) else {}
+        if (numbers := batch.given.numbers) is not None:
+            observed = numbers.observed.any(1)
+            some = torch.zeros_like(codes)
+            some[: len(observed)] = observed
+            parts = {"joint": ~some & ~codes, "conditionals": some} | parts
+        return parts
+
+
 class Tables(Kind[Run]):
     """Rows of a table."""
 
@@ -323,54 +371,11 @@ class Tables(Kind[Run]):
             gaussian = Gaussian(*(torch.as_tensor(others.pop(name)) for name in Gaussian._fields))
         return ConditionalModel(network, gaussian, counts, autocast=autocast, **others)  # type: ignore[arg-type]
 
-    def batches(self, data: Dataset, model: ScoreModel, reading: Reading, drawing: Drawing) -> Iterator[Batch]:
-        """Endless random batches, in which random cells are known."""
-        drawn = super().batches(data, model, reading, drawing)
+    def curriculum(self, data: Dataset, model: ScoreModel) -> Curriculum:
+        """Random cells of each row are known; a network of the user's own learns the joint density."""
         if not isinstance(model, ConditionalModel):
-            return drawn
-        masks = Masks.of(model, columns_of(data.transform, data.shape[0]), data.n, noisy=True)
-        return mask_batches(masks, drawn, data.train, drawing.generator)
-
-    def held_out_batches(
-        self, data: Dataset, model: ScoreModel, examples: Batch
-    ) -> Callable[[torch.Generator], Iterator[Batch]]:
-        """Half of the held-out rows are for the joint density, the other half for conditionals with fixed masks."""
-        if not isinstance(model, ConditionalModel):
-            return super().held_out_batches(data, model, examples)
-        generator = torch.Generator(examples.x.device).manual_seed(1)
-        rows = next(batches(examples.x, affordable_rows(examples.x, sum(self.held_out)), generator=generator)).x
-        masks = Masks.of(model, columns_of(data.transform, data.shape[0]), data.n, noisy=False, joint=0.5)
-        batch = masks.draw(rows, generator)
-        return lambda _: iter([batch])
-
-    def loss(self, loss: Loss) -> Loss:
-        """The loss of scores for the rows that numbers are learned from, followed by that of codes for the others."""
-
-        def both(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
-            given = batch.given
-            if not isinstance(given, Masked) or not isinstance(model, ConditionalModel):
-                return loss(model, batch)
-            chosen = batch.x[: len(batch.x) - len(given.truth)]
-            found = [loss(model, Batch(chosen, given=given.numbers))] if given.numbers is not None else []
-            if len(given.truth):
-                found.append((code_losses(model, given), torch.full_like(given.truth[:, 0], torch.nan)))
-            losses, sigmas = (torch.cat(parts) for parts in zip(*found, strict=True))
-            return losses, sigmas
-
-        return both
-
-    def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "b"]]:
-        """The rows for the joint density, those for conditionals of numbers, and those for codes."""
-        if not isinstance(batch.given, Masked):
-            return {}
-        codes = torch.arange(len(batch.x), device=batch.x.device) >= len(batch.x) - len(batch.given.truth)
-        parts = {"codes": codes} if bool(codes.any()) else {}
-        if (numbers := batch.given.numbers) is not None:
-            observed = numbers.observed.any(1)
-            some = torch.zeros_like(codes)
-            some[: len(observed)] = observed
-            parts = {"joint": ~some & ~codes, "conditionals": some} | parts
-        return parts
+            return super().curriculum(data, model)
+        return MaskedCurriculum(self.held_out, data, model)
 
     def measure(self, run: Run, data: Dataset) -> dict[str, float]:
         """How often the range of draws contains hidden values of test rows."""
@@ -407,71 +412,55 @@ class Tables(Kind[Run]):
 
         return pandas.Series(values.cpu().numpy(), frame.index, name="log_prob")
 
-    def condition(self, run: Run, given: Values) -> Run:
-        """The run of the other columns."""
-        return conditional_run(run, given)
-
-    def fill_in(self, run: Run, samples: UserData, given: Values) -> UserData:
-        """Rows with the given values."""
-        rows = insert_given(run, samples, given)
-        x = self.numbers(run, rows, "skip").double()
-        if not x.isnan().any():
-            announce_guesses(columns_of(run.transform, x.shape[1]), x, ~x.isnan())
-        return rows
-
-    def complete(self, run: Run) -> Run:
-        """The run of rows without missing cells."""
-        return complete_run(run)
-
-    def impute(self, run: Run, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
-        """Draw missing cells given the other cells of their rows."""
-        if (frame := frame_in(rows)) is not None:
-            x = numbers_of(frame, columns_of(run.transform, run.recipe.shape[0]), unseen)
-            return impute_frame(run, frame, x, n, generator, skip=unseen == "skip")
-        x = self.numbers(run, rows)
-        if unseen == "error":
-            run.transform.check(x)
-        return impute_rows(run, x, n, generator, skip=unseen == "skip")
-
-    def hide(self, run: Run, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n d"]:
-        """A share hides random cells, at least one in each row; column names are accepted, too."""
-        if isinstance(what, float):
-            chance = torch.rand(shape, generator=generator)
-            return (chance < what) | (chance == chance.amin(1, keepdim=True))
-        names = columns_of(run.transform, shape[1]).names
-        if isinstance(what, Sequence) and what and all(isinstance(name, str) for name in what):
-            if strangers := [name for name in what if name not in names]:
-                raise ValueError(f"hidden names {', '.join(strangers)}; the run's columns are {', '.join(names)}")
-            what = [name in what for name in names]
-        return choose_patterns(what, shape, generator)
-
-    def impute_file(self, run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
-        """Fill in a table's missing cells; observed cells are written unchanged."""
-        for path in (out, draws or out):
-            if path.suffix not in settings.TABLES:
-                raise ValueError(f"{path}: rows can be written to {', '.join(settings.TABLES)}")
-        return impute_table(run, rows, n, seed, out, draws)
-
     def ruler(self, run: Run, data: Dataset, features: object, n: int) -> TableRuler:
         """Compare samples with held-out rows, those with missing cells included."""
         test = held_out_examples(data, n)
         return TableRuler(run, data, test, len(test))
-
-    @property
-    def writers(self) -> Mapping[str, Writer | None]:
-        """Tables and arrays."""
-        return {**dict.fromkeys(settings.TABLES), ".npz": None, ".npy": None}
 
     def show(self, run: Run, data: Dataset, samples: Float[Tensor, "n d"], path: Sequence[Step], folder: Path) -> None:
         """Draw marginals and pairs of columns, of held-out rows and of samples."""
         real = data.transform.restore(data.validation[: len(samples)])
         show_rows(run, real, samples, folder / "samples.png")
 
-    def write_table(self, transform: Transform, rows: UserData, out: Path) -> None:
-        """Write rows with the columns' names, texts and dates."""
-        if not hasattr(rows, "columns"):
-            rows = frame_of(columns_of(transform, rows.shape[1]), np.asarray(rows, np.float64))
-        write_frame(rows, out)
+
+def given_rows(run: Run, samples: UserData, given: Values) -> UserData:
+    """Rows with the given values."""
+    rows = insert_given(run, samples, given)
+    x = TABLES.numbers(run, rows, "skip").double()
+    if not x.isnan().any():
+        announce_guesses(columns_of(run.transform, x.shape[1]), x, ~x.isnan())
+    return rows
+
+
+def draw_missing(run: Run, rows: object, n: int, generator: torch.Generator, unseen: Unseen) -> Imputed:
+    """Draw missing cells given the other cells of their rows."""
+    if (frame := frame_in(rows)) is not None:
+        x = numbers_of(frame, columns_of(run.transform, run.recipe.shape[0]), unseen)
+        return impute_frame(run, frame, x, n, generator, skip=unseen == "skip")
+    x = TABLES.numbers(run, rows)
+    if unseen == "error":
+        run.transform.check(x)
+    return impute_rows(run, x, n, generator, skip=unseen == "skip")
+
+
+def hide_cells(run: Run, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n d"]:
+    """A share hides random cells, at least one in each row; column names are accepted, too."""
+    if isinstance(what, float):
+        chance = torch.rand(shape, generator=generator)
+        return (chance < what) | (chance == chance.amin(1, keepdim=True))
+    names = columns_of(run.transform, shape[1]).names
+    if isinstance(what, Sequence) and what and all(isinstance(name, str) for name in what):
+        if strangers := [name for name in what if name not in names]:
+            raise ValueError(f"hidden names {', '.join(strangers)}; the run's columns are {', '.join(names)}")
+        what = [name in what for name in names]
+    return choose_patterns(what, shape, generator)
+
+
+def write_rows(run: Run, rows: UserData, path: Sequence[Step], out: Path) -> None:
+    """Write rows with the columns' names, texts and dates."""
+    if not hasattr(rows, "columns"):
+        rows = frame_of(columns_of(run.transform, rows.shape[1]), np.asarray(rows, np.float64))
+    write_frame(rows, out)
 
 
 TABLES = Tables(
@@ -490,4 +479,7 @@ TABLES = Tables(
     # Columns are scaled by their own statistics.
     refused=(*OF_IMAGES, "flip", "start", "posterior_above"),
     shown=10,  # a picture shows more points than images
+    writers={**dict.fromkeys(settings.TABLES, write_rows), ".npz": None, ".npy": None},
+    imputation=Imputation(draw_missing, hide_cells, impute_table),
+    conditioning=Conditioning(conditional_run, given_rows, complete_run),
 )

@@ -16,6 +16,7 @@ from ncsn.machine.messages import bar, log
 from ncsn.metrics import Trials, rank
 from ncsn.run.folder import Recipe
 from ncsn.run.run import Run, generator_of
+from ncsn.settings import TABLES
 from ncsn.tables.columns import AnyColumn, Columns, Discrete, columns_of
 from ncsn.tables.frames import (
     check,
@@ -82,7 +83,7 @@ def given_cells(run: Run, given: Values) -> tuple[Float64[Tensor, "1 d"], Float[
 
 
 def conditional_run(run: Run, given: Values) -> Run:
-    """The run of the other columns given values of some; see ``Run.given``."""
+    """The run of the other columns given values of some, see ``Run.sample``."""
     (x, z), model = given_cells(run, given), conditional_model(run)
     columns = columns_of(run.transform, *run.recipe.shape)
     others = x[0].isnan().tolist()
@@ -375,6 +376,9 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
     """
     import pandas
 
+    for path in (out, draws or out):
+        if path.suffix not in TABLES:
+            raise ValueError(f"{path}: rows can be written to {', '.join(TABLES)}")
     given, columns = read_frame(rows), columns_of(run.transform, run.recipe.shape[0])
     frame = given.reset_index(drop=True)
     check_frame(frame)

@@ -14,11 +14,11 @@ from ncsn.data import Dataset, Transform
 from ncsn.kinds.comparison import Comparison, classify, compare
 from ncsn.machine.messages import bar
 from ncsn.metrics import sliced_wasserstein
-from ncsn.run.run import Run
+from ncsn.run.run import Run, log_densities
 from ncsn.tables.columns import Columns, Discrete, columns_of
 
 BINS = 10  # for a column of numbers paired with a column of categories
-DENSITIES, AT_ONCE, TOLERANCE = 1000, 500, 1e-4  # rows whose densities are computed, rows per batch, and the tolerance
+DENSITIES, AT_ONCE = 1000, 500  # rows whose densities are computed, and rows per batch
 
 
 def judge_rows(
@@ -135,12 +135,9 @@ def log_density(run: Run, x: Float64[Tensor, "b d"]) -> float:
 
     On average that is at most the logarithm of the cell's probability, so it flatters no run.
     """
-    generator = torch.Generator().manual_seed(0)
-    z = run.transform.forward(x, generator).float().to(run.device)
-    volume = run.transform.log_abs_det_jacobian(x, generator.manual_seed(0))
-    parts = run.densities(z, sigma_min=None, probes=None, tolerance=TOLERANCE, batch_size=AT_ONCE, seed=0)
-    found = torch.cat([part.log_prob for part in bar(parts, "log densities", total=-(-len(z) // AT_ONCE))])
-    return float((found.double() + volume).mean())
+    parts = log_densities(run, x, place=0, batch_size=AT_ONCE)
+    found = torch.cat([part.log_prob for part in bar(parts, "log densities", total=-(-len(x) // AT_ONCE))])
+    return float(found.mean())
 
 
 @dataclass(frozen=True)

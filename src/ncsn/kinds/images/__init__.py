@@ -1,6 +1,6 @@
 """Images from files, archives and arrays; judged in features, with guidance chosen on held-out images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ncsn import plots
 from ncsn.batching import quantize, reals
-from ncsn.data import Dataset, Kind, Transform, Unseen, Writer
+from ncsn.data import Dataset, Kind, Transform, Unseen
 from ncsn.kinds.images.guidance import choose_weight, features_for
 from ncsn.kinds.images.judge import FeaturesLike, Ruler
 from ncsn.kinds.images.read import BYTES, stored_depth
@@ -41,16 +41,6 @@ class Images(Kind[Run]):
         """Compare samples with test images in features."""
         return Ruler(data, cast(FeaturesLike, features), n, mirrored=bool(run.settings.get("flip")), device=run.device)
 
-    def units_to_judge(self, transform: Transform) -> Transform:
-        """Bytes, for files of any depth."""
-        return BYTES
-
-    @property
-    def writers(self) -> Mapping[str, Writer | None]:
-        """A grid, an animation, or arrays."""
-        animate = lambda _, path, out: plots.evolution_animation(path, out)  # noqa: E731
-        return {".png": show_grid, ".gif": animate, ".npz": None, ".npy": None}
-
     def show(self, run: Run, data: Dataset, samples: Float[Tensor, "n *d"], path: Sequence[Step], folder: Path) -> None:
         """Draw samples, how they emerge from noise, and samples by the paper's annealed Langevin dynamics."""
         steps = run.steps(min(len(samples), 20), seed=run.settings["seed"], sampler="annealed")
@@ -69,10 +59,15 @@ class Images(Kind[Run]):
         return stored_depth(transform).stored(samples)
 
 
-def show_grid(samples: Float[Tensor, "n c h w"], path: Sequence[Step], out: Path) -> None:
+def write_grid(run: Run, samples: Float[Tensor, "n c h w"], path: Sequence[Step], out: Path) -> None:
     """Draw samples side by side."""
     n = len(samples)
     plots.image_grid(samples, out, columns=min(n, max(8, round(n**0.5))))
+
+
+def write_animation(run: Run, samples: Float[Tensor, "n c h w"], path: Sequence[Step], out: Path) -> None:
+    """Animate how samples emerge from noise."""
+    plots.evolution_animation(path, out)
 
 
 def share_clipped(pixels: Shaped[Tensor, "n c h w"]) -> float:
@@ -85,6 +80,7 @@ IMAGES = Images(
     named={1: "grey", 3: "RGB"},
     compiled=True,
     guided=True,
-    imputes=False,
     kept=36,
+    writers={".png": write_grid, ".gif": write_animation, ".npz": None, ".npy": None},
+    judged_in=BYTES,  # for files of any depth
 )

@@ -98,7 +98,7 @@ def trial(weight: float, images: UInt8[Tensor, "n c h w"], features: Features) -
 
 def trials(run: Run, features: Features, n: int, *, seed: int) -> Iterator[Trial]:
     """Draw ``n`` samples at each scale, from the same noise and for the same classes."""
-    labels = run.labels(None, n, torch.Generator(run.device).manual_seed(seed + 1))
+    labels = run.recipe.labels(None, n, torch.Generator(run.device).manual_seed(seed + 1))
     for weight in WEIGHTS[run.recipe.sampling.guide]:
         x = run.sample(n, seed=seed, guidance=weight, label="none" if labels is None else labels)
         yield trial(weight, quantize(x).cpu(), features)
