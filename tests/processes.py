@@ -22,11 +22,11 @@ import functools, os, signal, sys
 from ncsn.machine.messages import quit_on_signals
 quit_on_signals()
 from ncsn import training
-from ncsn.machine import distributed, hardware
+from ncsn.machine import hardware
 from ncsn.cli import main as cli
 from ncsn.learn import record
 hardware.fast_bfloat16 = lambda _: False  # which rounds sums of other sizes otherwise
-distributed.join = functools.cache(distributed.join)  # once for all commands
+hardware.join = functools.cache(hardware.join)  # once for all commands
 rank, restarts = (os.environ.get(name, "0") for name in ("RANK", "TORCHELASTIC_RESTART_COUNT"))
 update = training.State.update
 def counted(self, rate):

@@ -11,7 +11,7 @@ import torch
 from learning import Lessons, pictures, tiny, unlearned
 
 from ncsn.learn import rules
-from ncsn.learn.fit import plan
+from ncsn.learn.fit import resolved_plan
 from ncsn.objectives import dsm
 from ncsn.run.folder import storable_settings
 from ncsn.settings import Job, ResolvedSettings, TrainSettings
@@ -96,7 +96,7 @@ def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> 
     assert resolved.minutes == 10
     text = json.dumps(storable_settings(dataclasses.asdict(resolved)))
     assert validated(ResolvedSettings, json.loads(text), "it") == resolved
-    assert plan(pictures(n=40), resolved).settings is resolved
+    assert resolved_plan(pictures(n=40), resolved).settings is resolved
 
 
 def test_who_resumes_gets_the_runs_own_settings_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,11 @@ def real(name: str, value: object, least: float | None = None, *, above: float |
     raise ValueError(f"{name} is {reprlib.repr(value)}; it must be a finite number{bound}")
 
 
+def plain(value: object) -> object:
+    """A user's value, in Python's type if it is a single number of numpy's or torch's."""
+    return value.item() if hasattr(value, "item") and not getattr(value, "ndim", 0) else value
+
+
 def refuse_options(name: str, options: Iterable[str]) -> None:
     """Raises TypeError if there are any, and names ours if they are those of pandas and scikit-learn."""
     for option in options:

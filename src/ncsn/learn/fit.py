@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ncsn import metrics, training
 from ncsn.batching import Batch, reals
@@ -25,12 +27,21 @@ from ncsn.machine.hardware import Group
 from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
-from ncsn.run.folder import CHECKPOINT, Recipe, check_folder, has_run, read_config, storable_settings, write_model
+from ncsn.run.folder import (
+    CHECKPOINT,
+    Recipe,
+    check_folder,
+    find,
+    has_run,
+    read_config,
+    storable_settings,
+    write_model,
+)
 from ncsn.run.run import Run, load
 from ncsn.score import ScoreModel
-from ncsn.settings import Job, Reading, ResolvedSettings, TrainSettings, short_name
+from ncsn.settings import Changes, Job, ResolvedSettings, TrainSettings, short_name
 from ncsn.training import Budget, Progress, State, muon_and_adam
-from ncsn.validation import DeviceName, Json, check_type, counted, real, refuse_options, whole
+from ncsn.validation import DeviceName, Json, check_type, counted, plain, refuse_options
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
@@ -41,22 +52,16 @@ ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's glob
 def fit(
     data: Examples,
     *,
-    minutes: float | None = None,
-    steps: int | None = None,
+    settings: TrainSettings | None = None,
     labels: Classes = None,
     network: nn.Module | None = None,
     objective: Objective | None = None,
     noise: Proposal | None = None,
-    sampler: str | None = None,
-    batch_size: int | None = None,
-    seed: int | None = None,
-    device: DeviceName | None = None,
-    signals: bool = False,
-    settings: TrainSettings | None = None,
     start: Run | None = None,
+    device: DeviceName | None = None,
     record: Record | None = None,
     quiet: bool = False,
-    **others: object,
+    **changes: Unpack[Changes],
 ) -> Run:
     """Learn the score of data, as ``ncsn train`` does; returns a run, which can be sampled, evaluated and saved.
 
@@ -67,9 +72,19 @@ def fit(
     ``data``: points (n, d) or a DataFrame, with NaN for missing values (constant columns are left out); or
     images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a list; or a
     dataset as ``load_dataset`` returns it, or a path that it accepts.
-    ``minutes``: the time budget, including samples and pictures; by default one minute, or that of ``settings``.
-    ``steps``: the number of training steps, instead of minutes.  A training of points ends earlier once the held-out
-    loss is a quarter above its minimum.
+    ``settings``: the settings of ``ncsn train``; by default a training of one minute.
+    ``changes``: settings by their names in ``ncsn.settings.TrainSettings``, which take precedence, such as:
+
+    - ``minutes``: the time budget, including samples and pictures.
+    - ``steps``: the number of training steps, instead of minutes.  A training of points ends earlier once the held-out
+      loss is a quarter above its minimum.
+    - ``seed``: the same seed gives the same run on one machine if training is by steps; by default 0.
+    - ``batch_size``: by default 512 points, or what suits the images; at most the size of the dataset.
+    - ``channels``: the widths of the network.
+    - ``sampler``: a name in ``SAMPLERS``; by default dpmpp-sde.
+    - ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n,
+      channels, d, h, w): real numbers, whose location and scale the run remembers for each channel.
+
     ``labels``: the class of each image, a number or a name, for better samples and ``run.sample(label=...)``; a dataset
     has its own.
     ``network``: your own network(x, c), which keeps the shape of x, with c = ¼ ln σ; by default an MLP or a U-Net.
@@ -77,15 +92,9 @@ def fit(
     ``objective``: the training objective, see ``training_loss``; by default ``dsm``.
     ``noise``: the distribution of noise levels in training, in standard deviations of points.  Sampling descends from
     its ``sigma_max`` to its ``sigma_min``, if it has them.
-    ``sampler``: a name in ``SAMPLERS``; by default dpmpp-sde.
-    ``batch_size``: by default 512 points, or what suits the images; at most the size of the dataset.
-    ``seed``: the same seed gives the same run on one machine if training is by steps; by default 0.
-    ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
-    ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
-    d, h, w): real numbers, whose location and scale the run remembers for each channel.
-    ``settings``: the settings of ``ncsn train``.  Other arguments take precedence.
     ``start``: a run of images or signals whose network and weights training starts from, unless the settings say
     otherwise.  Layers that depend on a different number of colours or classes are initialised at random.
+    ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
     ``record``: where to store the training, see ``Record``; by default nothing is written.
     ``quiet``: print nothing and show no progress bar; ``logging.getLogger("ncsn")`` controls this for the whole
     package.
@@ -99,25 +108,27 @@ def fit(
     >>> run.sample(100).shape
     torch.Size([100, 2])
     """
-    refuse_options("fit", others)
-    counts = {"steps": steps, "batch_size": batch_size, "seed": seed}  # of numpy's types, too
-    steps, batch_size, seed = (None if value is None else whole(name, value, 0) for name, value in counts.items())
-    minutes = None if minutes is None else real("minutes", minutes, above=0)
-    budget = {"minutes": minutes, "steps": steps} if minutes is not None or steps is not None else {}
-    options = {"sampler": sampler, "batch_size": batch_size, "seed": seed}
-    given = budget | {name: value for name, value in options.items() if value is not None}
-    own = OwnParts(network=network, objective=objective, noise=noise, start=start)
-    for name, value, kind in (("settings", settings, TrainSettings), ("record", record, Record)):
-        check_type(name, value, kind, type(None))
-    check_type("signals", signals, bool)
+    refuse_options("fit", changes.keys() - {field.name for field in fields(TrainSettings)})
+    kinds: dict[str, tuple[object, Any]] = {
+        "settings": (settings, TrainSettings),
+        "network": (network, nn.Module),
+        "objective": (objective, Callable),
+        "noise": (noise, Proposal),
+        "start": (start, Run),
+        "record": (record, Record),
+    }
+    for name, (part, kind) in kinds.items():
+        check_type(name, part, kind, type(None))
     base = TrainSettings(minutes=1.0) if settings is None else settings
     job = base.job if device is None else replace(base.job, device=device)
     ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
+    given = {name: plain(value) for name, value in changes.items() if value is not None}
+    chosen = base.but(ends | given | {"job": job})
     with training_lock(), quieter(logging.ERROR) if quiet else nullcontext():
-        signals = signals or base.signals
-        dataset = dataset_of(data, labels, reading=Reading(signals=signals))
-        place = {} if record else {"dataset": dataset.name}  # a record says where they are
-        chosen = replace(base, **place | ends | given, job=job, signals=signals)
+        dataset = dataset_of(data, labels, reading=chosen.reading)
+        if record is None:  # a record says where the data is
+            chosen = replace(chosen, dataset=dataset.name)
+        own = OwnParts(network=network, objective=objective, noise=noise, start=start)
         return train(plan(dataset, chosen, own), dataset, record or Record())
 
 
@@ -137,13 +148,6 @@ class OwnParts:
     noise: Proposal | None = None
     start: Run | None = None
 
-    def __post_init__(self) -> None:
-        """Check the types."""
-        kinds = {"network": nn.Module, "objective": Callable, "noise": Proposal, "start": Run}
-        for name, part in vars(self).items():
-            if part is not None:
-                check_type(name, part, kinds[name])
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -153,6 +157,7 @@ class Plan:
     ``recipe``, ``guide_recipe``: the models to train, and how to sample them.
     ``noise``: the distribution of noise levels.
     ``own``: the user's own parts.
+    ``effort``: the budget, and what it leaves time for.
     ``device``, ``precision``: of the network.
     """
 
@@ -161,6 +166,7 @@ class Plan:
     guide_recipe: Recipe | None
     noise: Proposal
     own: OwnParts
+    effort: rules.Effort
     device: torch.device
     precision: str
 
@@ -174,35 +180,41 @@ class Plan:
             facts["objective"] = getattr(own.objective, "__qualname__", repr(own.objective))
         if own.noise is not None and own.noise != rules.noise_of(settings):
             facts |= {"proposal": repr(own.noise), "log_sigma_mean": None, "log_sigma_std": None}
-        if own.start is not None and settings.start is None:
-            facts["start"] = str(own.start.folder or "a run in memory")
         return facts
 
 
-def plan(data: Dataset, settings: TrainSettings, own: OwnParts | None = None) -> Plan:
+ALL_OURS = OwnParts()
+
+
+def plan(data: Dataset, settings: TrainSettings, own: OwnParts = ALL_OURS) -> Plan:
     """Plan a training on this data, and print a description of the data.
 
     Raises ValueError for options that don't apply to the data, and for models that can't be built or sampled.
     """
-    own = own or OwnParts()
+    start = None if own.start is None else own.start.config
     if own.start is not None:
-        settings = rules.adopt_network(settings, own.start.settings)
-        if "start" in data.kind.refused:
-            raise ValueError(f"start does not apply to {data.kind.noun}; leave it out")
-    if not isinstance(settings, ResolvedSettings):
-        rules.check_options(settings, data)  # rejects options that do not apply, before anything is printed
+        settings = replace(settings, start=str(own.start.folder or "a run in memory"))
+    rules.check_options(settings, data)  # before anything is printed
     data.announce()  # before anything that takes seconds
+    if settings.start is not None:
+        settings = rules.adopt_network(settings, start or read_config(find(settings.start)), data.kind)
+    resolved = rules.resolve(settings, data, hardware.choose_device(settings.job.device))
+    return resolved_plan(data, resolved, own)
+
+
+def resolved_plan(data: Dataset, settings: ResolvedSettings, own: OwnParts = ALL_OURS) -> Plan:
+    """The plan for complete settings, such as a resumed run's.  Raises ValueError if a model can't be built."""
     device = hardware.choose_device(settings.job.device)
-    resolved = settings if isinstance(settings, ResolvedSettings) else rules.resolve(settings, data, device)
-    recipe, guide_recipe = rules.recipes(resolved, data, own.network)
+    recipe, guide_recipe = rules.recipes(settings, data, own.network)
     recipe.sampling.but(sampler="annealed")
     recipe.build(network=own.network)(torch.zeros(1, *recipe.shape), 1.0)
     return Plan(
-        settings=resolved,
+        settings=settings,
         recipe=recipe,
         guide_recipe=guide_recipe,
-        noise=own.noise or rules.noise_of(resolved),
+        noise=own.noise or rules.noise_of(settings),
         own=own,
+        effort=rules.Effort.of(settings, data.kind),
         device=device,
         precision=choose_precision(data, settings.job, device),
     )
@@ -324,14 +336,8 @@ def take_weights(model: ScoreModel, start: Run) -> None:
 
 
 def share_of(settings: ResolvedSettings, group: Group) -> int:
-    """How many examples of a batch each process learns from, rounded up.
-
-    Raises ValueError if there are fewer examples than processes.
-    """
-    size = settings.batch_size
-    if group.size > size:
-        raise ValueError(f"batch_size is {size}; it must be at least {group.size}, one example per process")
-    return -(-size // group.size)
+    """How many examples of a batch each process learns from, rounded up."""
+    return -(-settings.batch_size // group.size)
 
 
 def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:
@@ -345,26 +351,23 @@ def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:
 
 def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int], float] | None:
     """Compile the network if that pays off; return the function that chooses the guidance, if it is to be chosen."""
-    settings, size = lesson.plan.settings, lesson.share
-    long = rules.takes_long(settings)
-    if long and settings.compile:
+    settings, effort, size = lesson.plan.settings, lesson.plan.effort, lesson.share
+    if effort.long and settings.compile:
         example = torch.zeros(size, *run.recipe.shape, device=lesson.plan.device)
         sigma = torch.ones(size, device=lesson.plan.device)
-        # Compiling can take minutes on a busy machine, so it gets at most a quarter of the budget.
-        quarter = 15 * (settings.minutes or 0.0)
-        hardware.compile_network(state.model.network, lambda: state.model(example, sigma), seconds=quarter)
+        hardware.compile_network(state.model.network, lambda: state.model(example, sigma), seconds=effort.compiling)
     guided = run.guide is not None or run.recipe.num_classes > 0
     if not (lesson.record.group.is_main and settings.guidance == "chosen" and guided):
         return None
-    effort = rules.guidance_effort(settings)
-    return lesson.data.kind.choose_guidance(lesson.data, lesson.plan.device, thorough=long, effort=effort)
+    choose = lesson.data.kind.choose_guidance
+    return choose(lesson.data, lesson.plan.device, thorough=effort.long, effort=effort.share)
 
 
 def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledger: Ledger) -> None:
     """Train the guide, if there is one, and then the network; the leading process keeps the time."""
-    record, settings = lesson.record, lesson.plan.settings
+    record, effort = lesson.record, lesson.plan.effort
     elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began).encode()))
-    budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
+    budget, guide_budget = effort.budgets(elapsed, guided=guide is not None)
     if budget.fraction(state.step, state.seconds) >= 1:
         log.info(f"nothing is left to train after {state.step:,} steps; increase --steps or --minutes to continue")
     if guide is not None and run.guide_recipe is not None:
@@ -376,7 +379,7 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
     learn(progress, state, Judge(lesson, state), record, ledger, reports)
     if record.group.is_main:
         log.info(verdict(ledger.rows, lesson.data.n))
-        if settings.minutes is not None and state.step < FEW_STEPS:
+        if effort.steps is None and state.step < FEW_STEPS:
             log.info(f"training took only {counted(state.step, 'step')}; more minutes give better samples")
 
 
@@ -387,7 +390,7 @@ class Judge:
         kind, examples = lesson.data.kind, lesson.held_out
         examples = examples if state.model.num_classes else Batch(examples.x)
         self.kind, self.state, self.noise, self.device = kind, state, lesson.plan.noise, examples.x.device
-        self.steady = lesson.plan.settings.minutes is None
+        self.steady = lesson.plan.effort.steps is not None
         self.batches = kind.held_out_batches(lesson.data, state.average, examples)
 
     @torch.no_grad()
@@ -477,16 +480,14 @@ def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, 
             check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
         if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
             raise ValueError(f"{folder} is inside the data, so its pictures would become data; choose another --out")
-    settings: TrainSettings = given
-    if given.job.resume and has_run(folder):
-        data, settings, origin = reopen(given, folder)
-    else:
-        if given.job.resume:
-            log.info(f"{folder} holds no run to resume; starting a new one")
-        data = load_dataset(given.dataset, reading=given.reading)
-        origin = Origin.of(given.dataset, given.reading, data)
     with training_lock():
-        planned = plan(data, settings)
+        if given.job.resume and has_run(folder):
+            data, planned, origin = reopen(given, folder)
+        else:
+            if given.job.resume:
+                log.info(f"{folder} holds no run to resume; starting a new one")
+            data = load_dataset(given.dataset, reading=given.reading)
+            planned, origin = plan(data, given), Origin.of(given.dataset, given.reading, data)
     here = json.dumps([storable_settings(asdict(planned.settings)), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
         raise ValueError(f"process {group.rank} has other data or settings than process 0; they must be the same")
@@ -494,12 +495,14 @@ def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, 
     return data, planned, record
 
 
-def reopen(given: TrainSettings, folder: Path) -> tuple[Dataset, ResolvedSettings, Origin]:
-    """The data of a resumed run, its settings, and where the data is now."""
+def reopen(given: TrainSettings, folder: Path) -> tuple[Dataset, Plan, Origin]:
+    """The data of a resumed run, its plan, and where the data is now."""
     config, where = read_config(folder), folder / "config.json"
     settings, origin = rules.recall(given, config.settings, f"{where}: settings"), config.data
     if origin is None:
         raise ValueError(f"{where} does not say which data the run was trained on")
     if given.dataset not in (settings.dataset, TrainSettings.dataset):  # the default does not say where the data is
         origin = replace(origin, dataset=absolute(given.dataset))
-    return origin.load(), settings, origin
+    data = origin.load()
+    data.announce()
+    return data, resolved_plan(data, settings), origin
