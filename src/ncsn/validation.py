@@ -42,6 +42,7 @@ Shown: TypeAlias = Annotated[int, Interval(ge=1, le=10**4)]  # as many as fit in
 Levels: TypeAlias = Annotated[int, Interval(ge=1, le=MOST_LEVELS)]
 LangevinSteps: TypeAlias = Annotated[int, Interval(ge=1, le=MOST_STEPS)]
 NoiseLevel: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
+Guidance: TypeAlias = Annotated[float, Interval(ge=0, le=100)]
 StepSize: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 Rate: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 Width: TypeAlias = Annotated[int, Interval(ge=1, le=2**14)]
