@@ -35,9 +35,8 @@ def counted(self, rate):
 training.State.update = counted
 if {shares} > 1:  # one process learns from what several would, one after the other
     from types import SimpleNamespace as Part
-    from ncsn.learn import fit
     add = training.add_gradients
-    fit.share_of = lambda settings, _: settings.batch_size // {shares}
+    hardware.Group.share = lambda _, n: n // {shares}
     training.add_gradients = lambda *args: sum(add(*args[:3], Part(rank=i, size={shares})) for i in range({shares}))
 for words in sys.argv[1:]:
     cli.main(words.split())

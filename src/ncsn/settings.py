@@ -3,12 +3,10 @@
 Torch isn't imported here, so that ``--help`` responds immediately.
 """
 
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args
 
@@ -73,21 +71,6 @@ class Reading:
 
 AS_THEY_ARE = Reading()
 """The defaults: images keep their size, on white, and none may be broken."""
-
-
-def short_name(path: str) -> str:
-    """The name of a dataset: the last part of its path, without a known suffix."""
-    name = Path(os.path.normpath(Path(path).absolute())).name
-    return re.sub(r"\.(zip|npy|npz|tar(\.\w+)?|tgz|csv|tsv|parquet)$", "", name, flags=re.IGNORECASE) or "images"
-
-
-def check_place(name: str) -> None:
-    """Raises ValueError, which suggests a similar name, for a path that doesn't exist."""
-    place = Path(name)
-    if not place.exists():
-        beside = ["mnist", *(str(path) for path in place.parent.glob("[!.]*"))]
-        near = get_close_matches(str(place), beside, n=1)
-        raise ValueError(f"{name} does not exist{''.join(f'; did you mean {path}?' for path in near)}")
 
 
 T = TypeVar("T")
@@ -209,11 +192,6 @@ class TrainSettings(Reading):
         super().__post_init__()
         if self.minutes is not None and self.steps is not None:
             raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; give only one of them")
-
-    def changed(self, names: Iterable[str]) -> list[str]:
-        """Those of the names whose value is not the default."""
-        usual = {field.name: field.default for field in fields(TrainSettings)}
-        return [name for name in names if getattr(self, name) != usual[name]]
 
     def but(self: S, changes: Mapping[str, object]) -> S:
         """The settings with changes, in which a new budget replaces the old one, whichever of the two it is."""

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,26 +20,16 @@ from ncsn.batching import Batch, reals
 from ncsn.data import Dataset, Drawing, Origin, Reports, absolute
 from ncsn.distributions import Empirical
 from ncsn.learn import rules
-from ncsn.learn.loading import Classes, Examples, dataset_of, load_dataset
+from ncsn.learn.loading import Classes, Examples, dataset_of, load_dataset, short_name
 from ncsn.learn.record import BANDS, Ledger, Record, Row, best_row, until_spoiled, verdict
 from ncsn.machine import hardware
-from ncsn.machine.hardware import Group
 from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
-from ncsn.run.folder import (
-    CHECKPOINT,
-    Recipe,
-    check_folder,
-    find,
-    has_run,
-    read_config,
-    storable_settings,
-    write_model,
-)
+from ncsn.run.folder import CHECKPOINT, Recipe, check_folder, has_run, read_config, storable_settings, write_model
 from ncsn.run.run import Run, load
 from ncsn.score import ScoreModel
-from ncsn.settings import Changes, Job, ResolvedSettings, TrainSettings, short_name
+from ncsn.settings import Changes, Job, ResolvedSettings, TrainSettings
 from ncsn.training import Budget, Progress, State, muon_and_adam
 from ncsn.validation import DeviceName, Json, check_type, counted, plain, refuse_options
 
@@ -72,19 +62,15 @@ def fit(
     ``data``: points (n, d) or a DataFrame, with NaN for missing values (constant columns are left out); or
     images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a list; or a
     dataset as ``load_dataset`` returns it, or a path that it accepts.
-    ``settings``: the settings of ``ncsn train``; by default a training of one minute.
-    ``changes``: settings by their names in ``ncsn.settings.TrainSettings``, which take precedence, such as:
-
-    - ``minutes``: the time budget, including samples and pictures.
-    - ``steps``: the number of training steps, instead of minutes.  A training of points ends earlier once the held-out
-      loss is a quarter above its minimum.
-    - ``seed``: the same seed gives the same run on one machine if training is by steps; by default 0.
-    - ``batch_size``: by default 512 points, or what suits the images; at most the size of the dataset.
-    - ``channels``: the widths of the network.
-    - ``sampler``: a name in ``SAMPLERS``; by default dpmpp-sde.
-    - ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n,
-      channels, d, h, w): real numbers, whose location and scale the run remembers for each channel.
-
+    ``minutes``: the time budget, including samples and pictures; by default one minute, or that of ``settings``.
+    ``steps``: the number of training steps, instead of minutes.  A training of points ends earlier once the held-out
+    loss is a quarter above its minimum.
+    ``seed``: the same seed gives the same run on one machine if training is by steps; by default 0.
+    ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
+    d, h, w): real numbers, whose location and scale the run remembers for each channel.
+    ``changes``: these and other settings of ``ncsn train``, such as ``channels`` and ``guidance``, by their names in
+    ``ncsn.settings.TrainSettings``.  They take precedence over ``settings``.
+    ``settings``: all of the settings of ``ncsn train``.
     ``labels``: the class of each image, a number or a name, for better samples and ``run.sample(label=...)``; a dataset
     has its own.
     ``network``: your own network(x, c), which keeps the shape of x, with c = ¼ ln σ; by default an MLP or a U-Net.
@@ -108,7 +94,7 @@ def fit(
     >>> run.sample(100).shape
     torch.Size([100, 2])
     """
-    refuse_options("fit", changes.keys() - {field.name for field in fields(TrainSettings)})
+    refuse_options("fit", changes.keys() - Changes.__annotations__.keys())
     kinds: dict[str, tuple[object, Any]] = {
         "settings": (settings, TrainSettings),
         "network": (network, nn.Module),
@@ -186,25 +172,19 @@ class Plan:
 ALL_OURS = OwnParts()
 
 
-def plan(data: Dataset, settings: TrainSettings, own: OwnParts = ALL_OURS) -> Plan:
+def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved: Json | None = None) -> Plan:
     """Plan a training on this data, and print a description of the data.
 
+    ``saved``: the settings of a run to resume, which take precedence over those that are given.
     Raises ValueError for options that don't apply to the data, and for models that can't be built or sampled.
     """
-    start = None if own.start is None else own.start.config
     if own.start is not None:
-        settings = replace(settings, start=str(own.start.folder or "a run in memory"))
-    rules.check_options(settings, data)  # before anything is printed
+        given = replace(given, start=str(own.start.folder or "a run in memory"))
+    if saved is None:
+        rules.check_options(given, data)  # before anything is printed
     data.announce()  # before anything that takes seconds
-    if settings.start is not None:
-        settings = rules.adopt_network(settings, start or read_config(find(settings.start)), data.kind)
-    resolved = rules.resolve(settings, data, hardware.choose_device(settings.job.device))
-    return resolved_plan(data, resolved, own)
-
-
-def resolved_plan(data: Dataset, settings: ResolvedSettings, own: OwnParts = ALL_OURS) -> Plan:
-    """The plan for complete settings, such as a resumed run's.  Raises ValueError if a model can't be built."""
-    device = hardware.choose_device(settings.job.device)
+    device, start = hardware.choose_device(given.job.device), own.start and own.start.config
+    settings = rules.resolve(given, data, device, start) if saved is None else rules.recall(given, saved)
     recipe, guide_recipe = rules.recipes(settings, data, own.network)
     recipe.sampling.but(sampler="annealed")
     recipe.build(network=own.network)(torch.zeros(1, *recipe.shape), 1.0)
@@ -216,7 +196,7 @@ def resolved_plan(data: Dataset, settings: ResolvedSettings, own: OwnParts = ALL
         own=own,
         effort=rules.Effort.of(settings, data.kind),
         device=device,
-        precision=choose_precision(data, settings.job, device),
+        precision=choose_precision(data, given.job, device),
     )
 
 
@@ -287,7 +267,7 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
     with training_lock():
         settings, recipe, smaller, own = plan.settings, plan.recipe, plan.guide_recipe, plan.own
         hardware.allow_tf32(plan.precision != "fp32")
-        share = share_of(settings, record.group)
+        share = record.group.share(settings.batch_size)
         goes_on = record.folder is not None and record.job.resume and (record.folder / CHECKPOINT).exists()
         start = own.start
         if settings.start is not None and start is None and not goes_on:  # a resumed run has weights of its own
@@ -333,11 +313,6 @@ def take_weights(model: ScoreModel, start: Run) -> None:
         where = start.folder or "the run to start from"
         raise ValueError(f"{where} has a different network ({other[0]} differs); leave out --channels and --blocks")
     model.network.load_state_dict(own | fitting)
-
-
-def share_of(settings: ResolvedSettings, group: Group) -> int:
-    """How many examples of a batch each process learns from, rounded up."""
-    return -(-settings.batch_size // group.size)
 
 
 def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:
@@ -482,27 +457,26 @@ def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, 
             raise ValueError(f"{folder} is inside the data, so its pictures would become data; choose another --out")
     with training_lock():
         if given.job.resume and has_run(folder):
-            data, planned, origin = reopen(given, folder)
+            data, saved, origin = reopen(folder, given.dataset)
         else:
             if given.job.resume:
                 log.info(f"{folder} holds no run to resume; starting a new one")
-            data = load_dataset(given.dataset, reading=given.reading)
-            planned, origin = plan(data, given), Origin.of(given.dataset, given.reading, data)
-    here = json.dumps([storable_settings(asdict(planned.settings)), origin.digest]).encode()
+            data, saved = load_dataset(given.dataset, reading=given.reading), None
+            origin = Origin.of(given.dataset, given.reading, data)
+        planned = plan(data, given, saved=saved)
+    here = json.dumps([planned.describe(), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
         raise ValueError(f"process {group.rank} has other data or settings than process 0; they must be the same")
     record = Record(folder=folder, numbered=numbered, job=given.job, origin=origin, group=group, began=began)
     return data, planned, record
 
 
-def reopen(given: TrainSettings, folder: Path) -> tuple[Dataset, Plan, Origin]:
-    """The data of a resumed run, its plan, and where the data is now."""
-    config, where = read_config(folder), folder / "config.json"
-    settings, origin = rules.recall(given, config.settings, f"{where}: settings"), config.data
+def reopen(folder: Path, dataset: str) -> tuple[Dataset, Json, Origin]:
+    """The data of a resumed run, which may be at a new place, its settings, and where the data is now."""
+    config = read_config(folder)
+    origin = config.data
     if origin is None:
-        raise ValueError(f"{where} does not say which data the run was trained on")
-    if given.dataset not in (settings.dataset, TrainSettings.dataset):  # the default does not say where the data is
-        origin = replace(origin, dataset=absolute(given.dataset))
-    data = origin.load()
-    data.announce()
-    return data, resolved_plan(data, settings), origin
+        raise ValueError(f"{folder / 'config.json'} does not say which data the run was trained on")
+    if dataset not in (config.settings.get("dataset"), TrainSettings.dataset):  # the default doesn't say where it is
+        origin = replace(origin, dataset=absolute(dataset))
+    return origin.load(), config.settings, origin

@@ -5,7 +5,8 @@ No number is specific to a dataset; those of MNIST follow from the same rules.
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float, Shaped
@@ -18,7 +19,7 @@ from ncsn.distributions import Empirical
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
-from ncsn.run.folder import Argument, Config, Recipe
+from ncsn.run.folder import Argument, Config, Recipe, find, read_config
 from ncsn.samplers import SAMPLERS, Sampling
 from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.training import Budget
@@ -193,10 +194,16 @@ def widths_and_batch(
     return widths, min(settings.batch_size or size, dataset.n)
 
 
+def changed_options(settings: TrainSettings, names: Iterable[str]) -> list[str]:
+    """Those of the names whose value is not the default."""
+    usual = {field.name: field.default for field in fields(TrainSettings)}
+    return [name for name in names if getattr(settings, name) != usual[name]]
+
+
 def check_options(settings: TrainSettings, dataset: Dataset) -> None:
     """Raises ValueError for options that do not apply to this kind of data, or to the proposal."""
     kind = dataset.kind
-    if vain := settings.changed(kind.refused):
+    if vain := changed_options(settings, kind.refused):
         listed = ", ".join("start (--from)" if name == "start" else name for name in vain)
         raise ValueError(f"{listed}: doesn't apply to {kind.noun}; leave it out")
     if kind.network == "mlp" and len(settings.channels or (1,)) != 1:
@@ -216,7 +223,11 @@ def adopt_network(settings: TrainSettings, start: Config, kind: AnyKind) -> Trai
         raise ValueError(f"{settings.start} generates {start.recipe.kind.noun}; expected a run of {kind.noun}")
     if theirs.get("network") not in NETWORKS:
         return settings
-    free = {name for name in ("channels", "blocks") if theirs.get(name) is not None and not settings.changed([name])}
+    free = {
+        name
+        for name in ("channels", "blocks")
+        if theirs.get(name) is not None and not changed_options(settings, [name])
+    }
     values: Json = {name: tuple(theirs[name]) if name == "channels" else theirs[name] for name in free}
     return replace(settings, **values)
 
@@ -233,12 +244,17 @@ def knows_classes(settings: TrainSettings, dataset: Dataset) -> bool:
     return able
 
 
-def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> ResolvedSettings:
+def resolve(
+    settings: TrainSettings, dataset: Dataset, device: torch.device, start: Config | None = None
+) -> ResolvedSettings:
     """Complete the settings with everything that follows from the data, the budget and the machine.
 
-    Raises ValueError if all examples are the same.
+    ``start``: the configuration of the run to start from; by default that of the folder in the settings, if any.
+    Raises ValueError if that run generates another kind of data, and if all examples are the same.
     """
     kind = dataset.kind
+    if settings.start is not None:
+        settings = adopt_network(settings, start or read_config(find(settings.start)), kind)
     minutes = Effort.of(settings, kind).minutes
     looked, std = subsample(dataset.numbers, 2048), dataset.statistics[1]
     if not looked.numel():  # a table without numbers has no noise to choose
@@ -276,14 +292,14 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     return replace(resolved, posterior_above=worth)
 
 
-def recall(given: TrainSettings, saved: Json, where: str) -> ResolvedSettings:
+def recall(given: TrainSettings, saved: Json) -> ResolvedSettings:
     """The ``saved`` settings of a resumed run with the new job; log which given options have no effect.
 
-    ``where``: the beginning of error messages.  Raises ValueError if the saved settings are invalid.
+    Raises ValueError if the saved settings are invalid.
     """
-    own = validated(ResolvedSettings, saved, where)
-    own = own.but({name: getattr(given, name) for name in given.changed(FREE)} | {"job": given.job})
-    names = given.changed(vars(given).keys() - {"job", "dataset"})
+    own = validated(ResolvedSettings, saved, "config.json: settings")
+    own = own.but({name: getattr(given, name) for name in changed_options(given, FREE)} | {"job": given.job})
+    names = changed_options(given, vars(given).keys() - {"job", "dataset"})
     if vain := sorted(name for name in names if getattr(given, name) != getattr(own, name)):
         log.info(f"--resume keeps the run's own settings; these options have no effect: {', '.join(vain)}")
     return own
