@@ -26,6 +26,7 @@ from filelock import FileLock
 
 from ncsn import metrics, validation
 from ncsn.distributions import TOYS
+from ncsn.machine.messages import bar
 from ncsn.machine.storage import write_json
 from ncsn.run.folder import claim, claim_next, has_run
 from ncsn.settings import Given
@@ -102,7 +103,7 @@ def main(settings: Toy) -> None:
     batches = ncsn.batches(data, settings.batch_size, generator=generator)
     loss = ncsn.training_loss(noise, getattr(ncsn, settings.objective), generator=generator)
     progress = ncsn.train(state, batches, loss, budget=ncsn.Budget(steps=settings.steps))
-    for _ in console.bar(progress, "training", total=settings.steps):
+    for _ in bar(progress, "training", total=settings.steps):
         pass
     run = ncsn.Run(score=state.average, recipe=recipe)
     run.save(out, overwrite=settings.overwrite)

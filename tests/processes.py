@@ -22,11 +22,11 @@ import functools, os, signal, sys
 from ncsn.machine.messages import quit_on_signals
 quit_on_signals()
 from ncsn import training
-from ncsn.machine import distributed, hardware
+from ncsn.machine import hardware
 from ncsn.cli import main as cli
 from ncsn.learn import record
 hardware.fast_bfloat16 = lambda _: False  # which rounds sums of other sizes otherwise
-distributed.join = functools.cache(distributed.join)  # once for all commands
+hardware.join = functools.cache(hardware.join)  # once for all commands
 rank, restarts = (os.environ.get(name, "0") for name in ("RANK", "TORCHELASTIC_RESTART_COUNT"))
 update = training.State.update
 def counted(self, rate):
@@ -35,9 +35,8 @@ def counted(self, rate):
 training.State.update = counted
 if {shares} > 1:  # one process learns from what several would, one after the other
     from types import SimpleNamespace as Part
-    from ncsn.learn import fit
     add = training.add_gradients
-    fit.share_of = lambda settings, _: settings.batch_size // {shares}
+    hardware.Group.share = lambda _, n: n // {shares}
     training.add_gradients = lambda *args: sum(add(*args[:3], Part(rank=i, size={shares})) for i in range({shares}))
 for words in sys.argv[1:]:
     cli.main(words.split())

@@ -191,9 +191,9 @@ def test_the_command_prints_the_verdict_and_draws_it_into_one_file(
 ) -> None:
     """A single one, so that a kill leaves all or nothing, and the same command then isn't refused."""
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: conditional_run(THREE), raising=False)
-    line = f"calibrate it --truths run -n 30 --draws 3 --out {tmp_path / 'x.png'}".split()
+    line = f"calibrate it --truths run -n 30 --out {tmp_path / 'x.png'}".split()
     cli.main(line)
-    expected = conditional_run(THREE).calibrate(truths="run", n=30, draws=3)
+    expected = conditional_run(THREE).calibrate(truths="run", n=30)
     assert str(expected) in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
     assert (tmp_path / "x.png").stat().st_size > 10_000

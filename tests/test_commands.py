@@ -89,14 +89,13 @@ def drawn_by(command: str, out: Path) -> Tensor:
         ("--guidance 3", {"guidance": 3.0}),
         ("--class any --seed 4", {"label": "any", "seed": 4}),
         ("--class 2 --guidance 30", {"label": 2, "guidance": 30.0}),
-        ("--class 2 --guidance 3 --guide unconditional", {"label": 2, "guidance": 3.0, "guide": "unconditional"}),
     ],
 )
 def test_every_option_of_sampling_is_heard(options: str, how: dict[str, Any], given: Run, tmp_path: Path) -> None:
     x = drawn_by(f"sample it -n 5 --device cpu {options}", tmp_path / "x.npz")
     assert torch.equal(x, quantize(given.sample(5, **how)))
     for name in how:
-        if name != "sampler" and not (name == "label" and "guide" in how):  # which needs a class
+        if name != "sampler":
             without = {other: value for other, value in how.items() if other != name}
             assert not torch.equal(x, quantize(given.sample(5, **without)))
 
@@ -401,7 +400,7 @@ ROWS = [*range(4)]
 )
 def test_what_is_known_is_denoised_and_what_is_hidden_filled_in(command: str, rows: list[int], solve: Solve) -> None:
     """What is hidden is the prior's, and shown as the mean of what is known."""
-    solved = solve(f"{command} --evidence")
+    solved = solve(command)
     known = solved.truth[:, rows]
     y = known + noise_for(known.flatten()[None]).view(known.shape)
     torch.testing.assert_close(solved.guess[:, rows], y)
@@ -465,13 +464,13 @@ def test_what_is_measured_is_not_measured_again(solve: Solve) -> None:
     torch.testing.assert_close(solved.guess[:, 2:], solved.truth[:, :2].mean().expand(1, 2, 4))
 
 
-def test_what_is_blurred_is_sharpened_in_as_many_steps_as_are_asked(solve: Solve) -> None:
-    solved = solve("deblur --blur 1.5 --solver-steps 1 --levels 8 --particles 1")
+def test_what_is_blurred_is_sharpened(solve: Solve) -> None:
+    solved = solve("deblur --blur 1.5 --levels 8 --particles 1")
     generator, blur = torch.Generator().manual_seed(6), blurred(1.5)
     y = blur(solved.truth[None])
     y = y + NOISE * torch.randn(y.shape, generator=generator)
     torch.testing.assert_close(solved.guess, y[0])
-    run = Run(score=PRIOR, recipe=SMALL).posterior(blur, y, noise_std=NOISE, solver_steps=1)
+    run = Run(score=PRIOR, recipe=SMALL).posterior(blur, y, noise_std=NOISE)
     torch.testing.assert_close(solved.x, run.sample(MANY, seed=generator, levels=8, particles=1))
 
 
@@ -531,8 +530,6 @@ def test_the_model_in_the_package_draws_digits_at_once(tmp_path: Path, monkeypat
         ("denoise mnist --input 10000", "0 to 9999"),
         ("denoise RUN --input small.png --measured", "(1, 28, 28)"),
         ("superres RUN --factor 3", "factor is 3"),
-        ("superres RUN --evidence", "at most 64 pixels"),
-        ("inpaint RUN --method replacement --solver-steps 5", "--solver-steps"),
         ("train taken.png --signals", "signals"),
         ("export RUN x.pt", ".pt"),
         ("likelihood POINTS x.csv --data x.csv", "--data"),

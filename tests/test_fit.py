@@ -28,7 +28,7 @@ from ncsn.data import Reports
 from ncsn.distributions import Empirical, Ring
 from ncsn.kinds import images
 from ncsn.kinds.images import guidance
-from ncsn.learn.fit import Judge, Lesson, OwnParts, Plan, learn, plan
+from ncsn.learn.fit import ALL_OURS, Judge, Lesson, OwnParts, Plan, learn, plan
 from ncsn.learn.loading import dataset_of
 from ncsn.learn.record import Ledger, Record, Row, until_spoiled
 from ncsn.machine import hardware
@@ -135,7 +135,7 @@ WITH_GAPS = table(200).masked_fill(table(200, seed=1) > table(200, seed=2) + 40,
         (IMAGES, {"settings": tiny(guidance=2.0), "network": Own()}, "guidance"),
         (IMAGES, {"settings": tiny(proposal="geometric", log_sigma_std=1.0)}, "log_sigma_std"),
         (WITH_GAPS, {"network": ncsn.MLP(3, 8, 1)}, "without gaps"),
-        (table(100), {"settings": TrainSettings(start="mnist")}, "from: .*rows"),
+        (table(100), {"settings": TrainSettings(start="mnist")}, r"start \(--from\): .*rows"),
         *((table(100), {name: "a"}, f"{name} is 'a'") for name in ("start", "noise", "record", "network", "objective")),
         (table(100), {"settings": {}}, "settings is {}"),
     ],
@@ -152,7 +152,7 @@ def test_samples_descend_where_the_noise_was_that_is_given(noise: Proposal, data
     assert [sampling.sigma_max, sampling.sigma_min, sampling.eps] == pytest.approx([5.0, 0.1, 0.1**2 / 2])
 
 
-def planned(data: Any, own: OwnParts | None = None, **settings: Any) -> Plan:
+def planned(data: Any, own: OwnParts = ALL_OURS, **settings: Any) -> Plan:
     return plan(dataset_of(data), TrainSettings(**{"steps": 1} | settings), own)
 
 

@@ -10,6 +10,7 @@ import ncsn
 from ncsn.data import Dataset
 from ncsn.kinds.images.read import mnist
 from ncsn.learn import rules
+from ncsn.learn.loading import dataset_of
 from ncsn.noise import LogUniform
 from ncsn.samplers import SAMPLERS, Sampling
 from ncsn.settings import ResolvedSettings, TrainSettings
@@ -20,6 +21,10 @@ CPU = torch.device("cpu")
 
 def settle(data: Dataset | None = None, **given: Any) -> ResolvedSettings:
     return rules.resolve(TrainSettings(**given), data or pictures(), CPU)
+
+
+def effort_of(**given: Any) -> rules.Effort:
+    return rules.Effort.of(TrainSettings(**given), pictures().kind)
 
 
 def sampled(data: Dataset | None = None, **given: Any) -> Sampling:
@@ -149,9 +154,9 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
 
 
 def test_tables_are_learned_by_their_conditionals_and_own_networks_as_they_are() -> None:
-    way = rules.preconditioning_of
-    assert way("mlp", own=False) == "conditional"
-    assert way("mlp", own=True) == way("unet", own=False) == "edm"
+    rows = dataset_of(torch.randn(40, 2, generator=torch.Generator().manual_seed(0)))
+    for data, own, way in ((rows, None, "conditional"), (rows, ncsn.MLP(2, 8, 1), "edm"), (pictures(), None, "edm")):
+        assert rules.recipes(settle(data, channels=(8,)), data, own)[0].preconditioning == way
 
 
 CLASSES = [
@@ -186,16 +191,18 @@ def test_what_takes_time_first_is_for_trainings_in_which_it_pays() -> None:
         ({"steps": 1999}, False, 1),
         ({"steps": 2000}, True, 1),
     ):
-        settings = settle(channels=(8,), **given)
-        assert (rules.takes_long(settings), rules.guidance_effort(settings)) == (long, effort)
+        found = effort_of(**given)
+        assert (found.long, found.share) == (long, effort)
+    assert (effort_of(minutes=4.0).compiling, effort_of(steps=9).compiling) == (60, 0), "a quarter, or without a limit"
 
 
 def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn() -> None:
-    long = settle(channels=(8,), minutes=20.0)
-    assert rules.budgets(long, 70.0, guided=False)[0] == Budget(seconds=39 / 40 * 1200 - 77)
-    assert [budget.seconds for budget in rules.budgets(long, 70.0, guided=True)] == pytest.approx([1038.35, 54.65])
-    assert rules.budgets(long, 1190.0, guided=False)[0].seconds == 120, "a tenth, whatever else there is"
-    assert rules.budgets(settle(steps=101), 9.0, guided=True) == (Budget(steps=101), Budget(steps=11))
+    long = effort_of(minutes=20.0)
+    assert long.budgets(70.0, guided=False)[0] == Budget(seconds=39 / 40 * 1200 - 77)
+    assert [budget.seconds for budget in long.budgets(70.0, guided=True)] == pytest.approx([1038.35, 54.65])
+    assert long.budgets(1190.0, guided=False)[0].seconds == 120, "a tenth, whatever else there is"
+    assert effort_of(steps=101).budgets(9.0, guided=True) == (Budget(steps=101), Budget(steps=11))
+    assert effort_of().minutes == 10
 
 
 def test_images_of_little_contrast_are_learned_at_as_many_noise_levels_as_others() -> None:

@@ -4,7 +4,8 @@ import dataclasses
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from ncsn.learn import rules
 from ncsn.learn.fit import plan
 from ncsn.objectives import dsm
 from ncsn.run.folder import storable_settings
-from ncsn.settings import Job, ResolvedSettings, TrainSettings
+from ncsn.settings import Changes, Job, ResolvedSettings, TrainSettings
 from ncsn.validation import validated
 
 Read = Callable[[Lessons], object]
@@ -88,6 +89,17 @@ def test_every_option_is_in_the_table() -> None:
     assert {name for name, *_ in HEARD} | ELSEWHERE == {field.name for field in dataclasses.fields(TrainSettings)}
 
 
+def test_keywords_of_fit_are_settings_of_the_same_types() -> None:
+    declared, keywords = get_type_hints(TrainSettings), get_type_hints(Changes)
+    for name, hint in keywords.items():
+        assert {*(get_args(hint) or [hint])} - {NoneType} == {*(get_args(declared[name]) or [declared[name]])} - {
+            NoneType
+        }
+    assert declared.keys() - keywords == {
+        *("size", "fit", "background", "max_broken", "dataset", "start", "samples", "job")
+    }
+
+
 def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> None:
     resolved = rules.resolve(TrainSettings(dataset="somewhere"), pictures(), torch.device("cpu"))
     assert {name for name, value in vars(resolved).items() if value is None} == {
@@ -96,12 +108,13 @@ def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> 
     assert resolved.minutes == 10
     text = json.dumps(storable_settings(dataclasses.asdict(resolved)))
     assert validated(ResolvedSettings, json.loads(text), "it") == resolved
-    assert plan(pictures(n=40), resolved).settings is resolved
+    given, data = TrainSettings(), pictures(n=40)
+    assert plan(data, given, saved=json.loads(text)).settings == resolved, "whatever the data is"
 
 
 def test_who_resumes_gets_the_runs_own_settings_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     saved = storable_settings(dataclasses.asdict(rules.resolve(tiny(seed=3), pictures(), torch.device("cpu"))))
-    again = partial(rules.recall, saved=saved, where="x: settings")
+    again = partial(rules.recall, saved=saved)
     same = again(TrainSettings(seed=3, channels=(8, 12), minutes=2.0, job=Job(device="cpu")))
     assert (same.seed, same.channels, same.minutes, same.steps) == (3, (8, 12), 2.0, None)
     assert (same.job, same.compile) == (Job(device="cpu"), False)
@@ -109,5 +122,5 @@ def test_who_resumes_gets_the_runs_own_settings_and_is_told(capsys: pytest.Captu
     other = again(TrainSettings(seed=5, batch_size=64))
     assert (other.seed, other.batch_size, other.steps) == (3, 16, 6)
     assert "batch_size, seed" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="x: settings: channels is"):
+    with pytest.raises(ValueError, match=r"config\.json: settings: channels is"):
         again(TrainSettings(), saved=saved | {"channels": "wide"})

@@ -21,7 +21,7 @@ NUMBERS = "nan inf -1 0 1 0.5 1e308 -1e308 1e-320 1000000000 1000000000000000000
 WORDS = ("", " ", "ü", "x" * 5000, "None", "[1]", "{}", "--help=1", "%s%n", "1,5", "0x10", "١", "\n", "9" * 400)
 PLACES = ("folder", "pipe", "text", "link.png", "nowhere/at/all", "dangling.png", "RUN", "POINTS", "IMAGES")
 VALUES = (*NUMBERS.split(), *WORDS, *PLACES)
-ENDLESS = ("--minutes", "--steps", "-n", "--langevin-steps", "--samples", "--levels", "--probes", "--solver-steps")
+ENDLESS = ("--minutes", "--steps", "-n", "--langevin-steps", "--samples", "--levels", "--probes")
 USES = {
     "train": f"train IMAGES {SMALL} --steps 2 --guidance 1 --out out",
     "sample": "sample RUN -n 3 --levels 3 --device cpu --out out.npz",
@@ -31,7 +31,7 @@ USES = {
     "export": "export RUN out.onnx",
     "play": "play --port 0",
 }
-OTHERS = "RUN -n 2 --levels 3 --solver-steps 1 --device cpu --out out.png"  # of a command that is not above
+OTHERS = "RUN -n 2 --levels 3 --device cpu --out out.png"  # of a command that is not above
 TOKENS = (b"9" * 400, b"[" * 50_000, b"1e999", b"NaN", b"-Infinity", b"\xff\xfe", b"\x00", b"\\ud800")
 SENSELESS: tuple[Any, ...] = (None, 0, -1, 1e308, 10**12, float("nan"), "", "ü", "../../x", [], [[]], {"": 0})
 COMMANDS = (

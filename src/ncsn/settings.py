@@ -3,13 +3,12 @@
 Torch isn't imported here, so that ``--help`` responds immediately.
 """
 
-import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args
 
 import tyro
 from annotated_types import Interval
@@ -74,27 +73,15 @@ AS_THEY_ARE = Reading()
 """The defaults: images keep their size, on white, and none may be broken."""
 
 
-def short_name(path: str) -> str:
-    """The name of a dataset: the last part of its path, without a known suffix."""
-    name = Path(os.path.normpath(Path(path).absolute())).name
-    return re.sub(r"\.(zip|npy|npz|tar(\.\w+)?|tgz|csv|tsv|parquet)$", "", name, flags=re.IGNORECASE) or "images"
-
-
-def check_place(name: str) -> None:
-    """Raises ValueError, which suggests a similar name, for a path that doesn't exist."""
-    place = Path(name)
-    if not place.exists():
-        beside = ["mnist", *(str(path) for path in place.parent.glob("[!.]*"))]
-        near = get_close_matches(str(place), beside, n=1)
-        raise ValueError(f"{name} does not exist{''.join(f'; did you mean {path}?' for path in near)}")
-
-
 T = TypeVar("T")
+S = TypeVar("S", bound="TrainSettings")
 Unsaid = tyro.conf.arg(help_behavior_hint="")
 Given = Annotated[T | None, Unsaid]
 """An option with a default that its help text states."""
 PrecisionName = Literal["auto", "bf16", "fp32"]
-FREE = ("minutes", "steps", "compile")  # may change when a run is resumed
+ProposalName = Literal["lognormal", "loguniform", "geometric"]
+LogSigmaMean = Annotated[float, Interval(ge=-20, le=20)]
+LogSigmaStd = Annotated[float, Interval(gt=0, le=10)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +171,9 @@ class TrainSettings(Reading):
     start: Annotated[Given[str], tyro.conf.arg(name="from", metavar="RUN")] = None
     sigma_max: Given[validation.NoiseLevel] = None
     sigma_min: Given[validation.NoiseLevel] = None
-    proposal: Literal["lognormal", "loguniform", "geometric"] = "lognormal"
-    log_sigma_mean: Given[Annotated[float, Interval(ge=-20, le=20)]] = None
-    log_sigma_std: Given[Annotated[float, Interval(gt=0, le=10)]] = None
+    proposal: ProposalName = "lognormal"
+    log_sigma_mean: Given[LogSigmaMean] = None
+    log_sigma_std: Given[LogSigmaStd] = None
     posterior_above: Given[validation.NoiseLevel] = None
     class_conditional: Annotated[bool, tyro.conf.arg(name="classes", help_behavior_hint="")] = True
     sampler: validation.SamplerName = "dpmpp-sde"
@@ -206,6 +193,42 @@ class TrainSettings(Reading):
         if self.minutes is not None and self.steps is not None:
             raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; give only one of them")
 
+    def but(self: S, changes: Mapping[str, object]) -> S:
+        """The settings with changes, in which a new budget replaces the old one, whichever of the two it is."""
+        fresh: dict[str, Any] = {"minutes": None, "steps": None} if {"minutes", "steps"} & changes.keys() else {}
+        return replace(self, **fresh | changes)
+
+
+class Changes(TypedDict, total=False):
+    """The fields of ``TrainSettings`` that ``ncsn.fit`` takes as keywords; None leaves a setting as it is.
+
+    Only the names and types are repeated here, because type checkers can't read them off a dataclass.
+    """
+
+    minutes: float | None
+    steps: int | None
+    signals: bool
+    flip: bool
+    batch_size: int | None
+    channels: tuple[int, ...] | None
+    blocks: int
+    sigma_max: float | None
+    sigma_min: float | None
+    proposal: ProposalName
+    log_sigma_mean: float | None
+    log_sigma_std: float | None
+    posterior_above: float | None
+    class_conditional: bool
+    sampler: validation.SamplerName | None
+    levels: int | None
+    langevin_steps: int | None
+    eps: float | None
+    muon_rate: float
+    adam_rate: float
+    guidance: float | Literal["chosen"]
+    compile: bool
+    seed: int | None
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedSettings(TrainSettings):
@@ -216,6 +239,6 @@ class ResolvedSettings(TrainSettings):
     channels: tuple[validation.Width, ...]
     sigma_max: validation.NoiseLevel
     sigma_min: validation.NoiseLevel
-    log_sigma_mean: Annotated[float, Interval(ge=-20, le=20)]
-    log_sigma_std: Annotated[float, Interval(gt=0, le=10)]
+    log_sigma_mean: LogSigmaMean
+    log_sigma_std: LogSigmaStd
     posterior_above: validation.NoiseLevel

@@ -42,6 +42,7 @@ Shown: TypeAlias = Annotated[int, Interval(ge=1, le=10**4)]  # as many as fit in
 Levels: TypeAlias = Annotated[int, Interval(ge=1, le=MOST_LEVELS)]
 LangevinSteps: TypeAlias = Annotated[int, Interval(ge=1, le=MOST_STEPS)]
 NoiseLevel: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
+Guidance: TypeAlias = Annotated[float, Interval(ge=0, le=100)]
 StepSize: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 Rate: TypeAlias = Annotated[float, Interval(gt=0, le=10**6)]
 Width: TypeAlias = Annotated[int, Interval(ge=1, le=2**14)]
@@ -76,6 +77,11 @@ def real(name: str, value: object, least: float | None = None, *, above: float |
     bound = "" if least is None else f" of at least {least:g}"
     bound = bound if above is None else f" above {above:g}"
     raise ValueError(f"{name} is {reprlib.repr(value)}; it must be a finite number{bound}")
+
+
+def plain(value: object) -> object:
+    """A user's value, in Python's type if it is a single number of numpy's or torch's."""
+    return value.item() if hasattr(value, "item") and not getattr(value, "ndim", 0) else value
 
 
 def refuse_options(name: str, options: Iterable[str]) -> None:

@@ -10,25 +10,25 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import redirect_stderr
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import tyro
-from annotated_types import Interval, MinLen
+from annotated_types import MinLen
 
-from ncsn.machine.messages import Stopped, stop_on_signals
+from ncsn.machine.messages import Stopped, bar, log, stop_on_signals
 from ncsn.settings import Given
 from ncsn.validation import (
     BatchSize,
     DeviceName,
-    GuideName,
-    LangevinSteps,
+    Guidance,
     Levels,
     SamplerName,
-    StepSize,
     check_ranges,
     is_out_of_memory,
     one_line,
@@ -36,8 +36,10 @@ from ncsn.validation import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from typing_extensions import Unpack
 
+    from ncsn.data import Transform
     from ncsn.run.run import Run
     from ncsn.run.steps import Drawn, SeededOptions, Steps
     from ncsn.run.steps import SamplingOptions as SamplingKeywords
@@ -46,19 +48,11 @@ MIN_COLUMNS = 40  # of a terminal; in one or two columns tyro's help never ends
 MIN_CALLS_TO_COMPILE = 60_000  # network evaluations of single images; for fewer, compiling takes longer than it saves
 FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # tyro draws boxes around its messages
 AFTER_MESSAGE = (" Got errors:", " Argument helptext:", " For full helptext")  # what tyro adds to messages
-T = TypeVar("T")
 ClassName = Annotated[str, MinLen(1)]
 
 
-class Options:
-    """Options that are validated against their types."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(Options):
+class RunOptions:
     """Which run to use, and on which device.
 
     Args:
@@ -70,6 +64,16 @@ class RunOptions(Options):
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     device: DeviceName = "auto"
 
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def options(self) -> "SamplingKeywords":
+        """The options that ``Run.steps`` takes."""
+        from ncsn.run.steps import SamplingOptions
+
+        names = SamplingOptions.__annotations__
+        return cast("SamplingKeywords", {name: value for name, value in vars(self).items() if name in names})
+
     def refuse(self, *names: str, of: str) -> None:
         """Raises ValueError if any of these options was changed; only ``of`` use them."""
         given = [option.name for option in fields(self) if getattr(self, option.name) != option.default]
@@ -78,35 +82,24 @@ class RunOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
+class SamplingOptions(RunOptions):
     """How to sample; every option defaults to the run's own setting.
 
     Args:
         sampler: The run's own by default.
         levels: Number of noise levels. More levels are slower and more accurate; the default suits the sampler.
-        steps: Langevin steps: per level for annealed, in total for langevin. Other samplers take --levels steps.
-        eps: Langevin step size at the smallest noise level.
         label: Draw only this class, from a class-conditional run. any, the default, draws classes in the proportions of
             the training data. none uses the unconditional score, as inverse problems do.
         guidance: Guidance scale: how far to move away from a guide; 1 disables guidance. The run's own by default, but
             1 for annealed and langevin unless they are the run's own sampler.
-        guide: smaller (the run's smaller network) or unconditional (its own network without the class). The run's own
-            by default: unconditional if it is class-conditional.
         batch_size: Samples per network evaluation. The samples don't depend on it.
     """
 
     sampler: Given[SamplerName] = None
     levels: Given[Levels] = None
-    steps: Given[LangevinSteps] = None
-    eps: Given[StepSize] = None
     label: Annotated[Given[ClassName], tyro.conf.arg(name="class", metavar="NAME|NUMBER|any|none")] = None
-    guidance: Given[Annotated[float, Interval(ge=0, le=100)]] = None
-    guide: Given[GuideName] = None
+    guidance: Given[Guidance] = None
     batch_size: BatchSize = 500
-
-    def options(self) -> "SamplingKeywords":
-        """The options as ``Run.steps`` takes them."""
-        return cast("SamplingKeywords", {name.name: getattr(self, name.name) for name in fields(SamplingOptions)})
 
 
 def check_output(out: Path, *suffixes: str, overwrite: bool) -> None:
@@ -206,13 +199,6 @@ def ending(error: BaseException) -> tuple[int, str]:
     return 2, str(error)
 
 
-def bar(states: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
-    """Pass items on under a progress bar, shown after a second; ``total`` defaults to their length."""
-    from ncsn.machine import messages
-
-    yield from messages.bar(states, description, total=total, unit="state")
-
-
 def draw(run: "Run", n: int, *, keep: int = 0, **options: "Unpack[SeededOptions]") -> "Drawn":
     """Draw ``n`` samples under a progress bar, keeping the path of the first ``keep``; options as for ``Run.steps``."""
     began = time.perf_counter()
@@ -239,7 +225,59 @@ def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> 
 
     path = []
     with nothing_compiled():
-        for step in bar(steps, description):
+        for step in bar(steps, description, unit="state"):
             if keep:
                 path.append(step._replace(x=step.x[:keep].cpu()))
     return Drawn(samples=step.x.cpu(), path=path, steps=steps, seconds=time.perf_counter() - began)
+
+
+def write_array(
+    out: Path, run: "Run", n: int, *, seed: int, options: "SamplingKeywords", transform: "Transform | None" = None
+) -> "Drawn":
+    """Write ``n`` samples of a run to an .npz, an .npy or a table, drawn block by block (``Run.blocks``).
+
+    ``transform``: of the array's units; the run's by default.
+    Returns the last block.
+    """
+    import numpy as np
+
+    from ncsn.run.steps import cost
+
+    blocks, kind = run.blocks(n, seed=seed, **options), run.recipe.kind
+    began, count, drawn = time.perf_counter(), 1, list["Drawn"]()
+
+    def arrays() -> "Iterator[np.ndarray]":
+        nonlocal count
+        for number, steps in enumerate(blocks, 1):
+            if number == 1:
+                count = -(-n // steps.n)
+                compile_for(run, n, steps)
+            drawn[:] = [follow(steps, f"block {number} of {count}", began)]
+            yield np.asarray(kind.stored(transform or run.transform, drawn[0].samples))
+
+    if (write := kind.writers[out.suffix]) is None:
+        write_blocks(out, arrays(), n)
+    else:
+        write(run, np.concatenate([*arrays()]), [], out)
+    log.info(f"{out}: {cost(n, drawn[0].steps, drawn[0].seconds)}")
+    return drawn[0]
+
+
+def write_blocks(out: Path, blocks: "Iterator[np.ndarray]", n: int) -> None:
+    """Write an array of ``n`` rows, whose blocks are drawn only when the previous one is in the file."""
+    from numpy.lib import format
+
+    from ncsn.machine import storage
+
+    first = next(blocks)
+    header = {"descr": first.dtype.str, "fortran_order": False, "shape": (n, *first.shape[1:])}
+    file: IO[bytes]
+    with storage.atomic(out) as temporary, ExitStack() as files:
+        if out.suffix == ".npy":
+            file = files.enter_context(temporary.open("wb"))
+        else:
+            archive = files.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED))
+            file = files.enter_context(archive.open("samples.npy", "w", force_zip64=True))
+        format.write_array_header_1_0(file, header)
+        for block in chain([first], blocks):
+            file.write(block.tobytes())

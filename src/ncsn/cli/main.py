@@ -30,6 +30,8 @@ def main(args: list[str]) -> None:
     """Run the command that ``args`` name."""
     if args == ["--version"]:
         print(f"ncsn {__version__}")  # noqa: T201
+    elif not console.is_main() and args[:1] != ["train"]:
+        return  # of the processes that torchrun starts, one does what isn't training
     elif args and args[0] in MODULES:
         console.run(lambda command: command(), find_command(args[0]), args[1:], f"ncsn {args[0]}")
     else:

@@ -11,9 +11,8 @@ import tyro
 from annotated_types import Interval
 
 from ncsn.cli import console
-from ncsn.cli.console import RunOptions, SamplingOptions, check_output
-from ncsn.cli.sample import write_array
-from ncsn.machine.messages import log
+from ncsn.cli.console import RunOptions, SamplingOptions, check_output, write_array
+from ncsn.machine.messages import bar, log
 from ncsn.settings import Given
 from ncsn.validation import NoiseLevel, Seed, counted
 
@@ -26,7 +25,7 @@ NUMBERS, PAGE, SAMPLES = FILES = ("evaluation.json", "evaluation.png", "evaluati
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(SamplingOptions, RunOptions):
+class Evaluate(SamplingOptions):
     """Measure sample quality: each number next to those of real examples.
 
     Args:
@@ -50,8 +49,6 @@ class Evaluate(SamplingOptions, RunOptions):
     overwrite: bool = False
 
     def __call__(self) -> None:
-        if not console.is_main():  # under torchrun, only the main process evaluates
-            return
         import numpy as np
         import torch
 
@@ -117,8 +114,6 @@ class Likelihood(RunOptions):
     seed: Seed = 0
 
     def __call__(self) -> None:
-        if not console.is_main():  # under torchrun, only the main process computes
-            return
         import torch
 
         import ncsn
@@ -145,7 +140,7 @@ class Likelihood(RunOptions):
         states = run.likelihoods(
             x, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=IMAGES_AT_ONCE, seed=seed
         )
-        parts = list(console.bar(states, f"{n} images", total=-(-n // IMAGES_AT_ONCE)))
+        parts = list(bar(states, f"{n} images", total=-(-n // IMAGES_AT_ONCE), unit="state"))
         bits = ncsn.bits_per_dimension(torch.cat([part.log_prob for part in parts]), dimensions)
         errors = torch.cat([part.standard_error for part in parts]) / (dimensions * math.log(2))
         what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
@@ -196,7 +191,6 @@ class Calibrate(RunOptions):
         truths: Samples of the run test how posteriors are drawn; held-out examples also test the model.
         data: Where the run's training data is now, if it has moved.
         n: Trials per source of truths, at least 30.
-        draws: Draws of each posterior.
         seed: The same seed gives the same trials on one machine.
         out: The picture of ranks, coverage and TARP.
         overwrite: Replace an existing file.
@@ -207,7 +201,6 @@ class Calibrate(RunOptions):
     truths: Literal["both", "run", "held-out"] = "both"
     data: Annotated[Given[str], tyro.conf.arg(metavar="DATA")] = None
     n: Annotated[int, Interval(ge=30, le=10**5), tyro.conf.arg(name="n", aliases=["-n"])] = 300
-    draws: Annotated[int, Interval(ge=1, le=1000)] = 39
     seed: Seed = 0
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("calibration.png")
     overwrite: bool = False
@@ -221,9 +214,7 @@ class Calibrate(RunOptions):
         run = ncsn.load(self.run, device=self.device)
         imputation_of(run, "use run.calibrate(measure=...) in Python")
         known = None if self.data is None else run.held_out(self.data)
-        result = run.calibrate(
-            known, hidden=self.hidden(run), truths=self.truths, n=self.n, draws=self.draws, seed=self.seed
-        )
+        result = run.calibrate(known, hidden=self.hidden(run), truths=self.truths, n=self.n, seed=self.seed)
         ncsn.plots.calibration(result.ranks, self.out)
         log.info(f"{result}\n{self.out}: ranks, coverage and TARP")
 

@@ -3,40 +3,33 @@
 import csv
 import hashlib
 import importlib
-import time
-import zipfile
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from ncsn.cli import console
-from ncsn.cli.console import RunOptions, SamplingOptions, check_output
+from ncsn.cli.console import SamplingOptions, check_output, write_array
 from ncsn.machine.messages import log
 from ncsn.settings import TABLES, Given
-from ncsn.validation import Count, Seed, counted
+from ncsn.validation import Count, LangevinSteps, Seed, StepSize, counted
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from ncsn.data import Transform
     from ncsn.run.run import Run
-    from ncsn.run.steps import Drawn
-    from ncsn.run.steps import SamplingOptions as SamplingKeywords
 
 PICTURES = (".png", ".gif")
 MAX_IN_PICTURE = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(SamplingOptions, RunOptions):
+class Sample(SamplingOptions):
     """Draw samples from a run, as a picture, an animation of denoising, an array or a table.
 
     Args:
+        steps: Langevin steps: per level for annealed, in total for langevin. Other samplers take --levels steps.
+        eps: Langevin step size at the smallest noise level.
         n: Number of samples; a picture shows up to 10,000.
         seed: The same seed gives the same samples on the same machine.
         out: The output file. .png is a grid of images, or the first six signals. .gif animates how up to 36 images
@@ -49,6 +42,8 @@ class Sample(SamplingOptions, RunOptions):
         overwrite: Replace an existing file.
     """
 
+    steps: Given[LangevinSteps] = None
+    eps: Given[StepSize] = None
     n: Annotated[Count, tyro.conf.arg(name="n", aliases=["-n"])] = 64
     seed: Seed = 0
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("grid.png")
@@ -57,8 +52,6 @@ class Sample(SamplingOptions, RunOptions):
     overwrite: bool = False
 
     def __call__(self) -> None:
-        if not console.is_main():  # under torchrun, only the main process samples
-            return
         import ncsn
         from ncsn.machine import storage
 
@@ -110,38 +103,6 @@ class Sample(SamplingOptions, RunOptions):
         log.info(f"{self.out}: {counted(self.n, 'row')} with {given}")
 
 
-def write_array(
-    out: Path, run: "Run", n: int, *, seed: int, options: "SamplingKeywords", transform: "Transform | None" = None
-) -> "Drawn":
-    """Write ``n`` samples of a run to an .npz, an .npy or a table, drawn block by block (``Run.blocks``).
-
-    ``transform``: of the array's units; the run's by default.
-    Returns the last block.
-    """
-    import numpy as np
-
-    from ncsn.run.steps import cost
-
-    blocks, kind = run.blocks(n, seed=seed, **options), run.recipe.kind
-    began, count, drawn = time.perf_counter(), 1, list["Drawn"]()
-
-    def arrays() -> "Iterator[np.ndarray]":
-        nonlocal count
-        for number, steps in enumerate(blocks, 1):
-            if number == 1:
-                count = -(-n // steps.n)
-                console.compile_for(run, n, steps)
-            drawn[:] = [console.follow(steps, f"block {number} of {count}", began)]
-            yield np.asarray(kind.stored(transform or run.transform, drawn[0].samples))
-
-    if (write := kind.writers[out.suffix]) is None:
-        write_blocks(out, arrays(), n)
-    else:
-        write(run, np.concatenate([*arrays()]), [], out)
-    log.info(f"{out}: {cost(n, drawn[0].steps, drawn[0].seconds)}")
-    return drawn[0]
-
-
 def job_of(run: "Run", *how: object) -> str:
     """A sha256 of everything that samples depend on."""
     import torch
@@ -150,23 +111,3 @@ def job_of(run: "Run", *how: object) -> str:
 
     job = repr((__version__, torch.__version__, run.digest, run.device.type, *how))
     return hashlib.sha256(job.encode()).hexdigest()
-
-
-def write_blocks(out: Path, blocks: "Iterator[np.ndarray]", n: int) -> None:
-    """Write an array of ``n`` rows, whose blocks are drawn only when the previous one is in the file."""
-    from numpy.lib import format
-
-    from ncsn.machine import storage
-
-    first = next(blocks)
-    header = {"descr": first.dtype.str, "fortran_order": False, "shape": (n, *first.shape[1:])}
-    file: IO[bytes]
-    with storage.atomic(out) as temporary, ExitStack() as files:
-        if out.suffix == ".npy":
-            file = files.enter_context(temporary.open("wb"))
-        else:
-            archive = files.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED))
-            file = files.enter_context(archive.open("samples.npy", "w", force_zip64=True))
-        format.write_array_header_1_0(file, header)
-        for block in chain([first], blocks):
-            file.write(block.tobytes())

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import tyro
 
-from ncsn.cli.console import Options, check_output, require
+from ncsn.cli.console import check_output, require
 from ncsn.machine.messages import Stopped
 from ncsn.settings import Given
-from ncsn.validation import Port, reason
+from ncsn.validation import Port, check_ranges, reason
 
 if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
@@ -50,7 +50,7 @@ class Export:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Play(Options):
+class Play:
     """Serve an interactive page about scores, annealing, training and sampling; Ctrl-C stops it.
 
     Open the address that is printed. The page is only served to this machine, and loads nothing from the network.
@@ -62,6 +62,9 @@ class Play(Options):
 
     run: Annotated[tyro.conf.Positional[Given[Path]], tyro.conf.arg(metavar="[RUN]")] = None
     port: Port = 8000
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def __call__(self) -> None:
         import ncsn

@@ -1,6 +1,5 @@
 """``ncsn inpaint``, ``denoise``, ``superres``, ``deblur`` and ``impute``: inverse problems with a run as the prior."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -30,32 +29,26 @@ class Problem(RunOptions):
 
     Args:
         input: The index of a test image, or an image file, which is resized to the run's images.
-        data: Where the run's training data is now, if it has moved.
         measured: The input is the measurement itself. By default it is an image that ncsn measures first.
         n: Number of posterior samples.
         noise: Standard deviation of the measurement noise, for pixels in [0, 1].
         levels: Number of noise levels; by default 60, or more if the range of noise is wide. With replacement, the
             default is that of annealed Langevin dynamics.
-        solver_steps: Conjugate-gradient steps at each level.
         particles: Number of particles. The more there are, the closer samples are to the exact posterior. At each level
             a particle takes a backward pass for every measured number, or for every pixel if half of the pixels are
-            known. The default for more than 64 pixels is 1: moment matching without particles.
-        evidence: Print the evidence log p(y) of the model and the measurement, with its standard error; for at most 64
-            pixels.
+            known. The default for more than 64 pixels is 1: moment matching without particles. Several particles also
+            give the evidence log p(y) of the model and the measurement, with its standard error.
         seed: The same seed gives the same samples on the same machine.
         out: The picture of the measurement and the posterior's mean, standard deviation and samples.
         overwrite: Replace an existing file.
     """
 
     input: Annotated[str, tyro.conf.arg(metavar="INDEX|FILE")] = "0"
-    data: Annotated[Given[str], tyro.conf.arg(metavar="DATA")] = None
     measured: bool = False
     n: Annotated[int, Interval(ge=1, le=1000), tyro.conf.arg(name="n", aliases=["-n"])] = 16
     noise: Noise = 0.05
     levels: Given[Levels] = None
-    solver_steps: Annotated[int, Interval(ge=1, le=1000)] = 3
     particles: Given[Annotated[int, Interval(ge=1, le=100_000)]] = None
-    evidence: bool = False
     seed: Seed = 0
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("picture.png")
     overwrite: bool = False
@@ -66,7 +59,7 @@ class Problem(RunOptions):
 
     def posterior(self, run: "Run", measure: "Measurement", y: "Tensor") -> "Run":
         """The run that samples the posterior."""
-        return run.posterior(measure, y, noise_std=self.noise, solver_steps=self.solver_steps)
+        return run.posterior(measure, y, noise_std=self.noise)
 
     def __call__(self) -> None:
         import torch
@@ -74,21 +67,16 @@ class Problem(RunOptions):
         import ncsn
         from ncsn.kinds.images.read import read_example
         from ncsn.metrics import psnr
-        from ncsn.posteriors import MAX_FOR_PARTICLES
 
         check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
         console.require(run, "images", self.run, "this command needs a run of images")
-        numbers = math.prod(run.recipe.shape)
-        if self.evidence and (numbers > MAX_FOR_PARTICLES or self.particles == 1):
-            needed = f"several particles and at most {MAX_FOR_PARTICLES} pixels"
-            raise ValueError(f"--evidence needs {needed}; the run has {numbers}")
         measure, shown = self.problem(run.recipe.shape)
         file_shape = tuple(measure(torch.zeros(run.recipe.shape)[None]).shape[1:])
         known = len(file_shape) == 1  # a mask: the file is the whole image, and hidden pixels are ignored
         measured = file_shape if self.measured and not known else run.recipe.shape
         reading = Reading() if run.origin is None else run.origin.reading
-        images = run.data(self.data) if self.input.isdecimal() else None
+        images = run.data() if self.input.isdecimal() else None
         image = read_example(self.input, measured, images, reading, run.transform, fit=not self.measured)
         y = image[None] if self.measured and not known else measure(image[None])
         generator = torch.Generator().manual_seed(self.seed)
@@ -96,13 +84,13 @@ class Problem(RunOptions):
             y = y + self.noise * torch.randn(y.shape, generator=generator)
         seed = generator if run.device.type == "cpu" else self.seed
         posterior = self.posterior(run, measure, y)
-        drawn = console.draw(posterior, self.n, seed=seed, levels=self.levels, particles=self.particles)
+        drawn = console.draw(posterior, self.n, seed=seed, **self.options())
         (guess,), x = shown(y), drawn.samples
         ncsn.plots.posterior_page(None if self.measured else image, guess, x, self.out)
         quality = f", {drawn.steps.backward} backward passes each" if drawn.steps.backward else ""
         if drawn.steps.particles > 1:
             quality += f"; {drawn.steps.particles} particles, effective sample size {drawn.steps.effective:.0f}"
-            if self.evidence and (weight := drawn.steps.weight):
+            if (weight := drawn.steps.weight) is not None:
                 quality += f"; log evidence {float(weight.log_evidence):.2f} ± {float(weight.standard_error):.2f} nats"
         elif posterior.posterior_score is not None:
             quality += posterior.posterior_score.caveat
@@ -138,8 +126,6 @@ class Inpaint(Problem):
         """The known pixels; hidden ones are filled with their mean."""
         from ncsn.posteriors import masked
 
-        if self.method == "replacement":
-            self.refuse("solver_steps", "evidence", of="moment matching")
         known = self.known(shape)
 
         def filled(y: "Tensor") -> "Tensor":

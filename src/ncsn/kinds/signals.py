@@ -36,7 +36,7 @@ from ncsn.machine.messages import bar, quieter
 from ncsn.posteriors import Observation, masked
 from ncsn.run.run import Run, condition_on
 from ncsn.samplers import Step
-from ncsn.settings import OF_IMAGES, short_name
+from ncsn.settings import OF_IMAGES
 from ncsn.validation import as_numbers, counted
 
 MIN_POWER = 1e-6  # relative to the mean power; anything weaker is rounding error
@@ -112,9 +112,7 @@ def read_signals(name: str, found: Arrays) -> Dataset:
         raise ValueError(f"channel {constant.argmax()} of {name} is constant and has no density; leave it out")
     validation, test, train = (torch.from_numpy(((x - shift) / scale).astype(np.float32)) for x in arrays)
     scales = Scale(shift=tuple(shift.ravel().tolist()), scale=tuple(scale.ravel().tolist()), axes=learned.ndim - 2)
-    return Dataset(
-        train, validation, test, labels_of(classes), short_name(name), transform=scales, sha256=digest_of(arrays)
-    )
+    return Dataset(train, validation, test, labels_of(classes), name, transform=scales, sha256=digest_of(arrays))
 
 
 def power(x: Float[np.ndarray, "n c *d"], length: int) -> Float64[Tensor, "c f"]:

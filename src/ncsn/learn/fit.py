@@ -9,28 +9,29 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ncsn import metrics, training
 from ncsn.batching import Batch, batches, reals
 from ncsn.data import Dataset, Origin, Reports, absolute
 from ncsn.distributions import Empirical
 from ncsn.learn import rules
-from ncsn.learn.loading import Classes, Examples, dataset_of, load_dataset
+from ncsn.learn.loading import Classes, Examples, dataset_of, load_dataset, short_name
 from ncsn.learn.record import BANDS, Ledger, Record, Row, best_row, until_spoiled, verdict
 from ncsn.machine import hardware
-from ncsn.machine.hardware import Group
 from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
 from ncsn.run.folder import CHECKPOINT, Recipe, check_folder, has_run, read_config, storable_settings, write_model
 from ncsn.run.run import Run, load
 from ncsn.score import ScoreModel
-from ncsn.settings import Job, Reading, ResolvedSettings, TrainSettings, short_name
+from ncsn.settings import Changes, Job, ResolvedSettings, TrainSettings
 from ncsn.training import Budget, Progress, State, muon_and_adam
-from ncsn.validation import DeviceName, Json, check_type, counted, real, refuse_options, whole
+from ncsn.validation import DeviceName, Json, check_type, counted, plain, refuse_options
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
@@ -41,22 +42,16 @@ ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's glob
 def fit(
     data: Examples,
     *,
-    minutes: float | None = None,
-    steps: int | None = None,
+    settings: TrainSettings | None = None,
     labels: Classes = None,
     network: nn.Module | None = None,
     objective: Objective | None = None,
     noise: Proposal | None = None,
-    sampler: str | None = None,
-    batch_size: int | None = None,
-    seed: int | None = None,
-    device: DeviceName | None = None,
-    signals: bool = False,
-    settings: TrainSettings | None = None,
     start: Run | None = None,
+    device: DeviceName | None = None,
     record: Record | None = None,
     quiet: bool = False,
-    **others: object,
+    **changes: Unpack[Changes],
 ) -> Run:
     """Learn the score of data, as ``ncsn train`` does; returns a run, which can be sampled, evaluated and saved.
 
@@ -70,6 +65,12 @@ def fit(
     ``minutes``: the time budget, including samples and pictures; by default one minute, or that of ``settings``.
     ``steps``: the number of training steps, instead of minutes.  A training of points ends earlier once the held-out
     loss is a quarter above its minimum.
+    ``seed``: the same seed gives the same run on one machine if training is by steps; by default 0.
+    ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
+    d, h, w): real numbers, whose location and scale the run remembers for each channel.
+    ``changes``: these and other settings of ``ncsn train``, such as ``channels`` and ``guidance``, by their names in
+    ``ncsn.settings.TrainSettings``.  They take precedence over ``settings``.
+    ``settings``: all of the settings of ``ncsn train``.
     ``labels``: the class of each image, a number or a name, for better samples and ``run.sample(label=...)``; a dataset
     has its own.
     ``network``: your own network(x, c), which keeps the shape of x, with c = ¼ ln σ; by default an MLP or a U-Net.
@@ -77,15 +78,9 @@ def fit(
     ``objective``: the training objective, see ``training_loss``; by default ``dsm``.
     ``noise``: the distribution of noise levels in training, in standard deviations of points.  Sampling descends from
     its ``sigma_max`` to its ``sigma_min``, if it has them.
-    ``sampler``: a name in ``SAMPLERS``; by default dpmpp-sde.
-    ``batch_size``: by default 512 points, or what suits the images; at most the size of the dataset.
-    ``seed``: the same seed gives the same run on one machine if training is by steps; by default 0.
-    ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
-    ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
-    d, h, w): real numbers, whose location and scale the run remembers for each channel.
-    ``settings``: the settings of ``ncsn train``.  Other arguments take precedence.
     ``start``: a run of images or signals whose network and weights training starts from, unless the settings say
     otherwise.  Layers that depend on a different number of colours or classes are initialised at random.
+    ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
     ``record``: where to store the training, see ``Record``; by default nothing is written.
     ``quiet``: print nothing and show no progress bar; ``logging.getLogger("ncsn")`` controls this for the whole
     package.
@@ -99,25 +94,27 @@ def fit(
     >>> run.sample(100).shape
     torch.Size([100, 2])
     """
-    refuse_options("fit", others)
-    counts = {"steps": steps, "batch_size": batch_size, "seed": seed}  # of numpy's types, too
-    steps, batch_size, seed = (None if value is None else whole(name, value, 0) for name, value in counts.items())
-    minutes = None if minutes is None else real("minutes", minutes, above=0)
-    budget = {"minutes": minutes, "steps": steps} if minutes is not None or steps is not None else {}
-    options = {"sampler": sampler, "batch_size": batch_size, "seed": seed}
-    given = budget | {name: value for name, value in options.items() if value is not None}
-    own = OwnParts(network=network, objective=objective, noise=noise, start=start)
-    for name, value, kind in (("settings", settings, TrainSettings), ("record", record, Record)):
-        check_type(name, value, kind, type(None))
-    check_type("signals", signals, bool)
+    refuse_options("fit", changes.keys() - Changes.__annotations__.keys())
+    kinds: dict[str, tuple[object, Any]] = {
+        "settings": (settings, TrainSettings),
+        "network": (network, nn.Module),
+        "objective": (objective, Callable),
+        "noise": (noise, Proposal),
+        "start": (start, Run),
+        "record": (record, Record),
+    }
+    for name, (part, kind) in kinds.items():
+        check_type(name, part, kind, type(None))
     base = TrainSettings(minutes=1.0) if settings is None else settings
     job = base.job if device is None else replace(base.job, device=device)
     ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
+    given = {name: plain(value) for name, value in changes.items() if value is not None}
+    chosen = base.but(ends | given | {"job": job})
     with training_lock(), quieter(logging.ERROR) if quiet else nullcontext():
-        signals = signals or base.signals
-        dataset = dataset_of(data, labels, reading=Reading(signals=signals))
-        place = {} if record else {"dataset": dataset.name}  # a record says where they are
-        chosen = replace(base, **place | ends | given, job=job, signals=signals)
+        dataset = dataset_of(data, labels, reading=chosen.reading)
+        if record is None:  # a record says where the data is
+            chosen = replace(chosen, dataset=dataset.name)
+        own = OwnParts(network=network, objective=objective, noise=noise, start=start)
         return train(plan(dataset, chosen, own), dataset, record or Record())
 
 
@@ -137,13 +134,6 @@ class OwnParts:
     noise: Proposal | None = None
     start: Run | None = None
 
-    def __post_init__(self) -> None:
-        """Check the types."""
-        kinds = {"network": nn.Module, "objective": Callable, "noise": Proposal, "start": Run}
-        for name, part in vars(self).items():
-            if part is not None:
-                check_type(name, part, kinds[name])
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -153,6 +143,7 @@ class Plan:
     ``recipe``, ``guide_recipe``: the models to train, and how to sample them.
     ``noise``: the distribution of noise levels.
     ``own``: the user's own parts.
+    ``effort``: the budget, and what it leaves time for.
     ``device``, ``precision``: of the network.
     """
 
@@ -161,6 +152,7 @@ class Plan:
     guide_recipe: Recipe | None
     noise: Proposal
     own: OwnParts
+    effort: rules.Effort
     device: torch.device
     precision: str
 
@@ -174,37 +166,37 @@ class Plan:
             facts["objective"] = getattr(own.objective, "__qualname__", repr(own.objective))
         if own.noise is not None and own.noise != rules.noise_of(settings):
             facts |= {"proposal": repr(own.noise), "log_sigma_mean": None, "log_sigma_std": None}
-        if own.start is not None and settings.start is None:
-            facts["start"] = str(own.start.folder or "a run in memory")
         return facts
 
 
-def plan(data: Dataset, settings: TrainSettings, own: OwnParts | None = None) -> Plan:
+ALL_OURS = OwnParts()
+
+
+def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved: Json | None = None) -> Plan:
     """Plan a training on this data, and print a description of the data.
 
+    ``saved``: the settings of a run to resume, which take precedence over those that are given.
     Raises ValueError for options that don't apply to the data, and for models that can't be built or sampled.
     """
-    own = own or OwnParts()
     if own.start is not None:
-        settings = rules.adopt_network(settings, own.start.settings)
-        if "start" in data.kind.refused:
-            raise ValueError(f"start does not apply to {data.kind.noun}; leave it out")
-    if not isinstance(settings, ResolvedSettings):
-        rules.check_options(settings, data)  # rejects options that do not apply, before anything is printed
+        given = replace(given, start=str(own.start.folder or "a run in memory"))
+    if saved is None:
+        rules.check_options(given, data)  # before anything is printed
     data.announce()  # before anything that takes seconds
-    device = hardware.choose_device(settings.job.device)
-    resolved = settings if isinstance(settings, ResolvedSettings) else rules.resolve(settings, data, device)
-    recipe, guide_recipe = rules.recipes(resolved, data, own.network)
+    device, start = hardware.choose_device(given.job.device), own.start and config_of(own.start)
+    settings = rules.resolve(given, data, device, start) if saved is None else rules.recall(given, saved)
+    recipe, guide_recipe = rules.recipes(settings, data, own.network)
     recipe.sampling.but(sampler="annealed")
     recipe.build(network=own.network)(torch.zeros(1, *recipe.shape), 1.0)
     return Plan(
-        settings=resolved,
+        settings=settings,
         recipe=recipe,
         guide_recipe=guide_recipe,
-        noise=own.noise or rules.noise_of(resolved),
+        noise=own.noise or rules.noise_of(settings),
         own=own,
+        effort=rules.Effort.of(settings, data.kind),
         device=device,
-        precision=choose_precision(data, settings.job, device),
+        precision=choose_precision(data, given.job, device),
     )
 
 
@@ -274,7 +266,7 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
     with training_lock():
         settings, recipe, smaller, own = plan.settings, plan.recipe, plan.guide_recipe, plan.own
         hardware.allow_tf32(plan.precision != "fp32")
-        share = share_of(settings, record.group)
+        share = record.group.share(settings.batch_size)
         goes_on = record.folder is not None and record.job.resume and (record.folder / CHECKPOINT).exists()
         start = own.start
         if settings.start is not None and start is None and not goes_on:  # a resumed run has weights of its own
@@ -322,17 +314,6 @@ def take_weights(model: ScoreModel, start: Run) -> None:
     model.network.load_state_dict(own | fitting)
 
 
-def share_of(settings: ResolvedSettings, group: Group) -> int:
-    """How many examples of a batch each process learns from, rounded up.
-
-    Raises ValueError if there are fewer examples than processes.
-    """
-    size = settings.batch_size
-    if group.size > size:
-        raise ValueError(f"batch_size is {size}; it must be at least {group.size}, one example per process")
-    return -(-size // group.size)
-
-
 def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:
     """The network's precision: the job's, or the fastest one for this kind of data on the device."""
     wish = data.kind.precision if job.precision == "auto" else job.precision
@@ -344,26 +325,23 @@ def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:
 
 def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int], float] | None:
     """Compile the network if that pays off; return the function that chooses the guidance, if it is to be chosen."""
-    settings, size = lesson.plan.settings, lesson.share
-    long = rules.takes_long(settings)
-    if long and settings.compile:
+    settings, effort, size = lesson.plan.settings, lesson.plan.effort, lesson.share
+    if effort.long and settings.compile:
         example = torch.zeros(size, *run.recipe.shape, device=lesson.plan.device)
         sigma = torch.ones(size, device=lesson.plan.device)
-        # Compiling can take minutes on a busy machine, so it gets at most a quarter of the budget.
-        quarter = 15 * (settings.minutes or 0.0)
-        hardware.compile_network(state.model.network, lambda: state.model(example, sigma), seconds=quarter)
+        hardware.compile_network(state.model.network, lambda: state.model(example, sigma), seconds=effort.compiling)
     guided = run.guide is not None or run.recipe.num_classes > 0
     if not (lesson.record.group.is_main and settings.guidance == "chosen" and guided):
         return None
-    effort = rules.guidance_effort(settings)
-    return lesson.data.kind.choose_guidance(lesson.data, lesson.plan.device, thorough=long, effort=effort)
+    choose = lesson.data.kind.choose_guidance
+    return choose(lesson.data, lesson.plan.device, thorough=effort.long, effort=effort.share)
 
 
 def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledger: Ledger) -> None:
     """Train the guide, if there is one, and then the network; the leading process keeps the time."""
-    record, settings = lesson.record, lesson.plan.settings
+    record, effort = lesson.record, lesson.plan.effort
     elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began).encode()))
-    budget, guide_budget = rules.budgets(settings, elapsed, guided=guide is not None)
+    budget, guide_budget = effort.budgets(elapsed, guided=guide is not None)
     if budget.fraction(state.step, state.seconds) >= 1:
         log.info(f"nothing is left to train after {state.step:,} steps; increase --steps or --minutes to continue")
     if guide is not None and run.guide_recipe is not None:
@@ -375,7 +353,7 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
     learn(progress, state, Judge(lesson, state), record, ledger, reports)
     if record.group.is_main:
         log.info(verdict(ledger.rows, lesson.data.n))
-        if settings.minutes is not None and state.step < FEW_STEPS:
+        if effort.steps is None and state.step < FEW_STEPS:
             log.info(f"training took only {counted(state.step, 'step')}; more minutes give better samples")
 
 
@@ -386,7 +364,7 @@ class Judge:
         examples = lesson.held_out
         examples = examples if state.model.num_classes else Batch(examples.x)
         self.state, self.noise, self.device = state, lesson.plan.noise, examples.x.device
-        self.steady = lesson.plan.settings.minutes is None
+        self.steady = lesson.plan.effort.steps is not None
         self.curriculum = lesson.data.kind.curriculum(lesson.data, state.average)
         self.batches = self.curriculum.held_out(examples)
 
@@ -477,29 +455,28 @@ def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, 
             check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
         if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
             raise ValueError(f"{folder} is inside the data, so its pictures would become data; choose another --out")
-    settings: TrainSettings = given
-    if given.job.resume and has_run(folder):
-        data, settings, origin = reopen(given, folder)
-    else:
-        if given.job.resume:
-            log.info(f"{folder} holds no run to resume; starting a new one")
-        data = load_dataset(given.dataset, reading=given.reading)
-        origin = Origin.of(given.dataset, given.reading, data)
     with training_lock():
-        planned = plan(data, settings)
-    here = json.dumps([storable_settings(asdict(planned.settings)), origin.digest]).encode()
+        if given.job.resume and has_run(folder):
+            data, saved, origin = reopen(folder, given.dataset)
+        else:
+            if given.job.resume:
+                log.info(f"{folder} holds no run to resume; starting a new one")
+            data, saved = load_dataset(given.dataset, reading=given.reading), None
+            origin = Origin.of(given.dataset, given.reading, data)
+        planned = plan(data, given, saved=saved)
+    here = json.dumps([planned.describe(), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
         raise ValueError(f"process {group.rank} has other data or settings than process 0; they must be the same")
     record = Record(folder=folder, numbered=numbered, job=given.job, origin=origin, group=group, began=began)
     return data, planned, record
 
 
-def reopen(given: TrainSettings, folder: Path) -> tuple[Dataset, ResolvedSettings, Origin]:
-    """The data of a resumed run, its settings, and where the data is now."""
-    config, where = read_config(folder), folder / "config.json"
-    settings, origin = rules.recall(given, config.settings, f"{where}: settings"), config.data
+def reopen(folder: Path, dataset: str) -> tuple[Dataset, Json, Origin]:
+    """The data of a resumed run, which may be at a new place, its settings, and where the data is now."""
+    config = read_config(folder)
+    origin = config.data
     if origin is None:
-        raise ValueError(f"{where} does not say which data the run was trained on")
-    if given.dataset not in (settings.dataset, TrainSettings.dataset):  # the default does not say where the data is
-        origin = replace(origin, dataset=absolute(given.dataset))
-    return origin.load(), settings, origin
+        raise ValueError(f"{folder / 'config.json'} does not say which data the run was trained on")
+    if dataset not in (config.settings.get("dataset"), TrainSettings.dataset):  # the default doesn't say where it is
+        origin = replace(origin, dataset=absolute(dataset))
+    return origin.load(), config.settings, origin

@@ -1,7 +1,10 @@
 """Loading data of any kind, from files or from memory, as a dataset."""
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -11,7 +14,7 @@ from torch import Tensor
 from ncsn.data import Arrays, Dataset, arrays
 from ncsn.kinds.images import read as images
 from ncsn.kinds.signals import SIGNALS, read_signals
-from ncsn.settings import AS_THEY_ARE, TABLES, Reading, check_place
+from ncsn.settings import AS_THEY_ARE, TABLES, Reading
 from ncsn.tables import rows_of, table_of_array, table_of_frame
 from ncsn.tables.frames import frame_in, read_frame
 from ncsn.validation import as_numbers, check_type
@@ -40,14 +43,23 @@ def load_dataset(name: str | Path, *, reading: Reading = AS_THEY_ARE) -> Dataset
     check_type("name", name, str, Path)
     check_type("reading", reading, Reading)
     name = str(name)
+    if name != "mnist":
+        return replace(read(name, reading), name=short_name(name))
+    if reading.signals or reading.pixels() not in (None, (28, 28)):
+        wrong = "signals is given" if reading.signals else f"size is {reading.size}"
+        raise ValueError(f"{wrong}, but mnist has images of 28x28")
+    return images.mnist()
+
+
+def read(name: str, reading: Reading) -> Dataset:
+    """The dataset at a path.  Raises ValueError as ``load_dataset`` does."""
     place, suffix = Path(name), Path(name).suffix.lower()
     if reading.signals and suffix not in (".npy", ".npz"):
         raise ValueError(f"signals is given, but {name} is not an .npy or .npz; signals are read from these")
-    if name == "mnist":
-        if reading.pixels() not in (None, (28, 28)):
-            raise ValueError(f"size is {reading.size}, but mnist is always 28x28")
-        return images.mnist()
-    check_place(name)
+    if not place.exists():
+        beside = ["mnist", *(str(path) for path in place.parent.glob("[!.]*"))]
+        near = get_close_matches(str(place), beside, n=1)
+        raise ValueError(f"{name} does not exist{''.join(f'; did you mean {path}?' for path in near)}")
     if name and place.is_dir():
         return images.from_folder(name, reading)
     if suffix in TABLES:
@@ -58,6 +70,12 @@ def load_dataset(name: str | Path, *, reading: Reading = AS_THEY_ARE) -> Dataset
     if place.is_file() and (suffix in (".zip", ".tgz") or ".tar" in place.suffixes[-2:]):
         return images.from_archive(name, reading)
     raise ValueError(f"{name} is not a dataset; give mnist, a folder, .zip, .tar, .npy, .npz, .csv, .tsv or .parquet")
+
+
+def short_name(path: str) -> str:
+    """The name of a dataset: the last part of its path, without a known suffix."""
+    name = Path(os.path.normpath(Path(path).absolute())).name
+    return re.sub(r"\.(zip|npy|npz|tar(\.\w+)?|tgz|csv|tsv|parquet)$", "", name, flags=re.IGNORECASE) or "images"
 
 
 def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:

@@ -256,10 +256,10 @@ class Record:
 
     def results(self, run: Run, drawn: Drawn) -> None:
         """Write metrics.json: the losses of the result, the images seen, the cost of a sample, and the time."""
-        last, processes = self.rows[-1], self.group.size
+        last, batch_size = self.rows[-1], run.settings["batch_size"]
         content = asdict(best_row(self.rows, run.recipe.kind.reports.tolerance)) | {
             "training_seconds": last.seconds,
-            "images_seen": last.step * -(-run.settings["batch_size"] // processes) * processes,
+            "images_seen": last.step * self.group.share(batch_size) * self.group.size,
             "guidance": drawn.steps.sampling.guidance,
             "nfe": drawn.steps.nfe,
             "guide_nfe": drawn.steps.guide_nfe,

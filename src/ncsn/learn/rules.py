@@ -6,7 +6,7 @@ No number is specific to a dataset; those of MNIST follow from the same rules.
 import math
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float, Shaped
@@ -19,10 +19,9 @@ from ncsn.distributions import Empirical
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
-from ncsn.run.folder import Argument, Recipe, find, read_config
+from ncsn.run.folder import Argument, Config, Recipe, find, read_config
 from ncsn.samplers import SAMPLERS, Sampling
-from ncsn.score import PreconditioningName
-from ncsn.settings import FREE, ResolvedSettings, TrainSettings
+from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.training import Budget
 from ncsn.validation import Json, NetworkName, validated
 
@@ -32,6 +31,7 @@ WORTH = 0.4  # the most that posterior targets may cost, relative to the network
 # The most bytes that posterior targets may need: a copy of the data as floats, and two more while it is made.
 MEMORY = 2**31
 WIDTHS = (64, 32, 16)  # of the U-Net's finest resolution, best first
+FREE = ("minutes", "steps", "compile")  # settings that may change when a run is resumed
 SPEEDS = {"cuda": 10_000.0, "fast": 500.0, "slow": 60.0}  # images of 32 x 32 per second, at full width
 
 
@@ -125,11 +125,52 @@ def guidance_interval(log_sigma_mean: float) -> tuple[float, float]:
     return round_to(0.3 * middle), round_to(2.2 * middle)
 
 
-def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.device) -> tuple[tuple[int, ...], int]:
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """The budget of a training, and what it leaves time for.
+
+    ``steps``: the number of steps; None for a training by the clock.
+    ``minutes``: the time; a training by steps counts as one of ten minutes.
+    ``long``: whether compiling, and a classifier that chooses the guidance, pay off.
+    ``share``: the share of the usual images and samples for choosing the guidance.
+    ``compiling``: the most seconds for compiling, which takes minutes on a busy machine; 0 for no limit.
+    """
+
+    steps: int | None
+    minutes: float
+    long: bool
+    share: float
+    compiling: float
+
+    @classmethod
+    def of(cls, settings: TrainSettings, kind: AnyKind) -> "Effort":
+        """What the settings say, or else the kind of data."""
+        if settings.steps is not None:
+            return cls(steps=settings.steps, minutes=10.0, long=settings.steps >= 2000, share=1.0, compiling=0.0)
+        minutes = kind.minutes if settings.minutes is None else settings.minutes
+        share = 0.5 if minutes < 60 else 1.0
+        return cls(steps=None, minutes=minutes, long=minutes >= 5, share=share, compiling=15 * minutes)
+
+    def budgets(self, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
+        """The budgets of the network and its guide: what is left after ``elapsed`` seconds, at least a tenth of all.
+
+        The guide gets a twentieth of the time, or a tenth of the steps, which take half as long.  A fortieth of the
+        total is reserved for choosing guidance, and seven seconds for samples and figures.
+        """
+        if self.steps is not None:
+            return Budget(steps=self.steps), Budget(steps=math.ceil(self.steps / 10))
+        whole = 60 * self.minutes
+        seconds = max(whole / 10, 39 / 40 * whole - 7 - elapsed)
+        return Budget(seconds=seconds * (0.95 if guided else 1.0)), Budget(seconds=seconds / 20)
+
+
+def widths_and_batch(
+    settings: TrainSettings, minutes: float, dataset: Dataset, device: torch.device
+) -> tuple[tuple[int, ...], int]:
     """The network's widths, finest first, and the batch size: those given, or what suits machine, budget and images.
 
     They depend on the kind of machine, not on measured speed, so the same command trains the same network however busy
-    the machine is.  A training by steps counts as one of ten minutes.
+    the machine is.
     """
     if dataset.kind.network == "mlp":
         # From 5,000 rows on a wider network learns more.
@@ -138,7 +179,7 @@ def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.de
     _, *sides = dataset.shape
     fast = hardware.fast_bfloat16(device) and dataset.kind.precision == "auto"
     speed = SPEEDS["cuda" if device.type != "cpu" else "fast" if fast else "slow"]
-    whole = speed * 60 * (settings.minutes or 10) / (math.prod(sides) / 32**2)
+    whole = speed * 60 * minutes / (math.prod(sides) / 32**2)
 
     def images_seen(finest: int) -> float:
         """Images seen: half the width takes a quarter of the arithmetic, and in practice a third of the time."""
@@ -154,31 +195,39 @@ def widths_and_batch(settings: TrainSettings, dataset: Dataset, device: torch.de
 
 
 def changed_options(settings: TrainSettings, names: Iterable[str]) -> list[str]:
-    """The names of the fields whose value is not the default."""
-    usual = {field.name: field.default for field in fields(settings)}
+    """Those of the names whose value is not the default."""
+    usual = {field.name: field.default for field in fields(TrainSettings)}
     return [name for name in names if getattr(settings, name) != usual[name]]
 
 
 def check_options(settings: TrainSettings, dataset: Dataset) -> None:
-    """Raises ValueError for options that do not apply to this kind of data."""
+    """Raises ValueError for options that do not apply to this kind of data, or to the proposal."""
     kind = dataset.kind
     if vain := changed_options(settings, kind.refused):
-        # The option's name is a keyword of Python.
-        listed = ", ".join("from" if name == "start" else name for name in vain)
+        listed = ", ".join("start (--from)" if name == "start" else name for name in vain)
         raise ValueError(f"{listed}: doesn't apply to {kind.noun}; leave it out")
     if kind.network == "mlp" and len(settings.channels or (1,)) != 1:
         raise ValueError(f"channels is {settings.channels}; {kind.noun} take one number")
+    if settings.proposal != "lognormal" and settings.log_sigma_std is not None:
+        raise ValueError(f"log_sigma_std doesn't apply to proposal {settings.proposal}; leave it out")
 
 
-def adopt_network(settings: TrainSettings, theirs: Json) -> TrainSettings:
-    """The settings with the sizes of the network of a run with settings ``theirs``, unless they are given.
+def adopt_network(settings: TrainSettings, start: Config, kind: AnyKind) -> TrainSettings:
+    """The settings with the sizes of the network of the run to start from, unless they are given.
 
-    The sizes of a user's own network are not part of the settings.
+    The sizes of a user's own network are not part of its run's settings.
+    Raises ValueError if the run generates another kind of data.
     """
+    theirs = start.settings
+    if start.recipe.kind is not kind:
+        raise ValueError(f"{settings.start} generates {start.recipe.kind.noun}; expected a run of {kind.noun}")
     if theirs.get("network") not in NETWORKS:
         return settings
-    names = {"channels", "blocks"} & {name for name, value in theirs.items() if value is not None}
-    free = names - {*changed_options(settings, names)}
+    free = {
+        name
+        for name in ("channels", "blocks")
+        if theirs.get(name) is not None and not changed_options(settings, [name])
+    }
     values: Json = {name: tuple(theirs[name]) if name == "channels" else theirs[name] for name in free}
     return replace(settings, **values)
 
@@ -195,22 +244,18 @@ def knows_classes(settings: TrainSettings, dataset: Dataset) -> bool:
     return able
 
 
-def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> ResolvedSettings:
+def resolve(
+    settings: TrainSettings, dataset: Dataset, device: torch.device, start: Config | None = None
+) -> ResolvedSettings:
     """Complete the settings with everything that follows from the data, the budget and the machine.
 
-    Raises ValueError for options that do not apply to the data, and if all examples are the same.
+    ``start``: the configuration of the run to start from; by default that of the folder in the settings, if any.
+    Raises ValueError if that run generates another kind of data, and if all examples are the same.
     """
     kind = dataset.kind
     if settings.start is not None:
-        theirs = read_config(find(settings.start))
-        if theirs.recipe.kind is not kind:
-            raise ValueError(f"{settings.start} generates {theirs.recipe.kind.noun}; expected a run of {kind.noun}")
-        settings = adopt_network(settings, theirs.settings)
-    check_options(settings, dataset)
-    if settings.proposal != "lognormal" and settings.log_sigma_std is not None:
-        raise ValueError(f"log_sigma_std doesn't apply to proposal {settings.proposal}; leave it out")
-    if settings.minutes is None and settings.steps is None:
-        settings = replace(settings, minutes=kind.minutes)
+        settings = adopt_network(settings, start or read_config(find(settings.start)), kind)
+    minutes = Effort.of(settings, kind).minutes
     looked, std = subsample(dataset.numbers, 2048), dataset.statistics[1]
     if not looked.numel():  # a table without numbers has no noise to choose
         looked = torch.tensor([[-1.0], [1.0]])
@@ -222,11 +267,12 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     # two examples is as safe, but means learning three times as many levels.  At the bottom, noise of 0.01 is invisible
     # for pixels in [0, 1]; images with little contrast need a twentieth of their standard deviation.
     top = settings.sigma_max or round_to(kind.headroom * leading)
-    widths, size = widths_and_batch(settings, dataset, device)
+    widths, size = widths_and_batch(settings, minutes, dataset, device)
     unguided = not kind.guided or SAMPLERS[settings.sampler].langevin
     least, most = kind.log_sigma_mean
     ruled = min(most, max(least, log_sigma_mean(detail(looked), std)))
     values = vars(settings) | {
+        "minutes": minutes if settings.steps is None else None,
         "network": kind.network,
         "class_conditional": knows_classes(settings, dataset),
         "channels": widths,
@@ -246,19 +292,17 @@ def resolve(settings: TrainSettings, dataset: Dataset, device: torch.device) -> 
     return replace(resolved, posterior_above=worth)
 
 
-def recall(given: TrainSettings, saved: Json, where: str) -> ResolvedSettings:
+def recall(given: TrainSettings, saved: Json) -> ResolvedSettings:
     """The ``saved`` settings of a resumed run with the new job; log which given options have no effect.
 
-    ``where``: the beginning of error messages.  Raises ValueError if the saved settings are invalid.
+    Raises ValueError if the saved settings are invalid.
     """
-    changes = {name: getattr(given, name) for name in changed_options(given, FREE)}
-    if {"minutes", "steps"} & changes.keys():  # a run has one of them
-        changes = {"minutes": None, "steps": None} | changes
-    own = validated(ResolvedSettings, saved | changes, where)
-    names = changed_options(given, {field.name for field in fields(given)} - {"job", "dataset"})
+    own = validated(ResolvedSettings, saved, "config.json: settings")
+    own = own.but({name: getattr(given, name) for name in changed_options(given, FREE)} | {"job": given.job})
+    names = changed_options(given, vars(given).keys() - {"job", "dataset"})
     if vain := sorted(name for name in names if getattr(given, name) != getattr(own, name)):
         log.info(f"--resume keeps the run's own settings; these options have no effect: {', '.join(vain)}")
-    return replace(own, job=given.job)
+    return own
 
 
 def noise_of(settings: ResolvedSettings) -> Proposal:
@@ -289,6 +333,7 @@ def recipes(
     if settings.class_conditional and dataset.labels is not None and network is None:
         shares = dataset.labels.shares
     guided = settings.guidance != 1 and network is None
+    conditional = settings.network == "mlp" and network is None  # one's own network sees plain columns
     arguments = arguments_of(settings.network, dataset.numbers.shape[1:], settings.channels, settings.blocks)
     arguments |= {"codes": dataset.codes} if dataset.codes else {}
     arguments |= {"num_classes": len(shares)} if shares else {}
@@ -297,7 +342,7 @@ def recipes(
     recipe = Recipe(
         network=NETWORKS[settings.network] if network is None else name_of(network),
         arguments=arguments if network is None else {},
-        preconditioning=preconditioning_of(settings.network, own=network is not None),
+        preconditioning="conditional" if conditional else "edm",
         shape=dataset.shape,
         shares=shares,
         transform=dataset.transform,
@@ -324,11 +369,6 @@ def sampling_of(settings: ResolvedSettings, kind: AnyKind, *, classes: bool) -> 
     return sampling.but(levels=levels, steps=settings.langevin_steps)
 
 
-def preconditioning_of(network: str, *, own: bool) -> PreconditioningName:
-    """How a network becomes a score; a user's ``own`` network sees plain columns."""
-    return "conditional" if network == "mlp" and not own else "edm"
-
-
 def name_of(network: nn.Module) -> str:
     """The name of a user's own network, including its module, which distinguishes it from the package's networks."""
     return f"{type(network).__module__}.{type(network).__qualname__}"
@@ -340,26 +380,3 @@ def arguments_of(network: str, shape: tuple[int, ...], widths: tuple[int, ...], 
         return {"dimensions": shape[0], "width": widths[0], "blocks": blocks, "conditional": True}
     unet: dict[str, Argument] = {"channels": widths, "blocks": blocks, "features": widths[0]}
     return {"image_channels": shape[0]} | unet | ({} if len(shape) == 3 else {"dimensions": len(shape) - 1})
-
-
-def takes_long(settings: ResolvedSettings) -> bool:
-    """Whether the training is long enough for compiling, and for a classifier that chooses the guidance, to pay off."""
-    return (settings.minutes or 0) >= 5 or (settings.steps or 0) >= 2000
-
-
-def guidance_effort(settings: ResolvedSettings) -> float:
-    """The share of the usual images and samples for choosing guidance: one half in trainings of less than an hour."""
-    return 0.5 if (settings.minutes or 60) < 60 else 1.0
-
-
-def budgets(settings: ResolvedSettings, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
-    """The budgets of the network and its guide: what is left after ``elapsed`` seconds, at least a tenth of the total.
-
-    The guide gets a twentieth of the time, or a tenth of the steps, which take half as long.  A fortieth of the total
-    is reserved for choosing guidance, and seven seconds for samples and figures.
-    """
-    if settings.steps is not None:
-        return Budget(steps=settings.steps), Budget(steps=math.ceil(settings.steps / 10))
-    whole = 60 * (settings.minutes or 0)
-    seconds = max(whole / 10, 39 / 40 * whole - 7 - elapsed)
-    return Budget(seconds=seconds * (0.95 if guided else 1.0)), Budget(seconds=seconds / 20)

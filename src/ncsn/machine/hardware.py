@@ -268,6 +268,10 @@ class Group:
         """Whether this is the process that reads, writes and prints."""
         return self.rank == 0
 
+    def share(self, n: int) -> int:
+        """How many of ``n`` examples each process learns from, rounded up."""
+        return -(-n // self.size)
+
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in single precision and one message."""
         if self.size == 1:

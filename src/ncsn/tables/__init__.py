@@ -34,7 +34,7 @@ from ncsn.machine.messages import bar, log
 from ncsn.run.run import Run
 from ncsn.samplers import Step
 from ncsn.score import PreconditioningName, ScoreModel
-from ncsn.settings import OF_IMAGES, short_name
+from ncsn.settings import OF_IMAGES
 from ncsn.tables.columns import Columns, Discrete, Field, columns_of, is_constant, learn_columns, tensor
 from ncsn.tables.frames import (
     BOOLEANS,
@@ -290,9 +290,7 @@ def rows_of(name: str, table: Table) -> Dataset:
     validation, test, train = (z[part] for part in parts)
     texts_and_dates = np.frombuffer(repr((table.names, sorted(texts.items()), table.dates)).encode(), np.uint8)
     digest = digest_of([texts_and_dates, table.rows])
-    return Dataset(
-        train, validation, test, None, short_name(name), columns, columns.describe(), columns.codes, sha256=digest
-    )
+    return Dataset(train, validation, test, None, name, columns, columns.describe(), columns.codes, sha256=digest)
 
 
 class MaskedCurriculum(Curriculum):

@@ -30,7 +30,7 @@ from torch import Tensor
 from ncsn.batching import dequantize, quantize, reals
 from ncsn.data import Arrays, Dataset, Labels, Transform, check_finite, labels_of, part_of, split_arrays, split_of
 from ncsn.machine.messages import bar, log
-from ncsn.settings import PARTS, Reading, Split, short_name
+from ncsn.settings import PARTS, Reading, Split
 from ncsn.validation import counted, one_line, opened_as, reason
 
 # Pillow can read more formats, such as PostScript, which is executed; older versions can't read AVIF.
@@ -391,7 +391,7 @@ def from_arrays(name: str, found: Arrays, notes: Sequence[str], reading: Reading
         held_out = min(len(images) // 10, MAX_HELD_OUT)
         validation, test, train = torch.split(images, [held_out, held_out, len(images) - 2 * held_out])
         note = f"read from the file as needed: the first {2 * held_out:,} images are held out"
-        return Dataset(train, validation, test, name=short_name(name), notes=(*notes, note))
+        return Dataset(train, validation, test, name=name, notes=(*notes, note))
     parts = {part: items_of(*stack) for part, stack in split_arrays(name, found, images_in).items()}
     return images_of(name, parts, notes, reading)
 
@@ -449,7 +449,7 @@ def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str]
         lines.append(f"broken images skipped: {listed}")
     validation, test, train = torch.split(torch.from_numpy(pixels), list(sizes.values()))
     labels = labels_of({part: [item.label for item, _ in members] for part, members in whole.items()})
-    return Dataset(train, validation, test, labels, short_name(name), depth, (*notes, *lines))
+    return Dataset(train, validation, test, labels, name, depth, (*notes, *lines))
 
 
 def decode_parts(
