@@ -64,16 +64,14 @@ Draw = Callable[[Observation, int], Theta]
 
 
 class Simulator(NamedTuple):
-    """A prior, a simulator and the exact answers.
+    """A prior, a simulator and the exact answer.
 
     ``simulate(theta, generator)``: data, one row for each row of parameters.
-    ``log_likelihood(theta, x)``: log p(x | θ) of one observation, for each row of parameters.
     ``posterior(x, n, generator)``: exact, independent draws.
     """
 
     prior: Distribution
     simulate: Callable[[Theta, torch.Generator], Data]
-    log_likelihood: Callable[[Theta, Observation], Float64[Tensor, "n"]]
     posterior: Callable[[Observation, int, torch.Generator], Theta]
 
 
@@ -112,11 +110,6 @@ def draw_until(n: int, propose: Callable[[], Theta]) -> Theta:
     return torch.cat(kept)[:n]
 
 
-def log_normal(z: Tensor, std: float) -> Tensor:
-    """The log density of N(0, std² I), summed over the last axis."""
-    return (-0.5 * (z / std).square() - math.log(std * math.sqrt(2 * math.pi))).sum(-1)
-
-
 def tails(x: Observation, std: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """The distribution function of N(|x|, std²) at both ends of [−bound, bound].
 
@@ -141,11 +134,6 @@ def simulate_linear(theta: Theta, generator: torch.Generator) -> Data:
     return theta + NOISE * normals(*theta.shape, generator=generator)
 
 
-def linear_log_likelihood(theta: Theta, x: Observation) -> Tensor:
-    """Log N(x | θ, I/10)."""
-    return log_normal(x - theta, NOISE)
-
-
 def linear_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
     """N(x/2, I/20): prior and noise have the same variance, 0.1."""
     return x / 2 + NOISE * math.sqrt(0.5) * normals(n, len(x), generator=generator)
@@ -163,11 +151,6 @@ def simulate_mixture(theta: Theta, generator: torch.Generator) -> Data:
     """N(θ, I) or N(θ, I/100), equally likely, T.7."""
     which = torch.randint(2, (len(theta),), generator=generator)
     return theta + STDS[which] * normals(*theta.shape, generator=generator)
-
-
-def mixture_log_likelihood(theta: Theta, x: Observation) -> Tensor:
-    """The log of the mean of both densities."""
-    return torch.stack([log_normal(x - theta, std) for std in STDS[:, 0].tolist()]).logsumexp(0) - math.log(2)
 
 
 def mixture_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
@@ -192,14 +175,6 @@ def moons_shift(theta: Theta) -> Float64[Tensor, "n 2"]:
 def simulate_moons(theta: Theta, generator: torch.Generator) -> Data:
     """Noise and shift, T.8."""
     return draw_crescent(len(theta), generator) + moons_shift(theta)
-
-
-def moons_log_likelihood(theta: Theta, x: Observation) -> Tensor:
-    """The density of the noise in Cartesian coordinates; a radius below zero is ten standard deviations away."""
-    noise = x - moons_shift(theta) - torch.tensor([0.25, 0.0], dtype=torch.float64)
-    radius = noise.norm(dim=1)
-    inside = log_normal(radius[:, None] - 0.1, 0.01) - (math.pi * radius).log()
-    return torch.where(noise[:, 0] > 0, inside, -math.inf)
 
 
 def moons_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
@@ -230,15 +205,6 @@ def simulate_slcp(theta: Theta, generator: torch.Generator) -> Data:
     return points.movedim(0, 1).flatten(1)
 
 
-def slcp_log_likelihood(theta: Theta, x: Observation) -> Tensor:
-    """Four independent points of one normal distribution."""
-    first, second, rho, rest = slcp_scales(theta)
-    a, b = (x.view(4, 2)[:, None] - theta[:, :2]).unbind(-1)
-    a, b = a / first, b / second
-    squares = (a.square() - 2 * rho * a * b + b.square()) / rest
-    return (-0.5 * squares - math.log(2 * math.pi) - (first * second * rest.sqrt()).log()).sum(0)
-
-
 def slcp_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
     """Exact rejection: first of the covariance S, with the mean integrated out, then of the mean.
 
@@ -266,11 +232,11 @@ def slcp_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
 
 GAUSSIAN = Independent(Normal(torch.zeros(10), torch.full((10,), NOISE)), 1)
 SIMULATORS = {
-    "moons": Simulator(box(2, 1.0), simulate_moons, moons_log_likelihood, moons_posterior),
-    "mixture": Simulator(box(2, 10.0), simulate_mixture, mixture_log_likelihood, mixture_posterior),
-    "slcp": Simulator(box(5, 3.0), simulate_slcp, slcp_log_likelihood, slcp_posterior),
-    "linear": Simulator(GAUSSIAN, simulate_linear, linear_log_likelihood, linear_posterior),
-    "uniform": Simulator(box(10, 1.0), simulate_linear, linear_log_likelihood, uniform_posterior),
+    "moons": Simulator(box(2, 1.0), simulate_moons, moons_posterior),
+    "mixture": Simulator(box(2, 10.0), simulate_mixture, mixture_posterior),
+    "slcp": Simulator(box(5, 3.0), simulate_slcp, slcp_posterior),
+    "linear": Simulator(GAUSSIAN, simulate_linear, linear_posterior),
+    "uniform": Simulator(box(10, 1.0), simulate_linear, uniform_posterior),
 }
 
 
