@@ -11,6 +11,7 @@ plot in benchmarks/README.md are made from that file.
 
 import json
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -19,22 +20,21 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 import tyro
 from matplotlib.ticker import FormatStrFormatter
 from peers import PEERS, UNTOLD
 from tqdm import tqdm
 
-from ncsn import batches, evaluation, load_dataset
+from ncsn import batches, evaluation, load, load_dataset
 from ncsn.batching import quantize
-from ncsn.data import Dataset
 from ncsn.machine import hardware
 from ncsn.machine.messages import refresh_interval
 
 HERE = Path(__file__).parent
 Name = Literal["ours", "reference", "diffusers", "azula", "denoising-diffusion-pytorch"]
 MARKS = ("<!-- table -->", "<!-- end of table -->")
+SPEEDS = "training_images_per_second", "sampling_images_per_second"
 LABELS = {"ours": "ncsn", "reference": "NCSN, tutorial style"}
 
 
@@ -53,7 +53,7 @@ class Bench:
     """Tell every peer that can use them the classes of the images, and draw them by their shares."""
     seed: int = 0
     out: Path = Path("runs/bench")
-    """Where models and samples go."""
+    """Where our runs go."""
 
 
 def ours(bench: Bench, out: Path) -> dict[str, Any]:
@@ -68,33 +68,30 @@ def ours(bench: Bench, out: Path) -> dict[str, Any]:
 
 def row_of(out: Path) -> dict[str, Any]:
     """What a run that was evaluated says of itself."""
-    run = json.loads((out / "metrics.json").read_text())
+    run, facts = load(out), json.loads((out / "metrics.json").read_text())
     report: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
-    from safetensors.torch import load_file
-
-    files = [file for file in (out / "model.safetensors", out / "guide" / "model.safetensors") if file.exists()]
-    weights = [item for file in files for item in load_file(file).items()]
     report.pop("source")  # a folder of this machine
     sampling = report.pop("sampling")
     report |= {
         "about": f"the default of `ncsn train`, {sampling['sampler']}, guidance {sampling['guidance']:g}",
-        "told_classes": bool(json.loads((out / "config.json").read_text())["recipe"]["shares"]),
-        "parameters": sum(w.numel() for name, w in weights if name.startswith("network.")),
-        "images_seen": run["images_seen"],
-        "training_images_per_second": run["images_seen"] / run["training_seconds"],
+        "told_classes": bool(run.recipe.shares),
+        "parameters": run.parameters + sum(p.numel() for p in getattr(run.guide, "parameters", list)()),
+        "images_seen": facts["images_seen"],
+        "training_images_per_second": facts["images_seen"] / facts["training_seconds"],
         "sampling_images_per_second": report["n"] / report["sampling_seconds"],
     }
     return report
 
 
-def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
+def peer(name: str, bench: Bench) -> dict[str, Any]:
     """Train a peer until its minutes are spent, sample for as long as it may, and judge."""
     hardware.keep_memory()
     torch.set_flush_denormal(True)
     torch.manual_seed(bench.seed)
     generator, images = torch.Generator().manual_seed(bench.seed), load_dataset(bench.dataset)
     labels = images.labels if bench.classes else None
-    made, most = PEERS[name](images.shape, 0 if labels is None else len(labels.names)), most_judged(images)
+    made = PEERS[name](images.shape, 0 if labels is None else len(labels.names))
+    most = min(10_000, len(images.test), len(images.validation))  # as many as there are real images to judge by
     known = labels.train if labels is not None and made.classes else None
     seconds, began, durations = bench.minutes * 60, time.perf_counter(), []
     with tqdm(total=seconds, unit="s", desc=name, mininterval=refresh_interval()) as bar:
@@ -114,23 +111,17 @@ def peer(name: str, bench: Bench, out: Path) -> dict[str, Any]:
             parts.append(quantize(made.sample(batch, generator, label)))
             bar.update(batch)
     seconds, samples = time.perf_counter() - began, torch.cat(parts)[:most]
-    np.savez_compressed(out / "samples.npz", samples=samples.numpy())
     return {
         "about": made.about,
         "told_classes": known is not None,
         "parameters": made.parameters,
         "images_seen": len(durations) * made.batch_size,
-        "training_images_per_second": made.batch_size / float(np.median(durations)),
+        "training_images_per_second": made.batch_size / statistics.median(durations),
         "sampling_images_per_second": len(samples) / seconds,
         "sampling_seconds": seconds,
         "nfe": made.nfe,
         **evaluation.evaluate(samples, images, evaluation.choose(images)).report(),
     }
-
-
-def most_judged(images: Dataset) -> int:
-    """How many samples there are real images to judge by."""
-    return min(10_000, len(images.test), len(images.validation))
 
 
 def over_ours(row: dict[str, Any], own: dict[str, Any]) -> float:
@@ -143,12 +134,6 @@ def over_ours(row: dict[str, Any], own: dict[str, Any]) -> float:
     return distance
 
 
-def beside_ours(row: dict[str, Any], own: dict[str, Any]) -> tuple[str, str, str]:
-    """A row's distance over ours, and its speeds in training and in sampling beside ours."""
-    training, sampling = (row[key] / own[key] for key in ("training_images_per_second", "sampling_images_per_second"))
-    return f"{over_ours(row, own):.2g}", f"{training:.2f}", f"{sampling:.2f}"
-
-
 def table(results: list[dict[str, Any]]) -> str:
     """All results as Markdown, the longest budgets first; speeds are ratios to ours."""
     lines = [
@@ -157,31 +142,24 @@ def table(results: list[dict[str, Any]]) -> str:
         "|" + "---|" * 14,
     ]
     nearest = sorted(results, key=lambda row: row["metrics"]["frechet_distance"]["generated"])
-    for row in sorted(nearest, key=lambda row: (data_of(row) != "mnist", *key_of(row))):
+    for row in sorted(nearest, key=lambda row: (row["data"] != "mnist", *key_of(row))):
         own = beside(row, results)
         fd, confident = row["metrics"]["frechet_distance"], row["metrics"].get("confident")
         sure = "–" if confident is None else f"{confident['generated']:.3f} ({confident['held_out']:.3f})"
-        over, *speeds = ("–",) * 3 if own is None else beside_ours(row, own)
+        over, training, sampling = "–", "–", "–"
+        if own is not None:
+            over = f"{over_ours(row, own):.2g}"
+            training, sampling = (f"{row[speed] / own[speed]:.2f}" for speed in SPEEDS)
         # Early rows have one floor only.
         floors = ", ".join(f"{fd[kind]:.2f}" if kind in fd else "–" for kind in ("held_out", "training"))
         guide = f" + {row['guide_nfe']} of a guide" if row.get("guide_nfe") else ""
         lines.append(
-            f"| {data_of(row)} | {row['processor']} | {row['minutes']:g} | {row['peer']} "
-            f"| {'yes' if told(row) else 'no'} | {row['parameters'] / 1e6:.2f} M "
+            f"| {row['data']} | {row['processor']} | {row['minutes']:g} | {row['peer']} "
+            f"| {'yes' if row['told_classes'] else 'no'} | {row['parameters'] / 1e6:.2f} M "
             f"| {fd['generated']:.2f} ({floors}) | {row['n']:,} "
-            f"| **{over}** | {sure} | {row['images_seen']:,} | {speeds[0]} | {speeds[1]} | {row['nfe']}{guide} |"
+            f"| **{over}** | {sure} | {row['images_seen']:,} | {training} | {sampling} | {row['nfe']}{guide} |"
         )
     return "\n".join(lines)
-
-
-def data_of(row: dict[str, Any]) -> str:
-    """The dataset of a row."""
-    return str(row.get("data", "mnist"))
-
-
-def told(row: dict[str, Any]) -> bool:
-    """Whether a row's network was trained with class labels."""
-    return bool(row.get("told_classes", False))
 
 
 def processor() -> str:
@@ -193,13 +171,13 @@ def processor() -> str:
 
 def key_of(row: dict[str, Any]) -> tuple[str, str, float, bool]:
     """What comparable rows have in common: data, processor, budget, and whether there were labels."""
-    return data_of(row), row["processor"], -row["minutes"], told(row)
+    return row["data"], row["processor"], -row["minutes"], row["told_classes"]
 
 
 def beside(row: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Our row to compare with, if any: with the same key, or for packages without labels, the same budget."""
     own = [r for r in results if r["peer"] == "ours" and key_of(r)[:3] == key_of(row)[:3]]
-    alike = [r for r in own if told(r) == told(row)]
+    alike = [r for r in own if r["told_classes"] == row["told_classes"]]
     return next(iter(alike or (own if row["peer"] in UNTOLD else [])), None)
 
 
@@ -210,7 +188,7 @@ def comparisons(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         alike.setdefault(key_of(row), []).append(row)
     largest: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for rows in sorted(alike.values(), key=lambda rows: (rows[0]["minutes"], len(rows))):
-        largest[data_of(rows[0]), told(rows[0])] = rows
+        largest[rows[0]["data"], rows[0]["told_classes"]] = rows
     return [largest[key] for key in sorted(largest, reverse=True) if {"ours"} < {row["peer"] for row in largest[key]}]
 
 
@@ -228,8 +206,8 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         panel.plot([ratios[name] for name in names], names, "o", color="#30638e")
         for name in names:
             panel.annotate(f"{ratios[name]:.2g}", (ratios[name], name), (6, -4), textcoords="offset points")
-        data = {"mnist": "MNIST", "cifar10": "Half of CIFAR-10"}.get(data_of(own), data_of(own))
-        labels = "with" if told(own) else "without"
+        data = {"mnist": "MNIST", "cifar10": "Half of CIFAR-10"}.get(own["data"], own["data"])
+        labels = "with" if own["told_classes"] else "without"
         panel.set_title(f"{data}, {own['minutes']:g} minutes, {labels} labels", loc="left", size=10)
         panel.set(xscale="log", xlim=(0.9, 100), ylim=(-0.6, len(names) - 0.4))
         panel.spines[["top", "right"]].set_visible(False)
@@ -239,21 +217,15 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def folder(bench: Bench, peer: str) -> Path:
-    """The folder of a package's model and samples."""
-    place = "" if bench.dataset == "mnist" else f"{Path(bench.dataset).stem}-"
-    return bench.out / f"{place}{peer}-{bench.minutes:g}{'' if bench.classes else '-no-classes'}"
-
-
 def main(bench: Bench) -> None:
     """Run, record, and draw."""
     path = HERE / "results.json"
     results: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     dataset = load_dataset(bench.dataset)
     for name in bench.peers:
-        out = folder(bench, name)
+        out = bench.out / f"{dataset.name}-{name}-{bench.minutes:g}{'' if bench.classes else '-no-classes'}"
         out.mkdir(parents=True, exist_ok=True)
-        row = ours(bench, out) if name == "ours" else peer(name, bench, out)
+        row = ours(bench, out) if name == "ours" else peer(name, bench)
         common = {"peer": name, "minutes": bench.minutes, "seed": bench.seed, "processor": processor()}
         row = {**common, **row, "data": dataset.name}
         results = [r for r in results if r["peer"] != name or key_of(r) != key_of(row)] + [row]

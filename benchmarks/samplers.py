@@ -15,16 +15,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 import tyro
-from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter
-from torch import Tensor
 from tqdm import tqdm
 
 import ncsn
 from ncsn import evaluation, metrics
 from ncsn.batching import quantize
 from ncsn.cli import console
-from ncsn.data import Dataset
 from ncsn.machine import hardware
 from ncsn.machine.messages import refresh_interval
 
@@ -77,24 +74,14 @@ def usual(run: ncsn.Run) -> dict[str, tuple[int, float]]:
     return {sampler: (way.count, way.guidance) for sampler, way in ways.items()}
 
 
-def alike(run: ncsn.Run, images: Dataset, n: int) -> Tensor:
-    """So many training images, of as many classes as so many samples are of, for that makes a distance smaller."""
-    generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(images.train), generator=generator)
-    wanted = run.recipe.labels(None, n, generator)
-    if wanted is None or images.labels is None:
-        return images.train[order[:n]]
-    known, counts = images.labels.train[order], wanted.bincount()
-    return images.train[torch.cat([order[known == label][:count] for label, count in enumerate(counts)])]
-
-
 def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     """The floor, and one row for each of ``points``."""
     images, classifier = ncsn.load_dataset("mnist"), evaluation.digits()
     held_out = classifier(images.validation)
     run = ncsn.load(curve.run)
     run.compile(curve.batch_size)
-    real = classifier(alike(run, images, curve.n))
+    order = torch.randperm(images.n, generator=torch.Generator().manual_seed(0))
+    real = classifier(images.train[order[: curve.n]])
     floor = metrics.frechet_distance(real.features, held_out.features)
     rows: list[dict[str, Any]] = [{"sampler": "real", "n": curve.n, "frechet_distance": floor, "default": usual(run)}]
     for sampler, levels, weight in tqdm(points, unit="point", mininterval=refresh_interval()):
@@ -115,33 +102,33 @@ def measure(curve: Curve, points: list[Point]) -> list[dict[str, Any]]:
     return rows
 
 
-def along(axes: Axes, points: list[dict[str, Any]], mark: str, **how: Any) -> None:
-    """Fréchet distances against evaluations."""
-    axes.plot([row["nfe"] for row in points], [row["frechet_distance"] for row in points], mark, **how)
-
-
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Fréchet distance against evaluations, the default number of levels ringed; and against guidance."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", width_ratios=[1.6, 1])
     weights = [row for row in rows[1:] if row["levels"] is None]
-    for number, sampler in enumerate(dict.fromkeys(row["sampler"] for row in rows[1:] if row["sampler"] != "langevin")):
-        color, points = f"C{number}", [row for row in rows if row["sampler"] == sampler and row["levels"]]
-        guided = points[: len(GRID.get(sampler, ()))]
-        if guided:
-            along(left, guided, "o-", label=sampler, color=color, linewidth=3 if sampler == "dpmpp-sde" else 1.5)
-        default = [row for row in points if [row["levels"], row["guidance"]] == rows[0]["default"][sampler]]
-        along(left, default, "o", color=color, markerfacecolor="none", markersize=12)
-        along(left, points[len(guided) :], "x", color=color, markersize=8, label=None if guided else sampler)
+    for number, (sampler, default) in enumerate(rows[0]["default"].items()):
+        points = [row for row in rows[1:] if row["sampler"] == sampler and row["levels"]]
+        usual = [row for row in points if [row["levels"], row["guidance"]] == default]
+        styles = {"o-": points[: len(GRID.get(sampler, ()))], "x": points[len(GRID.get(sampler, ())) :]}
+        for (mark, some), label in zip(styles.items(), (sampler, None), strict=True):
+            xy = [row["nfe"] for row in some], [row["frechet_distance"] for row in some]
+            left.plot(*xy, mark, color=f"C{number}", label=label)
+        left.plot(
+            [row["nfe"] for row in usual],
+            [row["frechet_distance"] for row in usual],
+            "o",
+            ms=12,
+            mfc="none",
+            c=f"C{number}",
+        )
     left.set(xscale="log", yscale="log", xlabel="network evaluations per sample (NFE)")
     left.set(ylabel=f"Fréchet distance, n = {rows[0]['n']:,}", title="Samplers (circled: default; ×: without a guide)")
-    left.set_xticks([6, 10, 20, 30, 60, 120, 200], ["6", "10", "20", "30", "60", "120", "200"])
-    left.minorticks_off()
+    left.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     right.plot([row["guidance"] for row in weights], [row["frechet_distance"] for row in weights], "o-")
     right.set(yscale="log", xlabel="guidance w (1: none)", title="The default sampler")
     for axes in (left, right):
         axes.axhline(rows[0]["frechet_distance"], color="grey", linestyle=":", label="real images")
         axes.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
-        axes.yaxis.set_minor_formatter(FormatStrFormatter("%.2g"))
         axes.grid(which="both", alpha=0.25)
     left.legend(fontsize=8)
     figure.savefig(path, dpi=120)

@@ -16,8 +16,7 @@ The columns:
 - c2st: how often a classifier tells draws from as many of the exact posterior (the paper's network, five folds): 0.5 is
   ideal, 1 is the worst;
 - outside: the share of draws outside the prior;
-- train, draw: seconds of processor time.  A way trains once for a task;
-- −−, −+, +−, ++: for slcp, the share of draws with these signs of θ3 and θ4.  In the exact posterior each is 0.25.
+- train, draw: seconds of processor time.  A way trains once for a task.
 
 The line "floor" is the c2st of a second set of exact draws for the first observation, which differs from 0.5 by chance
 only.  The last line of a way is the verdict of ``ncsn.evaluation.calibration`` on 39 draws for each of ``--trials`` new
@@ -28,7 +27,6 @@ chooses; `--steps 2000` trains ours by steps, so that a busy machine makes no di
 differently and leaves the observations as they are.  `OMP_NUM_THREADS=1` makes processor time comparable.
 """
 
-import argparse
 import math
 import os
 import sys
@@ -36,6 +34,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from io import StringIO
@@ -43,6 +42,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import tyro
 from jaxtyping import Float64
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, Uniform
@@ -64,16 +64,14 @@ Draw = Callable[[Observation, int], Theta]
 
 
 class Simulator(NamedTuple):
-    """A prior, a simulator and the exact answers.
+    """A prior, a simulator and the exact answer.
 
     ``simulate(theta, generator)``: data, one row for each row of parameters.
-    ``log_likelihood(theta, x)``: log p(x | θ) of one observation, for each row of parameters.
     ``posterior(x, n, generator)``: exact, independent draws.
     """
 
     prior: Distribution
     simulate: Callable[[Theta, torch.Generator], Data]
-    log_likelihood: Callable[[Theta, Observation], Float64[Tensor, "n"]]
     posterior: Callable[[Observation, int, torch.Generator], Theta]
 
 
@@ -112,11 +110,6 @@ def draw_until(n: int, propose: Callable[[], Theta]) -> Theta:
     return torch.cat(kept)[:n]
 
 
-def log_normal(z: Tensor, std: float) -> Tensor:
-    """The log density of N(0, std² I), summed over the last axis."""
-    return (-0.5 * (z / std).square() - math.log(std * math.sqrt(2 * math.pi))).sum(-1)
-
-
 def tails(x: Observation, std: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """The distribution function of N(|x|, std²) at both ends of [−bound, bound].
 
@@ -141,11 +134,6 @@ def simulate_linear(theta: Theta, generator: torch.Generator) -> Data:
     return theta + NOISE * normals(*theta.shape, generator=generator)
 
 
-def linear_log_likelihood(theta: Theta, x: Observation) -> Tensor:
-    """Log N(x | θ, I/10)."""
-    return log_normal(x - theta, NOISE)
-
-
 def linear_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
     """N(x/2, I/20): prior and noise have the same variance, 0.1."""
     return x / 2 + NOISE * math.sqrt(0.5) * normals(n, len(x), generator=generator)
@@ -163,11 +151,6 @@ def simulate_mixture(theta: Theta, generator: torch.Generator) -> Data:
     """N(θ, I) or N(θ, I/100), equally likely, T.7."""
     which = torch.randint(2, (len(theta),), generator=generator)
     return theta + STDS[which] * normals(*theta.shape, generator=generator)
-
-
-def mixture_log_likelihood(theta: Theta, x: Observation) -> Tensor:
-    """The log of the mean of both densities."""
-    return torch.stack([log_normal(x - theta, std) for std in STDS[:, 0].tolist()]).logsumexp(0) - math.log(2)
 
 
 def mixture_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
@@ -192,14 +175,6 @@ def moons_shift(theta: Theta) -> Float64[Tensor, "n 2"]:
 def simulate_moons(theta: Theta, generator: torch.Generator) -> Data:
     """Noise and shift, T.8."""
     return draw_crescent(len(theta), generator) + moons_shift(theta)
-
-
-def moons_log_likelihood(theta: Theta, x: Observation) -> Tensor:
-    """The density of the noise in Cartesian coordinates; a radius below zero is ten standard deviations away."""
-    noise = x - moons_shift(theta) - torch.tensor([0.25, 0.0], dtype=torch.float64)
-    radius = noise.norm(dim=1)
-    inside = log_normal(radius[:, None] - 0.1, 0.01) - (math.pi * radius).log()
-    return torch.where(noise[:, 0] > 0, inside, -math.inf)
 
 
 def moons_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
@@ -230,15 +205,6 @@ def simulate_slcp(theta: Theta, generator: torch.Generator) -> Data:
     return points.movedim(0, 1).flatten(1)
 
 
-def slcp_log_likelihood(theta: Theta, x: Observation) -> Tensor:
-    """Four independent points of one normal distribution."""
-    first, second, rho, rest = slcp_scales(theta)
-    a, b = (x.view(4, 2)[:, None] - theta[:, :2]).unbind(-1)
-    a, b = a / first, b / second
-    squares = (a.square() - 2 * rho * a * b + b.square()) / rest
-    return (-0.5 * squares - math.log(2 * math.pi) - (first * second * rest.sqrt()).log()).sum(0)
-
-
 def slcp_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
     """Exact rejection: first of the covariance S, with the mean integrated out, then of the mean.
 
@@ -266,11 +232,11 @@ def slcp_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
 
 GAUSSIAN = Independent(Normal(torch.zeros(10), torch.full((10,), NOISE)), 1)
 SIMULATORS = {
-    "moons": Simulator(box(2, 1.0), simulate_moons, moons_log_likelihood, moons_posterior),
-    "mixture": Simulator(box(2, 10.0), simulate_mixture, mixture_log_likelihood, mixture_posterior),
-    "slcp": Simulator(box(5, 3.0), simulate_slcp, slcp_log_likelihood, slcp_posterior),
-    "linear": Simulator(GAUSSIAN, simulate_linear, linear_log_likelihood, linear_posterior),
-    "uniform": Simulator(box(10, 1.0), simulate_linear, linear_log_likelihood, uniform_posterior),
+    "moons": Simulator(box(2, 1.0), simulate_moons, moons_posterior),
+    "mixture": Simulator(box(2, 10.0), simulate_mixture, mixture_posterior),
+    "slcp": Simulator(box(5, 3.0), simulate_slcp, slcp_posterior),
+    "linear": Simulator(GAUSSIAN, simulate_linear, linear_posterior),
+    "uniform": Simulator(box(10, 1.0), simulate_linear, uniform_posterior),
 }
 
 
@@ -349,12 +315,6 @@ def simulations(simulator: Simulator, rows: int, budget: dict[str, Any]) -> Task
     return Task(theta, simulator.simulate(theta, generator), simulator.prior, budget)
 
 
-def quadrants(theta: Theta) -> list[float]:
-    """The shares of −−, −+, +− and ++ among the signs of θ3 and θ4."""
-    number = 2 * (theta[:, 2] > 0) + (theta[:, 3] > 0).long()
-    return (torch.bincount(number, minlength=4) / len(theta)).tolist()
-
-
 def verdict(simulator: Simulator, draw: Draw, trials: int) -> str:
     """Whether draws of the parameters of new simulations are calibrated."""
     generator = seeded(TRIALS_SEED)
@@ -363,17 +323,16 @@ def verdict(simulator: Simulator, draw: Draw, trials: int) -> str:
     return calibration(theta, torch.stack([draw(each, DRAWS_OF_A_TRIAL) for each in x], 1)).verdict
 
 
-def compare(
-    name: str, ways: list[str], rows: int, n: int, observations: int, trials: int, budget: dict[str, Any]
-) -> None:
+def compare(name: str, chosen: "Comparison") -> None:
     """Print the floor of a task, then the lines of each way."""
-    simulator, numbers = SIMULATORS[name], range(observations)
+    simulator, numbers, n = SIMULATORS[name], range(chosen.observations), chosen.draws
+    budget: dict[str, Any] = {"steps": chosen.steps} if chosen.steps else {"minutes": chosen.minutes}
     seen = [observe(simulator, k) for k in numbers]
     truth = [simulator.posterior(seen[k], n, seeded(REFERENCE_SEED + k)) for k in numbers]
     floor = c2st(truth[0], simulator.posterior(seen[0], n, seeded(FLOOR_SEED)))
     print(f"{name:10}{'floor':8}{'1':>6}{floor:9.3f}", flush=True)
-    task = simulations(simulator, rows, budget)
-    for way in ways:
+    task = simulations(simulator, chosen.rows, budget | {"seed": chosen.seed})
+    for way in chosen.ways:
         began, lines = time.process_time(), []
         draw = WAYS[way](task)
         training = time.process_time() - began
@@ -382,41 +341,40 @@ def compare(
             draws = draw(seen[k], n)
             seconds = time.process_time() - began
             outside = simulator.prior.log_prob(draws).isinf().double().mean().item()
-            shares = quadrants(draws) if name == "slcp" else []
-            lines.append([c2st(truth[k], draws), outside, training, seconds, *shares])
+            lines.append([c2st(truth[k], draws), outside, training, seconds])
             print_line(name, way, str(k + 1), lines[-1])
         print_line(name, way, "mean", torch.tensor(lines).mean(0).tolist())
-        print(f"{name:10}{way:8}{verdict(simulator, draw, trials)}", flush=True)
+        print(f"{name:10}{way:8}{verdict(simulator, draw, chosen.trials)}", flush=True)
 
 
 def print_line(task: str, way: str, which: str, numbers: list[float]) -> None:
-    """One aligned line; the shares only if there are any."""
-    judged, outside, training, seconds, *shares = numbers
-    times = f"{judged:9.3f}{outside:9.3f}{training:9.1f}{seconds:9.1f}"
-    print(f"{task:10}{way:8}{which:>6}{times}" + "".join(f"{share:7.2f}" for share in shares), flush=True)
+    """One aligned line."""
+    judged, outside, training, seconds = numbers
+    print(f"{task:10}{way:8}{which:>6}{judged:9.3f}{outside:9.3f}{training:9.1f}{seconds:9.1f}", flush=True)
 
 
-def main() -> None:
-    """Compare, and print a line for each task, way and observation."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=1.5)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--draws", type=int, default=2000)
-    parser.add_argument("--observations", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=300)
-    parser.add_argument("--tasks", nargs="+", default=[*SIMULATORS], choices=[*SIMULATORS])
-    parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS])
-    chosen = parser.parse_args()
-    budget = {"steps": chosen.steps} if chosen.steps else {"minutes": chosen.minutes}
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Compare posteriors of simulators, and print a line for each task, way and observation."""
+
+    minutes: float = 1.5
+    steps: int | None = None
+    seed: int = 0
+    rows: int = 10_000
+    draws: int = 2000
+    observations: int = 3
+    trials: int = 300
+    tasks: tuple[str, ...] = tuple(SIMULATORS)
+    ways: tuple[str, ...] = tuple(WAYS)
+
+
+def main(chosen: Comparison) -> None:
+    """Compare."""
     names = "".join(f"{name:>9}" for name in ("c2st", "outside", "train", "draw"))
-    signs = "".join(f"{name:>7}" for name in ("−−", "−+", "+−", "++"))
-    print(f"{f'seed {chosen.seed}':10}{'way':8}{'x':>6}{names}{signs}")
+    print(f"{f'seed {chosen.seed}':10}{'way':8}{'x':>6}{names}")
     for name in chosen.tasks:
-        budget |= {"seed": chosen.seed}
-        compare(name, chosen.ways, chosen.rows, chosen.draws, chosen.observations, chosen.trials, budget)
+        compare(name, chosen)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Comparison))

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -117,3 +119,26 @@ def test_a_refinenet_is_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytes
     assert (run.recipe.network, run.recipe.preconditioning) == ("examples.refinenet.NCSN", "edm")
     assert judged[0].shape == (2, 1, 28, 28)
     assert (tmp_path / "run" / "samples.png").exists()
+
+
+def test_privacy_attacks_find_copies_and_find_nothing_in_samples_of_their_own() -> None:
+    """Of a table whose secret no other column knows; a copied row also gives its category away."""
+    privacy, rng = example("privacy"), np.random.default_rng(0)
+    x = rng.standard_normal((1200, 3)) * [1.0, 1000.0, 0.01]
+    table = pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "c": rng.choice(["x", "y"], 1200), "d": x[:, 2]})
+    members, kept, others = (table[i : i + 400] for i in (0, 400, 800))
+    copies = privacy.attack(members, kept, members.sample(frac=1, random_state=0), "c")
+    assert (copies["closer"], copies["member"]) == (1, 1)
+    assert copies["secret"] == pytest.approx(0.5, abs=0.1)
+    assert privacy.attack(members, kept, members, "d")["secret"] > 0.8
+    for secret in "cd":
+        independent = privacy.attack(members, kept, others, secret)
+        assert list(independent.values()) == pytest.approx([0.5, 0.5, 0.0], abs=0.1)
+
+
+def test_privacy_of_a_trained_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pd.DataFrame(np.random.default_rng(0).standard_normal((120, 2)), columns=["a", "b"])
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    found = example("privacy").main(tmp_path / "x.csv", secret="a", steps=2)
+    assert all(0 <= found[name] <= 1 for name in ("closer", "member"))
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-3:]] == ["closer", "member", "secret"]

@@ -276,8 +276,8 @@ def test_options_of_other_packages_are_answered_with_ours(run: ncsn.Run) -> None
     for call, why in (
         (lambda: run.sample(3, random_state=1), "use seed"),  # type: ignore[call-arg]
         (lambda: run.sample(frac=0.5), "use n"),  # type: ignore[call-arg]
-        (lambda: ncsn.fit(KNOWN, steps=1, random_state=0), "use seed"),
-        (lambda: ncsn.fit(KNOWN, steps=1, nonsense=0), "fit has no nonsense$"),
+        (lambda: ncsn.fit(KNOWN, steps=1, random_state=0), "use seed"),  # type: ignore[call-arg]
+        (lambda: ncsn.fit(KNOWN, steps=1, nonsense=0), "fit has no nonsense$"),  # type: ignore[call-arg]
     ):
         with pytest.raises(TypeError, match=why):
             call()

@@ -119,10 +119,7 @@ def test_trials_are_as_many_as_training_pays_for_and_the_best_weight_is_printed(
 
 
 def test_features_are_those_of_the_datas_own_classes_if_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        guidance, "own_classifier", lambda images, device, seen: Features(name="classifier", embed=None)
-    )
-    monkeypatch.setattr(guidance, "choose", lambda images, name, device: Features(name=name, embed=None))
+    monkeypatch.setattr(guidance, "choose", lambda images, name, device, *, effort: Features(name=name, embed=None))
     monkeypatch.setattr(
         guidance, "choose_name", lambda images: "efficientnet" if images.labels is None else "classifier"
     )

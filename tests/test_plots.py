@@ -13,9 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from torch import Tensor
 
+import ncsn
 from ncsn import plots
 from ncsn.distributions import GaussianMixture
-from ncsn.kinds.images import show_grid
+from ncsn.kinds.images import write_grid
 from ncsn.samplers import Step
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 1.0], [3.0, 0.0]]), 0.7)
@@ -49,7 +50,7 @@ def test_a_grid_shows_bytes_and_the_reals_that_stand_for_them(channels: int, see
 
 
 def test_many_samples_stand_in_about_as_many_columns_as_rows(tmp_path: Path) -> None:
-    show_grid(torch.zeros(81, 1, 10, 8), [], tmp_path / "x.png")
+    write_grid(ncsn.load("mnist"), torch.zeros(81, 1, 10, 8), [], tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.size == plots.image_grid(torch.zeros(81, 1, 10, 8), columns=9).size
 

@@ -516,7 +516,7 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
     *((lambda sigma=sigma: ncsn.langevin(zero_score, torch.ones(1, 2), sigma, step_size=0.1, steps=1), "sigma")
       for sigma in (NAN, torch.tensor(NAN))),
     (lambda: ncsn.log_prob(zero_score, torch.tensor(1.0), sigma_max=10.0, sigma_min=0.1), "x"),
-    *((lambda ln=ln: LogNormal(*ln, 10.0, 0.1), "10") for ln in ((10**30, 1.2), (0.0, 10**30))),
+    *((lambda ln=ln: LogNormal(*ln, 10.0, 0.1), "10") for ln in ((10**30, 1.2), (0.0, 10**30))),  # type: ignore[call-arg]
     (lambda: LogUniform(10**30, 0.1), "sigma"),
     (lambda: ncsn.Geometric(True, 0.1, 3), "True"),
     (lambda: ncsn.Karras(10.0, 0.1, levels=True), "True"),

@@ -235,7 +235,9 @@ def test_evaluations_count_the_guides_where_it_acts(guide: GuideName, weight: fl
     network, other = Counted(GAUSSIAN), Counted(GAUSSIAN)
     score = add_guidance(network, other, sampling.guidance, between=sampling.guided_between)
     list(sampling.follow(score, X, generator=Generator().manual_seed(3)))
-    assert network.nfe + other.nfe * (1 if guide == "unconditional" else 0.25) == sampling.evaluations
+    assert network.nfe + other.nfe * (1 if guide == "unconditional" else 0.25) == (
+        sampling.nfe if weight == 1 else sampling.guided_nfe
+    )
 
 
 def test_consistent_sampling_with_the_least_eta_is_eulers_method() -> None:

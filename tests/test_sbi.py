@@ -1,7 +1,6 @@
 """The simulators of benchmarks/sbi.py: exact posteriors against grids and importance sampling, and the judge's ends."""
 
 import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,28 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
+from torch.distributions import MultivariateNormal, Normal
 
 SBI = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "sbi.py"))
 SIMULATORS, seeded, N = SBI["SIMULATORS"], SBI["seeded"], 4000
+
+
+def log_likelihood(name: str, theta: Tensor, x: Tensor) -> Tensor:
+    """Log p(x | θ) of one observation, for each row of parameters, from the formulas of the paper's appendix T."""
+    if name == "slcp":
+        first, second, rho = theta[:, 2].square(), theta[:, 3].square(), theta[:, 4].tanh()
+        rows = [torch.stack(row, 1) for row in ((first, 0 * first), (second * rho, second * (1 - rho**2).sqrt()))]
+        return MultivariateNormal(theta[:, :2], scale_tril=torch.stack(rows, 1)).log_prob(x.view(4, 1, 2)).sum(0)
+    if name == "moons":
+        shift = torch.stack([-theta.sum(1).abs(), theta[:, 1] - theta[:, 0]], 1) / 2**0.5
+        noise = x - shift - torch.tensor([0.25, 0.0]).double()
+        radius = noise.norm(dim=1)
+        inside = Normal(0.1, 0.01).log_prob(radius) - (torch.pi * radius).log()
+        return torch.where(noise[:, 0] > 0, inside, -torch.inf)
+    stds = [1.0, 0.1] if name == "mixture" else [0.1**0.5]
+    return torch.stack([Normal(theta, std).log_prob(x).sum(1) for std in stds]).logsumexp(0)
+
+
 SLCP = (0.5, -0.5, 1.5, -1.2, 0.4)  # parameters with a wide posterior, which importance sampling finds
 
 
@@ -36,7 +54,7 @@ def test_draws_in_the_plane_follow_the_posterior_on_a_grid(name: str, x: tuple[f
     simulator, observed = SIMULATORS[name], torch.tensor(x, dtype=torch.float64)
     bound = float(simulator.prior.base_dist.high[0])
     axis = bound * ((torch.arange(1600, dtype=torch.float64) + 0.5) / 800 - 1)
-    logp = simulator.log_likelihood(torch.cartesian_prod(axis, axis), observed)
+    logp = log_likelihood(name, torch.cartesian_prod(axis, axis), observed)
     expected = N * (logp - logp.logsumexp(0)).exp().view(40, 40, 40, 40).sum((1, 3)).flatten()
     draws = simulator.posterior(observed, N, seeded(0))
     cells = ((draws / bound + 1) * 20).long().clamp(max=39)
@@ -63,7 +81,7 @@ def test_moments_of_draws_are_those_of_weighted_draws_of_the_prior(name: str, x:
 
     simulator = SIMULATORS[name]
     prior = SBI["draw_prior"](simulator, proposals, seeded(1))
-    weights = simulator.log_likelihood(prior, x).softmax(0)[:, None]
+    weights = log_likelihood(name, prior, x).softmax(0)[:, None]
     assert 1 / weights.square().sum() > 200, "too few draws of the prior count"
     weighted, exact = moments(prior), moments(simulator.posterior(x, N, seeded(2)))
     mean = (weights * weighted).sum(0)
@@ -92,7 +110,7 @@ def test_a_simulator_draws_from_its_likelihood(name: str, theta: tuple[float, ..
     here = torch.tensor(theta, dtype=torch.float64)
     both = torch.stack([here, here + torch.tensor(shift)])
     x = SIMULATORS[name].simulate(here.repeat(2000, 1), seeded(3))
-    logs = torch.stack([SIMULATORS[name].log_likelihood(both, row) for row in x])
+    logs = torch.stack([log_likelihood(name, both, row) for row in x])
     ratios = (logs[:, 1] - logs[:, 0]).exp()
     assert ratios.std() > 0.05
     assert (ratios.mean() - 1).abs() < 4 * ratios.std() / len(x) ** 0.5
@@ -100,8 +118,8 @@ def test_a_simulator_draws_from_its_likelihood(name: str, theta: tuple[float, ..
 
 def test_the_four_modes_of_slcp_have_equal_shares() -> None:
     draws = SIMULATORS["slcp"].posterior(data("slcp", SLCP), N, seeded(4))
-    assert SBI["quadrants"](draws) == pytest.approx([0.25] * 4, abs=4 * (0.25 * 0.75 / N) ** 0.5)
-    assert SBI["quadrants"](torch.tensor([[0.0, 0, 1, -1, 0], [0, 0, 1, -2, 0]])) == [0, 0, 1, 0]
+    shares = torch.bincount(2 * (draws[:, 2] > 0) + (draws[:, 3] > 0), minlength=4) / N
+    assert shares.tolist() == pytest.approx([0.25] * 4, abs=4 * (0.25 * 0.75 / N) ** 0.5)
 
 
 @pytest.mark.parametrize(("shift", "least", "most"), [(0.0, 0.44, 0.56), (4.0, 0.95, 1.0)])
@@ -116,7 +134,7 @@ def test_the_judge_tells_what_is_shifted_only(shift: float, least: float, most: 
     assert least < SBI["c2st"](one * units, other * units) < most
 
 
-def test_the_command_prints_a_line_for_each_observation(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_line_is_printed_for_each_observation(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Exact draws in our place, but the first tenth of them outside the prior; of trials, draws close to zero."""
 
     def way(task: Any) -> Any:
@@ -136,9 +154,8 @@ def test_the_command_prints_a_line_for_each_observation(monkeypatch: pytest.Monk
 
     monkeypatch.setitem(SBI["WAYS"], "ours", way)
     monkeypatch.setitem(SBI["main"].__globals__, "c2st", lambda reference, draws: draws.abs().max().item() / 1000)
-    options = "--tasks slcp --ways ours --rows 300 --draws 100 --observations 2 --trials 30 --steps 7 --seed 3"
-    monkeypatch.setattr(sys, "argv", ["sbi.py", *options.split()])
-    SBI["main"]()
+    sizes = {"rows": 300, "draws": 100, "observations": 2, "trials": 30, "steps": 7, "seed": 3}
+    SBI["main"](SBI["Comparison"](tasks=("slcp",), ways=("ours",), **sizes))
     header, floor, *lines, verdict = (line.split() for line in capsys.readouterr().out.splitlines())
     assert header[:2] == ["seed", "3"]
     assert floor[:3] == ["slcp", "floor", "1"]
@@ -147,7 +164,6 @@ def test_the_command_prints_a_line_for_each_observation(monkeypatch: pytest.Monk
     assert all(float(line[4]) == 0.1 for line in lines)
     assert verdict[:2] == ["slcp", "ours"]
     assert "calibrated" not in verdict
-    assert all(sum(map(float, line[-4:])) == pytest.approx(1, abs=0.021) for line in lines)
 
 
 def test_ours_draws_the_parameters_of_an_observation() -> None:

@@ -11,7 +11,7 @@ components; for a ring there remains an integral over angles.  Each class has
 import math
 import reprlib
 from collections.abc import Callable
-from itertools import accumulate
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -275,8 +275,9 @@ class Empirical:
                 raise ValueError(f"{found}; expected {len(data)} classes")
             self.labels, order = labels.sort(stable=True)
             flat = flat[order]
-            self.classes, counts = (found.tolist() for found in np.unique(self.labels.cpu(), return_counts=True))
-            self.ends = [0, *accumulate(counts)]
+            classes, starts = np.unique(self.labels.cpu(), return_index=True)
+            ends = pairwise([*starts.tolist(), len(data)])
+            self.classes = {k: slice(*each) for k, each in zip(classes.tolist(), ends, strict=True)}
         self.shape, self.mean = data.shape[1:], flat.mean(0)
         self.centred = (flat - self.mean).to(dtype)
         parts = torch.split(self.centred, 1000)  # another copy of a large dataset would take too much memory
@@ -293,37 +294,32 @@ class Empirical:
             (self.centred[index.to(self.mean.device)].to(self.mean.dtype) + self.mean).view(n, *self.shape).to(device)
         )
 
-    def _logits(self, x: Float[Tensor, "b d"], sigma: Sigma, which: slice = slice(None)) -> Float[Tensor, "b n"]:
-        """Log N(x; x_i, σ²I), up to terms that do not depend on i; ``x`` is centred."""
-        products = (x.to(self.centred.dtype) @ self.centred[which].T).to(x.dtype)
-        return (products - self.half_squares[which]) / expand(sigma, x) ** 2
+    def _mean(
+        self, x: Float[Tensor, "b d"], std: Float[Tensor, "b 1"], label: Int64[Tensor, "b"] | None, *, by_class: bool
+    ) -> Float[Tensor, "b d"]:
+        """E[x_i | x] by a softmax over log N(x; x_i, σ²I), up to terms that do not depend on i; ``x`` is centred.
 
-    def _mean(self, x: Float[Tensor, "b d"], sigma: Sigma, label: Int64[Tensor, "b"] | None) -> Float[Tensor, "b d"]:
-        """E[x_i | x], computed with all examples at once; ``x`` is centred."""
-        logits = self._logits(x, sigma)
-        if label is not None:
-            others = (label[:, None] != self.labels) & (label[:, None] >= 0)
-            logits = logits.masked_fill(others, -torch.inf)
-        return (logits.softmax(1).to(self.centred.dtype) @ self.centred).to(x.dtype)
-
-    def _mean_by_class(self, x: Float[Tensor, "b d"], sigma: Sigma, label: Int64[Tensor, "b"]) -> Float[Tensor, "b d"]:
-        """The same, class by class, each for those x that may belong to it."""
-        std, means = expand(sigma, x).expand(len(x), 1), torch.full_like(x, torch.nan)
-        free = (label < 0).nonzero()[:, 0]
-        means[free] = 0
-        asked = [i for i, k in enumerate(self.classes) if len(free) or bool((label == k).any())]
-        parts = [slice(self.ends[i], self.ends[i + 1]) for i in asked]
-        rows = [torch.cat([free, ((label == self.classes[i]) & (label >= 0)).nonzero()[:, 0]]) for i in asked]
-        logits = [self._logits(x[row], std[row, 0], part) for row, part in zip(rows, parts, strict=True)]
-        # An x without a class may belong to any of them.
-        any_class = torch.cat([part[: len(free)] for part in logits], 1).softmax(1)
-        shared = torch.split(any_class, [part.shape[1] for part in logits], 1)
-        for row, part, own, others in zip(rows, parts, logits, shared, strict=True):
-            weights = torch.cat([others, own[len(free) :].softmax(1)]).to(self.centred.dtype)
-            mean = (weights @ self.centred[part]).to(x.dtype)
-            means[free] += mean[: len(free)]
-            means[row[len(free) :]] = mean[len(free) :]
-        return means
+        All examples at once, or class by class, each for those x that may belong to it; without a label, x may belong
+        to any.
+        """
+        blocks: list[tuple[Tensor | slice, slice]] = [(slice(None), slice(None))]
+        if label is not None and by_class:
+            asked = [((label == k) | (label < 0), examples) for k, examples in self.classes.items()]
+            blocks = [(rows, examples) for rows, examples in asked if bool(rows.any())]
+        logits, mean, dtype = (
+            x.new_full((len(x), len(self.centred)), -torch.inf),
+            torch.zeros_like(x),
+            self.centred.dtype,
+        )
+        for rows, examples in blocks:
+            products = (x[rows].to(dtype) @ self.centred[examples].T).to(x.dtype)
+            logits[rows, examples] = (products - self.half_squares[examples]) / std[rows] ** 2
+        if label is not None and not by_class:
+            logits.masked_fill_((label[:, None] != self.labels) & (label[:, None] >= 0), -torch.inf)
+        weights = logits.softmax(1).to(dtype)
+        for rows, examples in blocks:
+            mean[rows] += (weights[rows, examples] @ self.centred[examples]).to(x.dtype)
+        return mean
 
     def log_prob(self, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats, from exact differences in double precision, which takes longer than the score.
@@ -360,11 +356,9 @@ class Empirical:
         if label is not None and place.type == "cpu":
             known = torch.isin(label, torch.tensor([-1, *self.classes], device=place))
             if not bool(known.all()):
-                raise ValueError(f"label has {label[~known][0]}; the classes are {reprlib.repr(self.classes)}")
-        # Faster products would be limited by memory.
+                raise ValueError(f"label has {label[~known][0]}; the classes are {reprlib.repr([*self.classes])}")
+        # Reading only the classes that are asked for pays where products are slower than memory.
         slow = place.type == "cpu" and self.centred.dtype != torch.bfloat16
-        if label is not None and len(x) and slow and len(self.centred) >= CLASS_SIZE * len(self.classes):
-            mean = self._mean_by_class(centred, sigma, label)
-        else:
-            mean = self._mean(centred, sigma, label)
-        return ((mean - centred) / expand(sigma, centred) ** 2).to(x.device).view_as(x)
+        by_class = label is not None and slow and len(self.centred) >= CLASS_SIZE * len(self.classes)
+        std = expand(sigma, centred)
+        return ((self._mean(centred, std, label, by_class=by_class) - centred) / std**2).to(x.device).view_as(x)

@@ -65,12 +65,6 @@ def _finish(figure: "Figure", path: Place) -> "Figure":
     return figure
 
 
-def _show_picture(axes: "Axes", picture: Image.Image, title: str) -> None:
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
-    axes.set_title(title)
-    axes.set_axis_off()
-
-
 def _visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d h w"]:
     """The channels to show: the first three as RGB, or the first one of one or two as grey."""
     return images[:, : 3 if images.shape[1] >= 3 else 1]
@@ -401,12 +395,14 @@ def posterior_page(
     rows = -(-len(samples) // columns)
     figure = _blank(1.15 * columns, 2.0 + 1.15 * rows)
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.7, 1.15 * rows])[:, 0]
-    panels = top.subplots(1, len(images), squeeze=False)[0]
-    for axes, (title, image) in zip(panels, images.items(), strict=True):
-        pixels = _visible_channels(quantize(image)[None])[0]
-        _show_picture(axes, Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()), title)
-    sheet = image_grid(samples, columns=min(columns, len(samples)))
-    _show_picture(bottom.subplots(), sheet, "samples of the posterior")
+    pixels = {title: _visible_channels(quantize(image)[None])[0].permute(1, 2, 0) for title, image in images.items()}
+    pictures = {title: Image.fromarray(each.squeeze(-1).numpy()) for title, each in pixels.items()}
+    pictures["samples of the posterior"] = image_grid(samples, columns=min(columns, len(samples)))
+    panels = [*top.subplots(1, len(images), squeeze=False)[0], bottom.subplots()]
+    for axes, (title, picture) in zip(panels, pictures.items(), strict=True):
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(title)
+        axes.set_axis_off()
     return _finish(figure, path)
 
 

@@ -596,7 +596,11 @@ class Sampling:
         Raises ValueError as the class does, for several levels of langevin, which stays on one, and for Langevin steps
         of a sampler that takes none.
         """
-        base = self if sampler is None or find_spec(sampler) is self.spec else self.by(sampler)
+        base = self
+        if sampler is not None and find_spec(sampler) is not self.spec:
+            usual = Sampling.of(sampler, self.sigma_max, self.sigma_min, eps=self.eps)
+            guidance = 1.0 if usual.spec.langevin else self.guidance
+            base = replace(usual, guidance=guidance, guided_between=self.guided_between, guide=self.guide)
         values = {name: value for name, value in changes.items() if value is not None}
         values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
         if not base.spec.langevin and not values.keys().isdisjoint(("steps", "eps")):
@@ -605,13 +609,6 @@ class Sampling:
         if base.sampler == "langevin" and values.get("levels", 1) != 1:
             raise ValueError(f"levels is {values['levels']}, but langevin stays on one level; set steps instead")
         return replace(base, **values)  # type: ignore[arg-type]
-
-    def by(self, sampler: str) -> "Sampling":
-        """The same with another sampler, on that sampler's own levels."""
-        method = find_spec(sampler)
-        guidance = 1.0 if method.langevin else self.guidance
-        levels = method.levels_for(self.sigma_max, self.sigma_min)
-        return replace(self, sampler=sampler, levels=levels, steps=method.steps, guidance=guidance)
 
     @property
     def count(self) -> int:
@@ -638,13 +635,8 @@ class Sampling:
         return (levels * self.steps if self.spec.langevin else (levels - 1) * self.spec.nfe_per_step) + 1
 
     @property
-    def evaluations(self) -> float:
-        """Evaluations of the network per sample, the guide's included; one of a smaller guide counts as a quarter."""
-        return self.nfe if self.guidance == 1 else self.guided_nfe
-
-    @property
     def guided_nfe(self) -> float:
-        """``evaluations`` with guidance."""
+        """Evaluations of the network per sample with guidance; one of a smaller guide counts as a quarter."""
         low, high = self.guided_between
         inside: int = sum(low <= sigma <= high for sigma in self.descents)
         return self.nfe + self.nfe * inside * (GUIDED[self.guide] - 1) / len(self.descents)

@@ -196,7 +196,7 @@ class TrainSettings(Reading):
     def but(self: S, changes: Mapping[str, object]) -> S:
         """The settings with changes, in which a new budget replaces the old one, whichever of the two it is."""
         fresh: dict[str, Any] = {"minutes": None, "steps": None} if {"minutes", "steps"} & changes.keys() else {}
-        return replace(self, **fresh | changes)
+        return replace(self, **(fresh | dict(changes)))
 
 
 class Changes(TypedDict, total=False):

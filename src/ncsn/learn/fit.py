@@ -27,7 +27,7 @@ from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
 from ncsn.run.folder import CHECKPOINT, Recipe, check_folder, has_run, read_config, storable_settings, write_model
-from ncsn.run.run import Run, load
+from ncsn.run.run import Run, config_of, load
 from ncsn.score import ScoreModel
 from ncsn.settings import Changes, Job, ResolvedSettings, TrainSettings
 from ncsn.training import Budget, Progress, State, muon_and_adam
@@ -183,7 +183,7 @@ def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved
     if saved is None:
         rules.check_options(given, data)  # before anything is printed
     data.announce()  # before anything that takes seconds
-    device, start = hardware.choose_device(given.job.device), own.start and config_of(own.start)
+    device, start = hardware.choose_device(given.job.device), None if own.start is None else config_of(own.start)
     settings = rules.resolve(given, data, device, start) if saved is None else rules.recall(given, saved)
     recipe, guide_recipe = rules.recipes(settings, data, own.network)
     recipe.sampling.but(sampler="annealed")

@@ -61,14 +61,14 @@ def read(name: str, reading: Reading) -> Dataset:
         near = get_close_matches(str(place), beside, n=1)
         raise ValueError(f"{name} does not exist{''.join(f'; did you mean {path}?' for path in near)}")
     if name and place.is_dir():
-        return images.from_folder(name, reading)
+        return images.from_files(name, reading)
     if suffix in TABLES:
         table = table_of_frame(read_frame(place), name, text=suffix != ".parquet")
         return rows_of(name, table)
     if place.is_file() and suffix in (".npy", ".npz"):
         return from_arrays(name, arrays(place), reading)
     if place.is_file() and (suffix in (".zip", ".tgz") or ".tar" in place.suffixes[-2:]):
-        return images.from_archive(name, reading)
+        return images.from_files(name, reading)
     raise ValueError(f"{name} is not a dataset; give mnist, a folder, .zip, .tar, .npy, .npz, .csv, .tsv or .parquet")
 
 

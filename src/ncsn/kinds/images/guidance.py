@@ -11,16 +11,7 @@ from torch import Tensor
 from ncsn import metrics
 from ncsn.batching import quantize, reals
 from ncsn.data import Dataset
-from ncsn.kinds.images.judge import (
-    IMAGES_SEEN,
-    Features,
-    at_8_bits,
-    choose,
-    choose_name,
-    digits,
-    is_mnist,
-    own_classifier,
-)
+from ncsn.kinds.images.judge import Features, at_8_bits, choose, choose_name, digits, is_mnist
 from ncsn.machine.messages import bar, log
 from ncsn.run.run import Run
 from ncsn.validation import GuideName
@@ -59,9 +50,8 @@ def features_for(dataset: Dataset, device: torch.device, *, thorough: bool, effo
     if is_mnist(images):
         return digits(device)
     name = choose_name(images if thorough else replace(images, labels=None))
-    if name == "classifier":
-        return own_classifier(images, device, round(effort * IMAGES_SEEN))
-    return choose(images, "pixels" if name == "efficientnet" and images.shape[0] != 3 else name, device)
+    name = "pixels" if name == "efficientnet" and images.shape[0] != 3 else name
+    return choose(images, name, device, effort=effort)
 
 
 def choose_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, seed: int, effort: float) -> float:
@@ -77,31 +67,23 @@ def choose_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, 
     if n < MIN_TRIALS:
         log.info(f"guidance {doubt:g}: training was too short, or there are too few held-out images, to choose it")
         return doubt
-    compared = trial(1.0, held_out[: REAL_PER_SAMPLE * n], features)
-    with bar(trials(run, features, n, seed=seed), "choosing guidance", total=USUAL) as rows:
-        plain, choice = climb(iter(rows), compared, doubt)
+    labels = run.recipe.labels(None, n, torch.Generator(run.device).manual_seed(seed + 1))
 
-    def distance(samples: Trial) -> float:
-        if compared.seen.numel():
-            return metrics.kernel_distance(samples.seen, compared.seen)
-        return pixel_distance(samples, compared)
+    def trial(weight: float, images: UInt8[Tensor, "n c h w"]) -> Trial:
+        return Trial(weight, features(images).features, reals(images).flatten(1))
 
-    found = f"{distance(choice):.2g}, {distance(plain):.2g} without guidance ({features.name}, {n} samples per scale)"
+    def draw(weight: float) -> Trial:
+        """Samples from the same noise and for the same classes at every scale."""
+        x = run.sample(n, seed=seed, guidance=weight, label="none" if labels is None else labels)
+        return trial(weight, quantize(x).cpu())
+
+    real = trial(1.0, held_out[: REAL_PER_SAMPLE * n])
+    with bar(map(draw, WEIGHTS[sampling.guide]), "choosing guidance", total=USUAL) as rows:
+        plain, choice = climb(iter(rows), real, doubt)
+    now, without = (f"{distance(each, real):.2g}" for each in (choice, plain))
+    found = f"{now}, {without} without guidance ({features.name}, {n} samples per scale)"
     log.info(f"guidance {choice.weight:g}: the distance of samples from held-out images is {found}")
     return choice.weight
-
-
-def trial(weight: float, images: UInt8[Tensor, "n c h w"], features: Features) -> Trial:
-    """Images and their features."""
-    return Trial(weight, features(images).features, reals(images).flatten(1))
-
-
-def trials(run: Run, features: Features, n: int, *, seed: int) -> Iterator[Trial]:
-    """Draw ``n`` samples at each scale, from the same noise and for the same classes."""
-    labels = run.recipe.labels(None, n, torch.Generator(run.device).manual_seed(seed + 1))
-    for weight in WEIGHTS[run.recipe.sampling.guide]:
-        x = run.sample(n, seed=seed, guidance=weight, label="none" if labels is None else labels)
-        yield trial(weight, quantize(x).cpu(), features)
 
 
 def climb(rows: Iterator[Trial], compared: Trial, doubt: float) -> tuple[Trial, Trial]:
@@ -125,13 +107,15 @@ def gain(before: Trial, after: Trial, compared: Trial) -> float:
     features, a tenth of the pixel distance stands for the standard error.
     """
     if not compared.seen.numel():
-        was, now = pixel_distance(before, compared), pixel_distance(after, compared)
+        was, now = distance(before, compared), distance(after, compared)
         return (was - now) / max(ALIKE * was, TINY)
     spaces = zip(before[1:], after[1:], compared[1:], strict=True)
     gains = [difference / max(error, TINY) for difference, error in (metrics.kernel_gain(*space) for space in spaces)]
     return float(sum(gains) / len(gains) ** 0.5)
 
 
-def pixel_distance(samples: Trial, compared: Trial) -> float:
-    """The distance between samples and equally many real images, in pixels."""
+def distance(samples: Trial, compared: Trial) -> float:
+    """The distance of samples from real images, in features, or without them from equally many in pixels."""
+    if compared.seen.numel():
+        return metrics.kernel_distance(samples.seen, compared.seen)
     return metrics.sliced_wasserstein(samples.pixels, compared.pixels[-len(samples.pixels) :])

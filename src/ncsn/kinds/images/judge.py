@@ -103,7 +103,7 @@ PIXELS = Features(name="pixels", embed=None)
 """No features: images are compared by their pixels only."""
 
 
-def choose(images: Dataset, name: str = "auto", device: torch.device = PROCESSOR) -> Features:
+def choose(images: Dataset, name: str = "auto", device: torch.device = PROCESSOR, *, effort: float = 1.0) -> Features:
     """The features of that name for a dataset.
 
     ``images``: the dataset.
@@ -111,12 +111,13 @@ def choose(images: Dataset, name: str = "auto", device: torch.device = PROCESSOR
     the package for MNIST, a classifier for other data with classes, EfficientNet-lite0, if installed, for data without
     classes, and pixels otherwise.
     ``device``: where features are computed.
+    ``effort``: the share of the usual images that a classifier is trained on.
     Raises ValueError for other names, and for features that don't suit the images.
     """
     if name == "auto":
         return digits(device) if is_mnist(images) else choose(images, choose_name(images), device)
     if name == "classifier":
-        return own_classifier(images, device, IMAGES_SEEN)
+        return own_classifier(images, device, round(effort * IMAGES_SEEN))
     if name == "efficientnet":
         return efficientnet(device)
     if name != "pixels":

@@ -41,23 +41,19 @@ class Item(NamedTuple):
     """An image file, or several images of an array.
 
     ``name``: the name in error messages.  ``read``: returns the file's bytes, or pixels (n, h, w, c).  ``part``: the
-    split, if the data defines it.  ``label``: the class, "" for none; an array for several images.  ``images``: their
-    number.
+    split, if the data defines it.  ``label``: the class, "" for none; an array for several images.
     """
 
     name: str
     read: Callable[[], object]
     part: Split | None = None
     label: str | np.ndarray = ""
-    images: int = 1
 
 
-Files = dict[PurePosixPath, Callable[[], bytes]]  # functions that read files, by their paths below the top
-Members = Sequence[tuple[PurePosixPath, Callable[[], bytes]]]  # the same of an archive, whose paths may be repeated
-Catalogue = tuple[list[Item], list[str]]  # images in the order of their paths, and notes on what was left out
+Members = Sequence[tuple[PurePosixPath, Callable[[], bytes]]]  # files by their paths, which an archive may repeat
 
 
-def walk(top: Path) -> Files:
+def walk(top: Path) -> Members:
     """The files below a folder; each folder is visited once, even if several links lead to it.
 
     Raises OSError if a folder can't be read.
@@ -66,8 +62,7 @@ def walk(top: Path) -> Files:
     def refuse(error: OSError) -> None:
         raise error
 
-    files: Files = {}
-    seen: set[str] = set()
+    files, seen = list[tuple[PurePosixPath, Callable[[], bytes]]](), set[str]()
     for folder, folders, names in os.walk(top, onerror=refuse, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:
             folders.clear()
@@ -75,7 +70,7 @@ def walk(top: Path) -> Files:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in (Path(folder, name) for name in names):
-            files[PurePosixPath(path.relative_to(top).as_posix())] = partial(file_bytes, path)
+            files.append((PurePosixPath(path.relative_to(top).as_posix()), partial(file_bytes, path)))
     return files
 
 
@@ -108,8 +103,8 @@ def open_zip(path: Path) -> Members:
     return [(PurePosixPath(info.filename.replace("\\", "/")), partial(archive.read, info)) for info in members]
 
 
-def from_files(name: str, members: Members) -> Catalogue:
-    """The images among files, with splits and classes from the names of their folders.
+def catalogue(name: str, members: Members) -> tuple[list[Item], list[str]]:
+    """The images among files, with splits and classes from the names of their folders; and notes on what was left out.
 
     Folders on any level define splits, if there is one for validation or testing.  Images outside of them are for
     training, or left out if there is a training folder.  The first folder that isn't a split is the class.
@@ -146,25 +141,21 @@ def from_files(name: str, members: Members) -> Catalogue:
     return [*items.values()], notes
 
 
-def contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The files in a tar archive, compressed or not, in order; links are broken.  Raises ValueError if it's damaged."""
-    with tarfile.open(path) as archive:
+def open_tar(path: Path) -> Members:
+    """The files in a tar archive, compressed or not; links are broken.  Raises ValueError if it can't be read."""
+    members = list[tuple[PurePosixPath, Callable[[], bytes]]]()
+    with opened_as("a tar archive", path), tarfile.open(path) as archive:
         for info in archive:
             if info.issym() or info.islnk():
-                yield info.name, refuse_link
+                members.append((PurePosixPath(info.name), refuse_link))
             elif (file := archive.extractfile(info)) is not None:
-                yield info.name, partial(bytes, file.read())
+                members.append((PurePosixPath(info.name), partial(bytes, file.read())))
         # tarfile also stops at a damaged or missing header; a complete archive ends in a block of zeros.
         assert archive.fileobj is not None
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise ValueError("it is truncated or damaged")
-
-
-def open_tar(path: Path) -> Members:
-    """The files in a tar archive.  Raises ValueError if it can't be read, or is damaged."""
-    with opened_as("a tar archive", path):
-        return [(PurePosixPath(name), read) for name, read in contents(path)]
+    return members
 
 
 FORMATS = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else [])]
@@ -237,14 +228,18 @@ class Picture(NamedTuple):
     notes: list[str]
 
 
-def decode_items(items: Sequence[Item], reading: Reading) -> Iterator[tuple[Item, Picture | BaseException]]:
-    """Decode items in threads; yields them in order, each with its images or the error."""
+def decode_items(items: Sequence[Item], reading: Reading) -> Iterator[Picture | str]:
+    """Decode items in threads; yields, in order, the images of each, or its name and what is wrong with it."""
+
+    def decode(item: Item) -> Picture | str:
+        try:
+            return picture(item.read, reading)
+        except Exception as error:  # codecs raise many kinds
+            return f"{item.name} ({one_line(error)})"
+
     with ThreadPoolExecutor() as pool:
         for first in range(0, len(items), AT_ONCE):
-            some = items[first : first + AT_ONCE]
-            futures = [pool.submit(picture, item.read, reading) for item in some]
-            for item, future in zip(some, futures, strict=True):
-                yield item, future.exception() or future.result()
+            yield from pool.map(decode, items[first : first + AT_ONCE])
 
 
 def picture(read: Callable[[], object], reading: Reading) -> Picture:
@@ -396,16 +391,18 @@ def from_arrays(name: str, found: Arrays, notes: Sequence[str], reading: Reading
     return images_of(name, parts, notes, reading)
 
 
-def from_folder(name: str, reading: Reading) -> Dataset:
-    """The images in a folder.  Raises ValueError as ``images_of`` does, OSError if it's unreadable."""
-    return from_catalogue(name, from_files(name, [*walk(Path(name)).items()]), reading)
+def from_files(name: str, reading: Reading) -> Dataset:
+    """The images in a folder, or in a zip or tar archive.
 
-
-def from_archive(name: str, reading: Reading) -> Dataset:
-    """The images in a zip or tar archive.  Raises ValueError if it can't be read, and as ``images_of`` does."""
+    Raises ValueError if an archive can't be read, and as ``images_of`` does; OSError if a folder is unreadable.
+    """
     place = Path(name)
-    members = open_zip(place) if place.suffix.lower() == ".zip" else open_tar(place)
-    return from_catalogue(name, from_files(name, members), reading)
+    read = walk if place.is_dir() else open_zip if place.suffix.lower() == ".zip" else open_tar
+    items, notes = catalogue(name, read(place))
+    members = {part: [item for item in items if item.part == part] for part in PARTS}
+    indices = split_of({part: len(members[part]) for part in PARTS})
+    parts = {part: [members[source][k] for k in index.tolist()] for part, (source, index) in indices.items()}
+    return images_of(name, parts, notes, reading)
 
 
 def items_of(name: str, stack: np.ndarray, labels: np.ndarray | None, index: np.ndarray) -> list[Item]:
@@ -413,18 +410,9 @@ def items_of(name: str, stack: np.ndarray, labels: np.ndarray | None, index: np.
     parts = [index[first : first + AT_ONCE] for first in range(0, len(index), AT_ONCE)]
     known: Sequence[np.ndarray | str] = [""] * len(parts) if labels is None else [labels[part] for part in parts]
     return [
-        Item(f"{name}[{part[0]}]", partial(stack.__getitem__, part), label=label, images=len(part))
+        Item(f"{name}[{part[0]}]", partial(stack.__getitem__, part), label=label)
         for part, label in zip(parts, known, strict=True)
     ]
-
-
-def from_catalogue(name: str, catalogue: Catalogue, reading: Reading) -> Dataset:
-    """The images in files.  Raises ValueError as ``images_of`` does."""
-    items, notes = catalogue
-    members = {part: [item for item in items if (item.part or "train") == part] for part in PARTS}
-    indices = split_of({part: len(members[part]) for part in PARTS})
-    parts = {part: [members[source][k] for k in index.tolist()] for part, (source, index) in indices.items()}
-    return images_of(name, parts, notes, reading)
 
 
 def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str], reading: Reading) -> Dataset:
@@ -433,39 +421,24 @@ def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str]
     Raises ValueError if a split is empty, if more images are broken than allowed, if their sizes differ and no size is
     given, or if some are integers and others floats.
     """
-    whole, broken = decode_parts(parts, reading)
-    total = sum(item.images for members in parts.values() for item in members)
-    listed = f"{len(broken)} of {total}: {', '.join(sorted(broken))}"
+    items = [(part, item) for part, members in parts.items() for item in members]
+    decoded = [*bar(decode_items([item for _, item in items], reading), "images", total=len(items))]
+    broken = [one for one in decoded if isinstance(one, str)]
+    whole = [(*item, one) for item, one in zip(items, decoded, strict=True) if isinstance(one, Picture)]
+    listed = f"{len(broken)} of {len(items)}: {', '.join(sorted(broken))}"
     if len(broken) > reading.max_broken:
         raise ValueError(f"more images are broken than --max-broken {reading.max_broken} allows: {listed}")
-    sizes = {part: sum(len(one.pixels) for _, one in members) for part, members in whole.items()}
+    sizes = {part: sum(len(one.pixels) for where, _, one in whole if where == part) for part in parts}
     if empty := [part for part in sizes if not sizes[part]]:
         number, skipped = sum(sizes.values()), [f"broken images: {listed}"] if broken else []
         facts = [f"{name} has {number} images, but none for {' and '.join(empty)}", *skipped, *notes]
         raise ValueError("; ".join(facts))
-    found = [one for members in whole.values() for _, one in members]
-    pixels, depth, lines = join_pictures(found)
+    pixels, depth, lines = join_pictures([one for _, _, one in whole])
     if broken:
         lines.append(f"broken images skipped: {listed}")
     validation, test, train = torch.split(torch.from_numpy(pixels), list(sizes.values()))
-    labels = labels_of({part: [item.label for item, _ in members] for part, members in whole.items()})
+    labels = labels_of({part: [item.label for where, item, _ in whole if where == part] for part in parts})
     return Dataset(train, validation, test, labels, name, depth, (*notes, *lines))
-
-
-def decode_parts(
-    parts: Mapping[Split, list[Item]], reading: Reading
-) -> tuple[dict[Split, list[tuple[Item, Picture]]], list[str]]:
-    """Decode images under a progress bar; returns those that can be read, and the names and errors of the others."""
-    items = [item for members in parts.values() for item in members]
-    broken: list[str] = []
-    whole: dict[Split, list[tuple[Item, Picture]]] = {part: [] for part in parts}
-    named = [part for part, members in parts.items() for _ in members]
-    for (item, one), part in zip(bar(decode_items(items, reading), "images", total=len(items)), named, strict=True):
-        if isinstance(one, Picture):
-            whole[part].append((item, one))
-        else:
-            broken.append(f"{item.name} ({one_line(one)})")
-    return whole, broken
 
 
 def join_pictures(found: list[Picture]) -> tuple[np.ndarray, Depth, list[str]]:
