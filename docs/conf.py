@@ -58,7 +58,7 @@ PAGE = ROOT / "site"
 html_context = {
     "page_is_built": (PAGE / "index.html").is_file(),
     "parts": {
-        "tutorials/annealing": "anneal",
+        "tutorials/mixture": "anneal",
         "theory/matching": "learning",
         "tutorials/digits": "digits",
         "tutorials/inverse-problems": "fill",
