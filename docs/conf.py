@@ -58,7 +58,7 @@ PAGE = ROOT / "site"
 html_context = {
     "page_is_built": (PAGE / "index.html").is_file(),
     "parts": {
-        "tutorials/annealing": "anneal",
+        "tutorials/mixture": "anneal",
         "theory/matching": "learning",
         "tutorials/digits": "digits",
         "tutorials/inverse-problems": "fill",
@@ -68,7 +68,7 @@ html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
 smartquotes = False  # two hyphens start an option
-exclude_patterns = ["_static", "_templates", "extensions"]
+exclude_patterns = ["_static", "_templates", "extensions", "**.ipynb"]  # readers make notebooks of pages
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 extlinks = {"arxiv": ("https://arxiv.org/abs/%s", "arXiv:%s")}

@@ -1,9 +1,10 @@
-"""Reproduce figures 2 to 6 of Song & Ermon 2019 with toy data and MNIST, and with numbers.
+"""Reproduce figures 2 and 4 to 6 of Song & Ermon 2019 with toy data and MNIST, and with numbers.
 
 python examples/paper.py                             # about ten minutes on two cores; writes docs/paper.md and docs/paper/
 python examples/paper.py --parts digits inpainting   # only some of it; other numbers stay as they were measured
 
-Toy models and the model with one noise level are trained with the command under each figure.  Digits come from the
+Figure 3 is `python ./training_toy.py --generator gaussian`.  The toy model and the model with one noise level are trained
+with the command under each figure.  Digits come from the
 packaged model or from --run, and their pictures contain the digest of its weights.
 """
 
@@ -34,7 +35,6 @@ from ncsn.run.steps import Drawn
 
 ROOT = Path(__file__).parent.parent
 SLICED = "training_toy.py --generator gaussian --objective ssm --levels 1 --samples 0"
-MIXING = "training_toy.py --generator gaussian"
 NOISE = 0.05  # standard deviation that moment matching takes known pixels to have
 KNOWN_BY = {"toys": "near", "digits": "annealed", "inpainting": "fill", "single": "single"}  # one number of each part
 SINGLE = (
@@ -53,7 +53,7 @@ class Paper:
     """Training time of the baseline with one noise level, in minutes."""
     n: int = 1000
     """Samples for each number about digits."""
-    inpainted: int = 32
+    inpainted: int = 16
     """Test images to inpaint, eight times each."""
     out: Path = ROOT / "docs"
     """Folder in which paper.md, its numbers and its pictures are replaced."""
@@ -91,13 +91,10 @@ def sign(run: ncsn.Run, path: Path) -> None:
 
 
 def toys(paper: Paper, _: Dataset) -> dict[str, Any]:
-    """Figures 2 and 3: the score's errors after sliced score matching, and the weight of a mode by each sampler."""
+    """Figure 2: the score's errors after sliced score matching."""
     field = execute(SLICED, paper.work / "sliced")["levels"][-1]
     shutil.copy(paper.work / "sliced" / "score_field.png", paper.figure("score_estimation"))
-    samplers = execute(MIXING, paper.work / "gaussian")["samplers"]
-    shutil.copy(paper.work / "gaussian" / "samples.png", paper.figure("mixing"))
-    near, far = field["relative_error_on_noised_data"], field["relative_error_beyond_distance_2"]
-    return {"near": near, "far": far} | {name: row["modes"][0]["weight"] for name, row in samplers.items()}
+    return {"near": field["relative_error_on_noised_data"], "far": field["relative_error_beyond_distance_2"]}
 
 
 def judged(digits: torch.Tensor, images: Dataset) -> tuple[float, float]:
@@ -178,53 +175,63 @@ def page(paper: Paper, numbers: dict[str, Any]) -> None:
     (paper.out / "paper.md").write_text(
         f"""# The paper, figure by figure
 
-This page reproduces figures 2 to 6 of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), with toy data and MNIST. We don't reproduce its results on CelebA and CIFAR-10. `python examples/paper.py` draws the figures below in about ten minutes, with the model in the package.
+This page reproduces figures 2 to 6 of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), with toy data and MNIST. We don't reproduce its results on CelebA and CIFAR-10. The three experiments have pages of their own: [the circle](tutorials/circle.md), [the mixture](tutorials/mixture.md) and [digits](tutorials/digits.md). `python examples/paper.py` draws the figures below in about ten minutes, with the model in the package.
+
+Three terms occur below:
+
+- The *squared relative error* of a learned score ŝ is E‖ŝ − s‖²/E‖s‖², where s is the exact score; *far* means more than 2 away from the data.
+- [Fréchet distances](glossary.md) compare samples with test images, by the features of the digit classifier in the package.
+- The classifier is *confident* about a sample if it gives one digit a probability of more than 0.9.
 
 ## Figure 2: score estimation
 
 ![Exact and estimated score of two Gaussians, and the error between them](paper/score_estimation.png)
 
-As in the paper, the score is right near the data and wrong elsewhere. It was learned by sliced score matching with almost no noise (σ = 0.1, the only level); its squared relative error is {numbers["near"]:.4f} on the data and {numbers["far"]:.2f} far from it.
-
 `python ./{SLICED}`
+
+As in the paper, the score is right near the data and wrong elsewhere. It was learned by sliced score matching with almost no noise (σ = 0.1, the only level); its squared relative error is {numbers["near"]:.4f} on the data and {numbers["far"]:.2f} far from it. [The circle](tutorials/circle.md) explains why, and what noise changes.
 
 ## Figure 3: mixing
 
-![Data, Langevin and annealed Langevin samples](paper/mixing.png)
+`python ./training_toy.py --generator gaussian`
 
-Plain Langevin dynamics ignores the weights of the modes: it puts {numbers["langevin, exact score"]:.3f} of the samples ({numbers["langevin, learned score"]:.3f} with a learned score) into the smaller mode, which should hold 0.2. Annealed Langevin dynamics puts {numbers["annealed, exact score"]:.3f} there, or {numbers["annealed, learned score"]:.3f} with a learned score.
-
-`python ./{MIXING}`
+[The mixture](tutorials/mixture.md) shows the samples. Langevin dynamics ignores the weights of the modes; annealed Langevin dynamics gets them right.
 
 ## Figure 4: through the noise levels
 
 ![From noise to digits](paper/levels.png)
 
-The digits take shape as σ falls from 1 to 0.3.
+`ncsn sample mnist -n 36 --sampler annealed --out path.gif`
+
+Annealed Langevin dynamics starts on the left. The digits take shape as σ falls from 1 to 0.3. (The command makes an animation of this.)
 
 ## Figure 5a: digits
 
 ![A hundred samples, not hand-picked](paper/samples.png)
 
-These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics. A classifier is confident about {100 * annealed[1]:.0f} % of them ({100 * real[1]:.0f} % for real digits), and their Fréchet distance from the test images is {annealed[0]:.2f} ({real[0]:.2f} for as many held-out digits). The default sampler reaches {100 * default[1]:.0f} % and {default[0]:.2f}.
-
 `ncsn sample mnist -n {numbers["n"]} --sampler annealed --out samples.npz`
+
+These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dynamics, compared with as many samples by ncsn's default sampler and with as many held-out digits:
+
+| | Fréchet distance | confident |
+|---|--:|--:|
+| annealed Langevin dynamics | {annealed[0]:.2f} | {100 * annealed[1]:.0f} % |
+| the default sampler | {default[0]:.2f} | {100 * default[1]:.0f} % |
+| held-out digits | {real[0]:.2f} | {100 * real[1]:.0f} % |
 
 ## Figure 6: inpainting
 
 ![Digits, their visible halves, and eight completions each](paper/inpainting_replacement.png)
 
-Each row shows a test digit, its visible half, and eight completions by the paper's method. The picture was made with two Langevin steps per level. By default, the command takes five; this completes one digit:
-
 `ncsn inpaint mnist --input 0 --method replacement`
+
+Each row shows a test digit, its visible half, and eight completions by the paper's method, which replaces the known pixels at every step. The picture was made with two Langevin steps per level. The command takes five, its default, and completes a single digit.
 
 ![The same by moment matching](paper/inpainting_posterior.png)
 
-These are the same halves, completed by [moment matching](theory/posteriors.md#moment-matching):
-
 `ncsn inpaint mnist --input 0 --levels 30`
 
-For {numbers["inpainted"]} test images, the means of eight completions have a [PSNR](glossary.md) of {numbers["replacement_mean"]:.1f} dB with the paper's method and {numbers["posterior_mean"]:.1f} dB with moment matching (a constant grey: {numbers["fill"]:.1f} dB). These are too few images to tell which is better.
+These are the same halves, completed by [moment matching](theory/posteriors.md#moment-matching). For {numbers["inpainted"]} test images, the means of eight completions have a [PSNR](glossary.md) of {numbers["replacement_mean"]:.1f} dB with the paper's method and {numbers["posterior_mean"]:.1f} dB with moment matching (a constant grey: {numbers["fill"]:.1f} dB). These are too few images to tell which is better.
 
 ## Appendix: nearest neighbours
 
@@ -236,11 +243,9 @@ None of these samples (above) is a copy of its nearest training image (below).
 
 ![Samples of a model with one noise level](paper/single_sigma.png)
 
-If a model is trained only at σ = 0.2 (with one level, `--sigma-max` only sets where sampling starts), most of its samples are loose strokes; after {paper.minutes:g} minutes of training, their Fréchet distance is {baseline[0]:.0f}.
-
 `python ./{paper.single}`
 
-*Fréchet distances use the features of the digit classifier, and "confident" means p > 0.9 for one class. The squared relative error of a score is E‖ŝ − s‖²/E‖s‖²; "far" means more than 2 away from the data.*
+This model was trained at a single level, σ = 0.2. Most of its samples are loose strokes: after {paper.minutes:g} minutes of training, their Fréchet distance is {baseline[0]:.0f}. (With a single level, `--sigma-max` doesn't matter for training; it only says with how much noise sampling starts.)
 """,
         encoding="utf-8",
     )

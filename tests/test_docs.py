@@ -37,6 +37,10 @@ REFERENCE = "\n".join(text for name, text in PAGES.items() if name.startswith("d
 
 DRAWN = ("levels", "samples", "neighbours", "inpainting_posterior", "inpainting_replacement")  # by examples/paper.py
 
+NOTEBOOKS = [name for name, text in PAGES.items() if "\n```python cell" in text]
+QUICK = [name for name in NOTEBOOKS if "under a minute to run" in PAGES[name]]
+CELL = re.compile(r"^```python cell(?: fold)?(: .*)?\n(.*?)^```", re.S | re.M)
+
 SCRIPTS = {"training_toy.py": Toy, "training_MNIST.py": TrainSettings}
 
 
@@ -45,7 +49,7 @@ def blocks(language: str, pages: dict[str, str]) -> list[Any]:
     return [
         pytest.param(code, id=f"{name}-{number}")
         for name, text in pages.items()
-        for number, code in enumerate(re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M))
+        for number, code in enumerate(re.findall(rf"^```{language}(?: \.noeval)?\n(.*?)^```", text, re.S | re.M))
     ]
 
 
@@ -110,10 +114,32 @@ def test_pictures_of_digits_are_of_the_model_in_the_package(name: str) -> None:
         assert picture.info["weights"] == weights.metadata()["sha256"]
 
 
-@pytest.mark.parametrize("name", [name for name, text in PAGES.items() if "\n```python cell" in text])
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_outputs_are_of_the_cells_above_them(name: str) -> None:
     stale = runpy.run_path(str(ROOT / "docs/extensions/outputs.py"))["stale"]
     assert not stale(PAGES[name], ROOT / "docs/images/cells")  # `make docs` writes them anew
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_page_says_how_to_open_it_and_its_cells_are_python(name: str) -> None:
+    """Without lines for the shell or for IPython, so that they run as a script, too."""
+    assert f"`jupytext --to ipynb {name}` makes a notebook" in PAGES[name]
+    assert not re.search(r"^```(?:sh|python3)\n", PAGES[name], re.M)  # jupytext would make cells of them
+    for _, code in CELL.findall(PAGES[name]):
+        compile(code, name, "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_cells_show_their_pictures_in_a_plain_kernel(name: str, tmp_path: Path) -> None:
+    """One that nothing has prepared for pictures, as the kernel of a reader."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    cells = CELL.findall(PAGES[name])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for _, code in cells])
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
+    shown = [any("image/png" in output.get("data", {}) for output in cell.outputs) for cell in notebook.cells]
+    assert shown == [bool(picture) for picture, _ in cells]
 
 
 @pytest.mark.parametrize("quote", blocks("py", PAGES))

@@ -16,7 +16,7 @@ const PAGES = [
   "reference/commands",
   "reference/images",
   "theory/matching",
-  "tutorials/scores",
+  "tutorials/circle",
   "tutorials/your-tables",
 ];
 let browser: Browser;

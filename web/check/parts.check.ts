@@ -158,7 +158,7 @@ test("annealing: weights are the paper's after as many steps", () =>
   use("#anneal?seconds=3", {}, async ({ page }) => {
     await page.getByText("1500 of 1500, denoised").waitFor({ timeout: 120_000 });
     const [[plain], [annealed]] = [await reading(page, "weight-plain"), await reading(page, "weight-annealed")];
-    assert.ok(Math.abs(plain - 0.489) < 4 * Math.sqrt(0.25 / 2000), `Langevin: ${plain}`); // docs/paper.md
+    assert.ok(Math.abs(plain - 0.489) < 4 * Math.sqrt(0.25 / 2000), `Langevin: ${plain}`); // docs/tutorials/mixture.md
     assert.ok(Math.abs(annealed - 0.209) < 4 * Math.sqrt(0.165 / 2000), `annealed: ${annealed}`);
     // Particles of the lower mode are red, those of the upper one are not; and each picture has as many as it says.
     const [red, grey] = [await pixel(page, 1, -5, -5), await pixel(page, 1, 5, 5)];

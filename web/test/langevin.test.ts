@@ -54,7 +54,7 @@ test("annealing recovers the weights that Langevin dynamics never finds", () => 
     return lowerShare(end);
   });
   const [down, flat] = found;
-  assert.ok(Math.abs(down - 0.209) < 4 * Math.sqrt(0.17 / n), `annealed: ${down}`); // docs/paper.md, figure 3
+  assert.ok(Math.abs(down - 0.209) < 4 * Math.sqrt(0.17 / n), `annealed: ${down}`); // docs/tutorials/mixture.md
   assert.ok(Math.abs(flat - 0.489) < 4 * Math.sqrt(0.25 / n), `Langevin: ${flat}`);
 });
 
