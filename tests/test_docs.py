@@ -242,7 +242,7 @@ CHECKS = {
     "Mine": check_normal,
     "my_sampler": check_normal,
     "my_objective": check_normal,
-    "settings": check_images,
+    "data": check_images,
     "x": check_covariance,
 }
 """What holds of the samples of an example, by a name that it has."""
