@@ -9,9 +9,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import InstanceOf
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -31,7 +31,7 @@ from ncsn.run.run import Run, config_of, load
 from ncsn.score import ScoreModel
 from ncsn.settings import Changes, Job, ResolvedSettings, TrainSettings
 from ncsn.training import Budget, Progress, State, muon_and_adam
-from ncsn.validation import DeviceName, Json, check_type, counted, plain, refuse_options
+from ncsn.validation import DeviceName, Json, check_ranges, check_type, counted, plain, refuse_options
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
@@ -95,16 +95,9 @@ def fit(
     torch.Size([100, 2])
     """
     refuse_options("fit", changes.keys() - Changes.__annotations__.keys())
-    kinds: dict[str, tuple[object, Any]] = {
-        "settings": (settings, TrainSettings),
-        "network": (network, nn.Module),
-        "objective": (objective, Callable),
-        "noise": (noise, Proposal),
-        "start": (start, Run),
-        "record": (record, Record),
-    }
-    for name, (part, kind) in kinds.items():
-        check_type(name, part, kind, type(None))
+    own = OwnParts(network=network, objective=objective, noise=noise, start=start)
+    check_type("settings", settings, TrainSettings, type(None))
+    check_type("record", record, Record, type(None))
     base = TrainSettings(minutes=1.0) if settings is None else settings
     job = base.job if device is None else replace(base.job, device=device)
     ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
@@ -114,7 +107,6 @@ def fit(
         dataset = dataset_of(data, labels, reading=chosen.reading)
         if record is None:  # a record says where the data is
             chosen = replace(chosen, dataset=dataset.name)
-        own = OwnParts(network=network, objective=objective, noise=noise, start=start)
         return train(plan(dataset, chosen, own), dataset, record or Record())
 
 
@@ -132,7 +124,10 @@ class OwnParts:
     network: nn.Module | None = None
     objective: Objective | None = None
     noise: Proposal | None = None
-    start: Run | None = None
+    start: InstanceOf[Run] | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
