@@ -29,7 +29,7 @@ from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
 from ncsn.run.folder import CHECKPOINT, Recipe, check_folder, has_run, read_config, storable_settings, write_model
 from ncsn.run.run import Run, config_of, load
 from ncsn.score import ScoreModel
-from ncsn.settings import Changes, Job, ResolvedSettings, TrainSettings
+from ncsn.settings import Changes, ResolvedSettings, TrainSettings
 from ncsn.training import Budget, Progress, State, muon_and_adam
 from ncsn.validation import DeviceName, Json, check_ranges, check_type, counted, plain, refuse_options
 
@@ -151,7 +151,7 @@ class Plan:
     device: torch.device
     precision: str
 
-    def describe(self) -> Json:
+    def facts(self) -> Json:
         """The settings for config.json, with the names of the user's own parts instead of the settings they replace."""
         settings, own = self.settings, self.own
         facts = storable_settings(asdict(settings))
@@ -183,6 +183,7 @@ def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved
     recipe, guide_recipe = rules.recipes(settings, data, own.network)
     recipe.sampling.but(sampler="annealed")
     recipe.build(network=own.network)(torch.zeros(1, *recipe.shape), 1.0)
+    precision = data.kind.precision if given.job.precision == "auto" else given.job.precision
     return Plan(
         settings=settings,
         recipe=recipe,
@@ -191,7 +192,7 @@ def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved
         own=own,
         effort=rules.Effort.of(settings, data.kind),
         device=device,
-        precision=choose_precision(data, given.job, device),
+        precision=hardware.choose_precision(precision, device),
     )
 
 
@@ -279,7 +280,7 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
             guide=None if guide is None else guide.average,
             guide_recipe=smaller,
             device=plan.device,
-            settings=plan.describe(),
+            settings=plan.facts(),
             origin=record.origin,
         )
         record.begin(run, state)
@@ -307,15 +308,6 @@ def take_weights(model: ScoreModel, start: Run) -> None:
         where = start.folder or "the run to start from"
         raise ValueError(f"{where} has a different network ({other[0]} differs); leave out --channels and --blocks")
     model.network.load_state_dict(own | fitting)
-
-
-def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:
-    """The network's precision: the job's, or the fastest one for this kind of data on the device."""
-    wish = data.kind.precision if job.precision == "auto" else job.precision
-    precision = hardware.choose_precision(wish, device)
-    if precision == "bf16" and device.type == "cpu" and not hardware.fast_bfloat16(device):
-        log.info(f"precision {precision}: this processor may emulate it, which is many times slower than fp32")
-    return precision
 
 
 def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int], float] | None:
@@ -459,7 +451,7 @@ def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, 
             data, saved = load_dataset(given.dataset, reading=given.reading), None
             origin = Origin.of(given.dataset, given.reading, data)
         planned = plan(data, given, saved=saved)
-    here = json.dumps([planned.describe(), origin.digest]).encode()
+    here = json.dumps([storable_settings(asdict(planned.settings)), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
         raise ValueError(f"process {group.rank} has other data or settings than process 0; they must be the same")
     record = Record(folder=folder, numbered=numbered, job=given.job, origin=origin, group=group, began=began)
