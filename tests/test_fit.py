@@ -393,7 +393,7 @@ def test_examples_that_judge_samples_change_nothing_of_what_is_learned() -> None
 
 def test_a_run_says_by_name_what_of_ones_own_it_was_trained_with() -> None:
     own = OwnParts(network=ncsn.MLP(3, 8), objective=ncsn.ssm, noise=LogUniform(9.0, 0.1))
-    usual, settings = planned(table(100)).describe(), planned(table(100), own).describe()
+    usual, settings = planned(table(100)).facts(), planned(table(100), own).facts()
     names = ("network", "objective", "channels", "log_sigma_mean", "proposal")
     assert [settings[name] for name in names] == ["ncsn.networks.MLP", "ssm", None, None, repr(own.noise)]
     assert (usual["network"], usual["channels"], usual["proposal"]) == ("mlp", (128,), "lognormal")

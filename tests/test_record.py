@@ -222,25 +222,19 @@ def test_numbers_are_those_of_the_average_that_is_left_of_this_kind_of_data(trai
         assert (found["step"], found["training_seconds"], found["images_seen"]) == (step, 7.0, 8)
 
 
-def test_a_run_that_goes_on_says_its_new_budget_and_writes_its_rows_into_a_new_file(tmp_path: Path) -> None:
+def test_a_run_that_goes_on_has_a_new_budget_rows_in_a_new_file_and_no_evaluation(tmp_path: Path) -> None:
     """A kill while rows are written leaves the former ones: who has the old file open sees no change."""
     folder, before = tmp_path / "run", tmp_path / "before.jsonl"
-    ncsn.fit(DATA, steps=2, device="cpu", record=Record(folder=folder))
+    run = ncsn.fit(DATA, steps=2, device="cpu", record=Record(folder=folder))
     os.link(folder / "metrics.jsonl", before)
     first = before.read_text()
-    ncsn.fit(DATA, steps=3, device="cpu", record=Record(folder=folder, job=Job(resume=True)))
-    assert read_config(folder).settings["steps"] == 3
-    assert before.read_text() == first != (folder / "metrics.jsonl").read_text()
-
-
-def test_a_run_that_goes_on_has_no_evaluation_of_its_former_weights(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    run = ncsn.fit(DATA, steps=2, device="cpu", record=Record(folder=folder))
     for name in EVALUATION:
         (folder / name).touch()
     write_model(folder, run.model, origin=run.origin)
     assert all((folder / name).exists() for name in EVALUATION), "these are the same weights"
     ncsn.fit(DATA, steps=3, device="cpu", record=Record(folder=folder, job=Job(resume=True)))
+    assert read_config(folder).settings["steps"] == 3
+    assert before.read_text() == first != (folder / "metrics.jsonl").read_text()
     assert not any((folder / name).exists() for name in EVALUATION)
 
 

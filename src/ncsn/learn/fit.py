@@ -9,9 +9,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import InstanceOf
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -29,9 +29,9 @@ from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
 from ncsn.run.folder import CHECKPOINT, Recipe, check_folder, has_run, read_config, storable_settings, write_model
 from ncsn.run.run import Run, config_of, load
 from ncsn.score import ScoreModel
-from ncsn.settings import Changes, Job, ResolvedSettings, TrainSettings
+from ncsn.settings import Changes, ResolvedSettings, TrainSettings
 from ncsn.training import Budget, Progress, State, muon_and_adam
-from ncsn.validation import DeviceName, Json, check_type, counted, plain, refuse_options
+from ncsn.validation import DeviceName, Json, check_ranges, check_type, counted, plain, refuse_options
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
@@ -95,16 +95,9 @@ def fit(
     torch.Size([100, 2])
     """
     refuse_options("fit", changes.keys() - Changes.__annotations__.keys())
-    kinds: dict[str, tuple[object, Any]] = {
-        "settings": (settings, TrainSettings),
-        "network": (network, nn.Module),
-        "objective": (objective, Callable),
-        "noise": (noise, Proposal),
-        "start": (start, Run),
-        "record": (record, Record),
-    }
-    for name, (part, kind) in kinds.items():
-        check_type(name, part, kind, type(None))
+    own = OwnParts(network=network, objective=objective, noise=noise, start=start)
+    check_type("settings", settings, TrainSettings, type(None))
+    check_type("record", record, Record, type(None))
     base = TrainSettings(minutes=1.0) if settings is None else settings
     job = base.job if device is None else replace(base.job, device=device)
     ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
@@ -114,7 +107,6 @@ def fit(
         dataset = dataset_of(data, labels, reading=chosen.reading)
         if record is None:  # a record says where the data is
             chosen = replace(chosen, dataset=dataset.name)
-        own = OwnParts(network=network, objective=objective, noise=noise, start=start)
         return train(plan(dataset, chosen, own), dataset, record or Record())
 
 
@@ -132,7 +124,10 @@ class OwnParts:
     network: nn.Module | None = None
     objective: Objective | None = None
     noise: Proposal | None = None
-    start: Run | None = None
+    start: InstanceOf[Run] | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +151,7 @@ class Plan:
     device: torch.device
     precision: str
 
-    def describe(self) -> Json:
+    def facts(self) -> Json:
         """The settings for config.json, with the names of the user's own parts instead of the settings they replace."""
         settings, own = self.settings, self.own
         facts = storable_settings(asdict(settings))
@@ -188,6 +183,7 @@ def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved
     recipe, guide_recipe = rules.recipes(settings, data, own.network)
     recipe.sampling.but(sampler="annealed")
     recipe.build(network=own.network)(torch.zeros(1, *recipe.shape), 1.0)
+    precision = data.kind.precision if given.job.precision == "auto" else given.job.precision
     return Plan(
         settings=settings,
         recipe=recipe,
@@ -196,7 +192,7 @@ def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved
         own=own,
         effort=rules.Effort.of(settings, data.kind),
         device=device,
-        precision=choose_precision(data, given.job, device),
+        precision=hardware.choose_precision(precision, device),
     )
 
 
@@ -284,7 +280,7 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
             guide=None if guide is None else guide.average,
             guide_recipe=smaller,
             device=plan.device,
-            settings=plan.describe(),
+            settings=plan.facts(),
             origin=record.origin,
         )
         record.begin(run, state)
@@ -312,15 +308,6 @@ def take_weights(model: ScoreModel, start: Run) -> None:
         where = start.folder or "the run to start from"
         raise ValueError(f"{where} has a different network ({other[0]} differs); leave out --channels and --blocks")
     model.network.load_state_dict(own | fitting)
-
-
-def choose_precision(data: Dataset, job: Job, device: torch.device) -> str:
-    """The network's precision: the job's, or the fastest one for this kind of data on the device."""
-    wish = data.kind.precision if job.precision == "auto" else job.precision
-    precision = hardware.choose_precision(wish, device)
-    if precision == "bf16" and device.type == "cpu" and not hardware.fast_bfloat16(device):
-        log.info(f"precision {precision}: this processor may emulate it, which is many times slower than fp32")
-    return precision
 
 
 def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int], float] | None:
@@ -464,7 +451,7 @@ def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, 
             data, saved = load_dataset(given.dataset, reading=given.reading), None
             origin = Origin.of(given.dataset, given.reading, data)
         planned = plan(data, given, saved=saved)
-    here = json.dumps([planned.describe(), origin.digest]).encode()
+    here = json.dumps([storable_settings(asdict(planned.settings)), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
         raise ValueError(f"process {group.rank} has other data or settings than process 0; they must be the same")
     record = Record(folder=folder, numbered=numbered, job=given.job, origin=origin, group=group, began=began)

@@ -42,13 +42,7 @@ def load_dataset(name: str | Path, *, reading: Reading = AS_THEY_ARE) -> Dataset
     """
     check_type("name", name, str, Path)
     check_type("reading", reading, Reading)
-    name = str(name)
-    if name != "mnist":
-        return replace(read(name, reading), name=short_name(name))
-    if reading.signals or reading.pixels() not in (None, (28, 28)):
-        wrong = "signals is given" if reading.signals else f"size is {reading.size}"
-        raise ValueError(f"{wrong}, but mnist has images of 28x28")
-    return images.mnist()
+    return replace(read(str(name), reading), name=short_name(str(name)))
 
 
 def read(name: str, reading: Reading) -> Dataset:
@@ -56,19 +50,21 @@ def read(name: str, reading: Reading) -> Dataset:
     place, suffix = Path(name), Path(name).suffix.lower()
     if reading.signals and suffix not in (".npy", ".npz"):
         raise ValueError(f"signals is given, but {name} is not an .npy or .npz; signals are read from these")
+    if name == "mnist":
+        if reading.pixels() not in (None, (28, 28)):
+            raise ValueError(f"size is {reading.size}, but mnist is always 28x28")
+        return images.mnist()
     if not place.exists():
         beside = ["mnist", *(str(path) for path in place.parent.glob("[!.]*"))]
         near = get_close_matches(str(place), beside, n=1)
         raise ValueError(f"{name} does not exist{''.join(f'; did you mean {path}?' for path in near)}")
-    if name and place.is_dir():
+    archive = suffix in (".zip", ".tgz") or ".tar" in place.suffixes[-2:]
+    if (name and place.is_dir()) or (archive and place.is_file()):
         return images.from_files(name, reading)
     if suffix in TABLES:
-        table = table_of_frame(read_frame(place), name, text=suffix != ".parquet")
-        return rows_of(name, table)
+        return rows_of(name, table_of_frame(read_frame(place), name, text=suffix != ".parquet"))
     if place.is_file() and suffix in (".npy", ".npz"):
         return from_arrays(name, arrays(place), reading)
-    if place.is_file() and (suffix in (".zip", ".tgz") or ".tar" in place.suffixes[-2:]):
-        return images.from_files(name, reading)
     raise ValueError(f"{name} is not a dataset; give mnist, a folder, .zip, .tar, .npy, .npz, .csv, .tsv or .parquet")
 
 

@@ -130,9 +130,10 @@ def choose_precision(name: str, device: torch.device) -> str:
 
     With bf16 the network computes in 16 bits, but its weights stay in 32.
     """
-    if name != "auto":
-        return name
-    return "bf16" if fast_bfloat16(device) else "fp32"
+    fast = fast_bfloat16(device)
+    if name == "bf16" and device.type == "cpu" and not fast:
+        log.info(f"precision {name}: this processor may emulate it, which is many times slower than fp32")
+    return ("bf16" if fast else "fp32") if name == "auto" else name
 
 
 def autocast_of(precision: str) -> torch.dtype | None:
