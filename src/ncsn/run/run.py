@@ -1,7 +1,6 @@
 """A run: a score and everything you can do with it, such as sampling, conditioning, evaluating and saving."""
 
 import copy
-import hashlib
 import logging
 import math
 import textwrap
@@ -36,6 +35,7 @@ from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.machine.hardware import threads_for
 from ncsn.machine.messages import bar, log, quieter
+from ncsn.machine.storage import bytes_of, sha256_of
 from ncsn.metrics import MIN_TRIALS, Calibration, Trials, rank_all
 from ncsn.posteriors import (
     Measurement,
@@ -320,11 +320,9 @@ class Run:
     @property
     def digest(self) -> str:
         """A sha256 of everything that determines samples: the recipe, the weights and those of the guide."""
-        found = hashlib.sha256(repr(self.recipe).encode())
-        for part in (score.state_dict() for score in (self.prior, self.guide) if isinstance(score, nn.Module)):
-            for name, tensor in part.items():
-                found.update(name.encode() + tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+        networks = [score for score in (self.prior, self.guide) if isinstance(score, nn.Module)]
+        tensors = [each for network in networks for each in network.state_dict().items()]
+        return sha256_of([repr(self.recipe), *(part for name, tensor in tensors for part in (name, bytes_of(tensor)))])
 
     @torch.no_grad()
     def means(self, labels: Int64[Tensor, "n"] | None) -> Float[Tensor, "_ *d"]:
