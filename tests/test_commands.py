@@ -33,7 +33,7 @@ from ncsn.machine.storage import HOST
 from ncsn.plots import image_grid
 from ncsn.posteriors import blurred, downsampled
 from ncsn.run.folder import Recipe
-from ncsn.run.run import Run, block_seed
+from ncsn.run.run import Run, block_seed, log_densities
 from ncsn.score import Sigma, expand
 
 Patch = pytest.MonkeyPatch
@@ -323,7 +323,7 @@ def test_the_error_of_an_image_is_in_bits_too(monkeypatch: Patch, capsys: Printe
     printed = re.findall(r"± ([\d.]+)", capsys.readouterr().out)
     generator = torch.Generator().manual_seed(0)
     x = dequantize(images.test[torch.randperm(150, generator=generator)[:30]], generator=generator)
-    (part,) = run.likelihoods(x, probes=2, seed=block_seed(0, 1))
+    (part,) = log_densities(run, x, probes=2, seed=block_seed(0, 1))
     error = float(part.standard_error.mean()) / (16 * math.log(2))
     assert error > 0.01
     assert float(printed[1]) == pytest.approx(error, abs=6e-4)

@@ -17,9 +17,10 @@ from pictures import classes, contents, everything, in_order, packed, pixels, pn
 from PIL import Image
 
 from ncsn.batching import reals
-from ncsn.data import Dataset, digest_of
+from ncsn.data import Dataset
 from ncsn.kinds.images.read import BYTES, read_example, stored_depth
 from ncsn.learn.loading import load_dataset
+from ncsn.machine.storage import sha256_of
 from ncsn.settings import Reading
 
 FLAT = {f"{i:02d}.png": i for i in range(20)}
@@ -329,7 +330,7 @@ def test_a_large_array_stays_on_disk(tmp_path: Path, kind: str, monkeypatch: pyt
     assert (mapped.shape, mapped.train.dtype) == (copied.shape, torch.uint8)
     order = torch.from_numpy(np.random.default_rng(0).permutation(16))
     assert values(mapped.train[order]) == [4 + k for k in order.tolist()]
-    assert mapped.digest == digest_of(x.numpy() for x in (mapped.train, mapped.validation, mapped.test))
+    assert mapped.digest == sha256_of(x.numpy() for x in (mapped.train, mapped.validation, mapped.test))
     file = np.load(path, mmap_mode="r+")
     file[-1] = 7
     file.flush()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock, call
@@ -87,19 +88,14 @@ console.run(count, make_dataclass("Nothing", []), [])
         ({"avx512_bf16": False, "avx2": True}, "fp32"),
     ],
 )
-def test_a_processor_gets_the_precision_that_it_is_fast_at(
+def test_a_device_gets_the_precision_that_it_is_fast_at(
     capabilities: dict[str, bool], auto: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
-    assert hardware.choose_precision("auto", CPU) == auto
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *, including_emulation: auto == "bf16")
+    assert [hardware.choose_precision("auto", device) for device in (CPU, GPU)] == [auto, auto]
     assert hardware.choose_precision("bf16", CPU) == "bf16"
     assert [hardware.autocast_of(name) for name in ("bf16", "fp32")] == [torch.bfloat16, None]
-
-
-@pytest.mark.parametrize(("fast", "auto"), [(True, "bf16"), (False, "fp32")])
-def test_a_gpu_computes_in_16_bits_where_it_can(fast: bool, auto: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *, including_emulation: fast)
-    assert hardware.choose_precision("auto", GPU) == auto
 
 
 @pytest.mark.parametrize("local_rank", [None, "1"])
@@ -120,6 +116,16 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
         hardware.choose_device(name)
 
 
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Sets how many threads torch uses, which the environment doesn't say; afterwards they are as before."""
+    for name in hardware.FIXED_BY:
+        monkeypatch.delenv(name, raising=False)
+    usual = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(usual)
+
+
 @pytest.mark.parametrize(
     ("looks", "fixed"),
     [
@@ -136,62 +142,53 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
 def test_threads_follow_the_load(
     looks: list[tuple[float, float, int]],
     fixed: str | None,
+    threads: Callable[[int], None],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of four processors, from an hour after their start on; own work, three quarters of what is left, is no load."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
     if fixed is not None:
         monkeypatch.setenv(fixed, "4")
-    usual, now, left = torch.get_num_threads(), 3600.0, 9000.0
+    now, left = 3600.0, 9000.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
     monkeypatch.setattr("time.process_time", lambda: 0.75 * left)
     monkeypatch.setattr("psutil.cpu_times", lambda: SimpleNamespace(user=9 * now, idle=0.15 * left, iowait=0.1 * left))
     monkeypatch.setattr(hardware, "LOAD", Load())
     numbers: list[int] = []
-    torch.set_num_threads(4)
-    try:
-        for at, others, _ in looks:
-            now, left = 3600 + at, left + (4 - others) * (3600 + at - now)
-            with threads_for():
-                numbers.append(torch.get_num_threads())
-            assert torch.get_num_threads() == 4, "afterwards"
-            with threads_for(steady=True):
-                assert torch.get_num_threads() == 4, "whatever the load"
-        assert numbers == [threads for _, _, threads in looks]
-        assert capsys.readouterr().err.count("of 4 threads") == (min(numbers) < 4), "once"
-    finally:
-        torch.set_num_threads(usual)
+    threads(4)
+    for at, others, _ in looks:
+        now, left = 3600 + at, left + (4 - others) * (3600 + at - now)
+        with threads_for():
+            numbers.append(torch.get_num_threads())
+        assert torch.get_num_threads() == 4, "afterwards"
+        with threads_for(steady=True):
+            assert torch.get_num_threads() == 4, "whatever the load"
+    assert numbers == [number for _, _, number in looks]
+    assert capsys.readouterr().err.count("of 4 threads") == (min(numbers) < 4), "once"
 
 
 def test_python_samples_with_no_more_threads_than_are_free(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     busy = Load()
     monkeypatch.setattr(hardware, "LOAD", busy)
     busy.before, busy.next_look = (time.perf_counter() - 60, busy.before[1]), 0.0  # none was free
-    usual, seen = torch.get_num_threads(), set[int]()
+    seen = set[int]()
 
     def score(x: Tensor, sigma: Any) -> Tensor:
         seen.add(torch.get_num_threads())
         return -x
 
-    torch.set_num_threads(2)
-    try:
-        run = ncsn.Run.of(score, (2,), sigma_max=2.0, sigma_min=0.1)
-        for use in (lambda: run.sample(3), lambda: [*run.steps(3)]):
-            seen.clear()
-            use()
-            assert (seen, torch.get_num_threads()) == ({1}, 2)
-        busy.announced = False
-        run.calibrate(measure=lambda x: x[:, :1], noise_std=0.5, truths="run", n=30, draws=3, levels=3)
-        assert "1 of 2" in capsys.readouterr().err.splitlines()[-1]
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(usual)
+    threads(2)
+    run = ncsn.Run.of(score, (2,), sigma_max=2.0, sigma_min=0.1)
+    for use in (lambda: run.sample(3), lambda: [*run.steps(3)]):
+        seen.clear()
+        use()
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    busy.announced = False
+    run.calibrate(measure=lambda x: x[:, :1], noise_std=0.5, truths="run", n=30, draws=3, levels=3)
+    assert "1 of 2" in capsys.readouterr().err.splitlines()[-1]
+    assert torch.get_num_threads() == 2
 
 
 def threads_of(network: nn.Module) -> set[int]:
@@ -208,38 +205,33 @@ def threads_of(network: nn.Module) -> set[int]:
 
 @pytest.mark.parametrize("fixed", [None, "OMP_NUM_THREADS", "MKL_NUM_THREADS"])
 def test_one_thread_computes_small_networks_unless_the_user_has_said_how_many(
-    fixed: str | None, monkeypatch: pytest.MonkeyPatch
+    fixed: str | None, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a training, and in all that a run does; torch is left as it was."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
     if fixed is not None:
         monkeypatch.setenv(fixed, "2")
     monkeypatch.setattr(hardware, "LOAD", SimpleNamespace(threads=lambda most: most))  # all processors are free
-    usual, x = torch.get_num_threads(), torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
-    torch.set_num_threads(2)
-    try:
-        learned = threads_of(network := MLP(2, 8, 1))
-        ncsn.fit(x, steps=2, network=network, quiet=True)
-        run = ncsn.fit(x, steps=2, settings=TrainSettings(channels=(8,), blocks=1, minutes=None), quiet=True)
-        used = [learned]
-        for use in (
-            lambda: run.sample(3, levels=3),
-            lambda: next(run.steps(3, levels=3)),
-            lambda: run.log_prob(x[:2], tolerance=0.5),
-            lambda: run.impute([[0.0, math.nan]], 2),
-        ):
-            used.append(threads_of(run.model.network))
-            use()
-            assert torch.get_num_threads() == 2
-        many = threads_of(images := UNet(1, (4,), 1, 4))
-        wide = threads_of(large := MLP(2, 1024, 2))
-        for score, size in ((ScoreModel(images), (1, 4, 4)), (ScoreModel(large), (2,))):
-            Run.of(score, size, sigma_max=5.0, sigma_min=0.1).sample(2, levels=3)
-        assert used == [{1 if fixed is None else 2}] * 5
-        assert (many, wide) == ({2}, {2})
-    finally:
-        torch.set_num_threads(usual)
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    threads(2)
+    learned = threads_of(network := MLP(2, 8, 1))
+    ncsn.fit(x, steps=2, network=network, quiet=True)
+    run = ncsn.fit(x, steps=2, settings=TrainSettings(channels=(8,), blocks=1, minutes=None), quiet=True)
+    used = [learned]
+    for use in (
+        lambda: run.sample(3, levels=3),
+        lambda: next(run.steps(3, levels=3)),
+        lambda: run.log_prob(x[:2], tolerance=0.5),
+        lambda: run.impute([[0.0, math.nan]], 2),
+    ):
+        used.append(threads_of(run.model.network))
+        use()
+        assert torch.get_num_threads() == 2
+    many = threads_of(images := UNet(1, (4,), 1, 4))
+    wide = threads_of(large := MLP(2, 1024, 2))
+    for score, size in ((ScoreModel(images), (1, 4, 4)), (ScoreModel(large), (2,))):
+        Run.of(score, size, sigma_max=5.0, sigma_min=0.1).sample(2, levels=3)
+    assert used == [{1 if fixed is None else 2}] * 5
+    assert (many, wide) == ({2}, {2})
 
 
 @pytest.mark.parametrize(("library", "calls"), [("glibc", [call(-1, 2**30), call(-3, 2**30)]), ("musl", [])])

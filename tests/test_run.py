@@ -32,7 +32,7 @@ from ncsn.networks import MLP, ResidualMLP
 from ncsn.noise import LogNormal, LogUniform
 from ncsn.posteriors import blurred, downsampled, masked
 from ncsn.run.folder import MODEL, digest_of, read_config, read_model
-from ncsn.run.run import block_size
+from ncsn.run.run import block_size, log_densities
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, Sigma, expand
 from ncsn.settings import Reading
 from ncsn.tables.columns import Columns, Number
@@ -558,7 +558,7 @@ def test_a_density_uses_its_probes_and_leaves_the_model_as_it_was() -> None:
     errors = [
         float(part.standard_error[0])
         for probes in (1, 3)
-        for part in run.likelihoods(torch.zeros(1, 20), probes=probes, tolerance=0.1)
+        for part in log_densities(run, torch.zeros(1, 20), probes=probes, tolerance=0.1)
     ]
     assert math.isnan(errors[0]), "a single probe has no spread"
     assert math.isfinite(errors[1])

@@ -4,11 +4,10 @@ A kind is an object with behaviour: it says where learning starts, draws batches
 writes its examples.  Nothing outside of ``ncsn.kinds`` and ``ncsn.tables`` asks which kind it has.
 """
 
-import hashlib
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import import_module
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from ncsn.batching import Batch, batches, reals
 from ncsn.machine.messages import log
+from ncsn.machine.storage import sha256_of
 from ncsn.samplers import Step
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
 from ncsn.settings import PARTS, Reading, Split
@@ -111,14 +111,6 @@ def read_transform(content: object) -> Transform:
 
 
 AnyTransform: TypeAlias = Annotated[Transform, PlainValidator(read_transform)]
-
-
-def digest_of(parts: Iterable[np.ndarray]) -> str:
-    """The sha256 of the numbers in arrays, in hexadecimal."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(np.ascontiguousarray(part).data)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +222,7 @@ class Dataset:
     @cached_property
     def digest(self) -> str:
         """The sha256 of the numbers of all three splits, in hexadecimal."""
-        return self.sha256 or digest_of(
+        return self.sha256 or sha256_of(
             chunk.numpy() for part in (self.train, self.validation, self.test) for chunk in chunks(part)
         )
 

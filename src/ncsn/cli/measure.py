@@ -118,7 +118,7 @@ class Likelihood(RunOptions):
 
         import ncsn
         from ncsn.batching import dequantize
-        from ncsn.run.run import block_seed
+        from ncsn.run.run import block_seed, log_densities
 
         began = time.perf_counter()
         if self.rows is None:
@@ -137,8 +137,8 @@ class Likelihood(RunOptions):
         # Another seed, because this one has already chosen the images.
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
         probes, tolerance = self.probes or 4, self.tolerance or 1e-3
-        states = run.likelihoods(
-            x, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=IMAGES_AT_ONCE, seed=seed
+        states = log_densities(
+            run, x, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=IMAGES_AT_ONCE, seed=seed
         )
         parts = list(bar(states, f"{n} images", total=-(-n // IMAGES_AT_ONCE), unit="state"))
         bits = ncsn.bits_per_dimension(torch.cat([part.log_prob for part in parts]), dimensions)

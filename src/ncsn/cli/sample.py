@@ -1,7 +1,6 @@
 """``ncsn sample``: draw samples from a run."""
 
 import csv
-import hashlib
 import importlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -108,6 +107,6 @@ def job_of(run: "Run", *how: object) -> str:
     import torch
 
     from ncsn import __version__
+    from ncsn.machine.storage import sha256_of
 
-    job = repr((__version__, torch.__version__, run.digest, run.device.type, *how))
-    return hashlib.sha256(job.encode()).hexdigest()
+    return sha256_of([repr((__version__, torch.__version__, run.digest, run.device.type, *how))])

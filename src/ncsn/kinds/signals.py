@@ -26,13 +26,13 @@ from ncsn.data import (
     arrays,
     check_finite,
     choose_patterns,
-    digest_of,
     labels_of,
     split_arrays,
 )
 from ncsn.kinds.comparison import Comparison, classify, compare, held_out_examples
 from ncsn.machine import storage
 from ncsn.machine.messages import bar, quieter
+from ncsn.machine.storage import sha256_of
 from ncsn.posteriors import Observation, masked
 from ncsn.run.run import Run, condition_on
 from ncsn.samplers import Step
@@ -112,7 +112,7 @@ def read_signals(name: str, found: Arrays) -> Dataset:
         raise ValueError(f"channel {constant.argmax()} of {name} is constant and has no density; leave it out")
     validation, test, train = (torch.from_numpy(((x - shift) / scale).astype(np.float32)) for x in arrays)
     scales = Scale(shift=tuple(shift.ravel().tolist()), scale=tuple(scale.ravel().tolist()), axes=learned.ndim - 2)
-    return Dataset(train, validation, test, labels_of(classes), name, transform=scales, sha256=digest_of(arrays))
+    return Dataset(train, validation, test, labels_of(classes), name, transform=scales, sha256=sha256_of(arrays))
 
 
 def power(x: Float[np.ndarray, "n c *d"], length: int) -> Float64[Tensor, "c f"]:

@@ -7,12 +7,13 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -81,14 +82,27 @@ def check_regular(path: Path) -> None:
         raise ValueError(f"{path} is {kind}; only regular files can be replaced")
 
 
+def sha256_of(parts: Iterable[str | Buffer | np.ndarray]) -> str:
+    """The sha256 of text, bytes and arrays, one after the other, in hexadecimal."""
+    found = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        found.update(np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else content)
+    return found.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> UInt8[np.ndarray, "n"]:
+    """The bytes of a tensor's numbers."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
 def digest(tensors: Mapping[str, Tensor], data: str = "") -> str:
     """The sha256 of named tensors, in any order, and of the digest of their ``data``, if given."""
-    result = hashlib.sha256(f"dict {len(tensors)}\n{data}".encode())
+    parts: list[str | np.ndarray] = [f"dict {len(tensors)}\n{data}"]
     for name in sorted(tensors, key=repr):
-        tensor = tensors[name].detach().cpu().contiguous()
-        result.update(f"str {len(repr(name))} {name!r}\n{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        result.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return result.hexdigest()
+        tensor = tensors[name]
+        parts += [f"str {len(repr(name))} {name!r}\n{tensor.dtype} {tuple(tensor.shape)}\n", bytes_of(tensor)]
+    return sha256_of(parts)
 
 
 def seal(tensors: dict[str, Tensor], data: str = "") -> bytes:
@@ -119,9 +133,7 @@ def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:
 
 def seal_of(content: Buffer, job: str = "") -> bytes:
     """The sha256 of a file's content and of the ``job`` that wrote it, as it is appended to the file."""
-    found = hashlib.sha256(content)
-    found.update(job.encode())
-    return SEAL + found.hexdigest().encode()
+    return SEAL + sha256_of([content, job]).encode()
 
 
 def append_seal(path: Path, job: str = "") -> None:

@@ -8,7 +8,6 @@ The folder holds:
 ``guide/``                   the run of a smaller network that guides sampling, if there is one
 """
 
-import hashlib
 import json
 import reprlib
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from ncsn import networks
 from ncsn.data import AnyKind, AnyTransform, Label, Origin, Transform, kind_of
 from ncsn.machine.messages import log
-from ncsn.machine.storage import atomic, check_regular, read_tensors, seal, sweep, write_json
+from ncsn.machine.storage import atomic, check_regular, read_tensors, seal, sha256_of, sweep, write_json
 from ncsn.posteriors import systematic
 from ncsn.samplers import Sampling
 from ncsn.score import PreconditioningName, ScoreModel
@@ -182,7 +181,7 @@ def write_config(folder: Path, config: Config) -> None:
 
 def digest_of(content: Json) -> str:
     """The sha256 of a config.json's content, in hexadecimal."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256_of([json.dumps(content, sort_keys=True)])
 
 
 def read_config(folder: Path) -> Config:

@@ -1,7 +1,6 @@
 """A run: a score and everything you can do with it, such as sampling, conditioning, evaluating and saving."""
 
 import copy
-import hashlib
 import logging
 import math
 import textwrap
@@ -36,6 +35,7 @@ from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.machine.hardware import threads_for
 from ncsn.machine.messages import bar, log, quieter
+from ncsn.machine.storage import bytes_of, sha256_of
 from ncsn.metrics import MIN_TRIALS, Calibration, Trials, rank_all
 from ncsn.posteriors import (
     Measurement,
@@ -60,7 +60,7 @@ from ncsn.run.folder import (
     write_config,
     write_model,
 )
-from ncsn.run.steps import Chained, DensityOptions, SamplingOptions, SeededOptions, Steps, guidance_of
+from ncsn.run.steps import Chained, SamplingOptions, SeededOptions, Steps, guidance_of
 from ncsn.samplers import Sampling
 from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
 from ncsn.validation import OURS, GuideName, Json, as_floats, as_numbers, check_type, real, refuse_options, whole
@@ -320,11 +320,9 @@ class Run:
     @property
     def digest(self) -> str:
         """A sha256 of everything that determines samples: the recipe, the weights and those of the guide."""
-        found = hashlib.sha256(repr(self.recipe).encode())
-        for part in (score.state_dict() for score in (self.prior, self.guide) if isinstance(score, nn.Module)):
-            for name, tensor in part.items():
-                found.update(name.encode() + tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+        networks = [score for score in (self.prior, self.guide) if isinstance(score, nn.Module)]
+        tensors = [each for network in networks for each in network.state_dict().items()]
+        return sha256_of([repr(self.recipe), *(part for name, tensor in tensors for part in (name, bytes_of(tensor)))])
 
     @torch.no_grad()
     def means(self, labels: Int64[Tensor, "n"] | None) -> Float[Tensor, "_ *d"]:
@@ -594,41 +592,21 @@ class Run:
         sampling = replace(sampling, steps=max(5, sampling.steps))
         return with_posterior(self, Replacement(self.score, mask, target), sampling)
 
-    def log_prob(self, x: object, *, given: Values | None = None, **options: Unpack[DensityOptions]) -> UserData:
-        """Log p(x) in nats, in the units of the data; arguments and errors are those of ``likelihoods``.
-
-        Returns a tensor (b,), or a Series with the index of ``x`` if that is a DataFrame.
-
-        ``given``: exact values of some columns of a table to condition on; ``x`` then has the other columns.
-
-        >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=50.0, sigma_min=0.01)
-        >>> run.log_prob(torch.zeros(1, 2), tolerance=1e-4).round(decimals=2)
-        tensor([-1.8400], dtype=torch.float64)
-        """
-        if given is not None:
-            return conditioning_of(self).given(self, given).log_prob(x, **options)
-        kind = self.recipe.kind
-        numbers = kind.numbers(self, x)
-        with bar(total=len(numbers), unit=kind.noun) as shown:
-            found = []
-            for part in self.likelihoods(numbers, **options):
-                found.append(part.log_prob)
-                shown.update(len(part.log_prob))
-        return kind.align(torch.cat(found), x)
-
-    def likelihoods(
+    def log_prob(
         self,
         x: object,
         *,
+        given: Values | None = None,
         sigma_min: float | None = None,
         probes: int | None = None,
         tolerance: float = 1e-4,
         batch_size: int | None = None,
         seed: int | torch.Generator = 0,
-    ) -> Iterator[LogDensities]:
-        """Log p(x) in nats, in the units of the data; yields one batch at a time, see ``ncsn.log_prob``.
+    ) -> UserData:
+        """Log p(x) in nats, in the units of the data, see ``ncsn.log_prob``.
 
         ``x``: examples, (b, *d), or a DataFrame or a dict of columns.
+        ``given``: exact values of some columns of a table to condition on; ``x`` then has the other columns.
         ``sigma_min``: the noise level at which the density is evaluated, in the score's units; by default the run's
         smallest.
         ``probes``: random directions for estimating the divergence; by default 4, or the exact trace for up to 16
@@ -636,18 +614,31 @@ class Run:
         ``tolerance``: the relative and absolute tolerance of each solver step, in (0, 1].
         ``batch_size``: examples per batch; by default as many as have 4,096 numbers, but at least 32.
         ``seed``: the seed of the random directions.  If it is a number, each batch has its own generator.
+        Returns a tensor (b,), or a Series with the index of ``x`` if that is a DataFrame.
         Raises ValueError for posteriors, whose density is unknown, for x of another shape, and for missing or
         impossible values.
+
+        >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=50.0, sigma_min=0.01)
+        >>> run.log_prob(torch.zeros(1, 2), tolerance=1e-4).round(decimals=2)
+        tensor([-1.8400], dtype=torch.float64)
         """
         require_prior(self, "evaluated, because its density is unknown")
-        x, noun, transform = self.recipe.kind.numbers(self, x), self.recipe.kind.noun, self.transform
-        for where in (~x.isfinite()).nonzero()[:1].tolist():
-            what = "missing" if bool(x[tuple(where)].isnan()) else "infinite"
-            raise ValueError(f"{transform.place(*where[:2])} is {what}; only complete {noun} have a density")
-        transform.check(x)
-        yield from log_densities(
-            self, x, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=batch_size, seed=seed
+        run = self if given is None else conditioning_of(self).given(self, given)
+        kind, transform = run.recipe.kind, run.transform
+        numbers = kind.numbers(run, x)
+        for where in (~numbers.isfinite()).nonzero()[:1].tolist():
+            what = "missing" if bool(numbers[tuple(where)].isnan()) else "infinite"
+            raise ValueError(f"{transform.place(*where[:2])} is {what}; only complete {kind.noun} have a density")
+        transform.check(numbers)
+        parts = log_densities(
+            run, numbers, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=batch_size, seed=seed
         )
+        found = []
+        with bar(total=len(numbers), unit=kind.noun) as shown:
+            for part in parts:
+                found.append(part.log_prob)
+                shown.update(len(part.log_prob))
+        return kind.align(torch.cat(found), x)
 
     def compile(self, batch_size: int) -> None:
         """Compile the networks; a message says so if this machine or torch can't.
@@ -754,7 +745,7 @@ def log_densities(
     batch_size: int | None = None,
     seed: int | torch.Generator = 0,
 ) -> Iterator[LogDensities]:
-    """Log densities of complete, possible examples, one batch at a time; arguments as for ``Run.likelihoods``.
+    """Log densities of complete, possible examples, one batch at a time; arguments as for ``Run.log_prob``.
 
     ``place``: the seed of a random place of each discrete value in its cell; by default it is the middle.
     """

@@ -43,16 +43,6 @@ class SeededOptions(SamplingOptions, total=False):
     seed: int | torch.Generator
 
 
-class DensityOptions(TypedDict, total=False):
-    """The keyword arguments of ``Run.likelihoods``."""
-
-    sigma_min: float | None
-    probes: int | None
-    tolerance: float
-    batch_size: int | None
-    seed: int | torch.Generator
-
-
 @runtime_checkable
 class Source(Protocol):
     """What samples are drawn from: a ``Run``."""

@@ -27,10 +27,10 @@ from ncsn.data import (
     UserData,
     Values,
     choose_patterns,
-    digest_of,
 )
 from ncsn.kinds.comparison import held_out_examples
 from ncsn.machine.messages import bar, log
+from ncsn.machine.storage import sha256_of
 from ncsn.run.run import Run
 from ncsn.samplers import Step
 from ncsn.score import PreconditioningName, ScoreModel
@@ -289,7 +289,7 @@ def rows_of(name: str, table: Table) -> Dataset:
     numbers.copy_(numbers.clamp(-FAR, FAR))
     validation, test, train = (z[part] for part in parts)
     texts_and_dates = np.frombuffer(repr((table.names, sorted(texts.items()), table.dates)).encode(), np.uint8)
-    digest = digest_of([texts_and_dates, table.rows])
+    digest = sha256_of([texts_and_dates, table.rows])
     return Dataset(train, validation, test, None, name, columns, columns.describe(), columns.codes, sha256=digest)
 
 
