@@ -8,6 +8,9 @@ interchangeable.
 
 A network F of well-scaled inputs and outputs is turned into s(x, σ) in one of three ways, each a ``Preconditioning``:
 ``EDM`` (the default: an exact Gaussian score plus a residual), ``Plain`` (NCSN: F) and ``Scaled`` (NCSNv2: F/σ).
+
+``tweedie`` is what a score is good for: the mean of the clean data.  ``add_guidance`` combines two scores.  What comes
+after ``ScoreModel`` is for the other files: checks, derivatives, batches, and levels on the right device.
 """
 
 import math
