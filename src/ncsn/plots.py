@@ -290,17 +290,15 @@ def loss_curves(rows: Sequence[Json], bands: Sequence[str], path: Place = None) 
     with _figure(path, 10, 3.8) as figure:
         left, right = figure.subplots(1, 2)
         steps = [row["step"] for row in rows]
-        left.plot(steps, [row["loss"] for row in rows], ".-", color=QUIET, ms=3, lw=1, label="training")
-        left.plot(
-            steps, [row["validation_loss"] for row in rows], ".-", color=POINTS, label="validation, averaged weights"
-        )
+        curves = {"loss": ("training", QUIET), "validation_loss": ("validation, averaged weights", POINTS)}
+        for name, (label, colour) in curves.items():
+            left.plot(steps, [row[name] for row in rows], ".-", color=colour, label=label)
         colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(bands)))
         for i, (band, colour) in enumerate(zip(bands, colours, strict=True)):
             right.plot(steps, [row["validation_bands"][i] for row in rows], ".-", color=colour, label=band)
         for axes, title in ((left, "Loss"), (right, "Validation loss by noise level")):
             axes.set(title=title, xlabel="step", ylabel="‖F − F*‖² per number", yscale="log")
-            axes.yaxis.set_minor_formatter("{x:.2g}")
-            axes.yaxis.set_major_formatter("{x:.2g}")
+            axes.yaxis.set(minor_formatter="{x:.2g}", major_formatter="{x:.2g}")
             axes.grid(which="both", alpha=0.25)
         left.legend(fontsize=8)
         figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize=8, title="noise level")
@@ -340,15 +338,12 @@ def columns(
             if j == 0:
                 axes.set_ylabel(labels[i], parse_math=False)
             if i == j:
-                # Shares of all rows, including those outside the panel.
-                heights = [
-                    np.histogram(rows[:, i], 40, range=ends[i], weights=np.full(len(rows), 1 / len(rows)))
-                    for rows in (real, samples)
-                ]
-                # Scaled to the panel, whose axis shows the column's values rather than shares.
-                scale = 0.95 * np.ptp(ends[i]) / max(1e-300, *(height.max() for height, _ in heights))
-                for (height, edges), colour, fill in zip(heights, (QUIET, POINTS), (True, False), strict=True):
-                    axes.stairs(ends[i, 0] + scale * height, edges, baseline=ends[i, 0], color=colour, fill=fill)
+                # Shares of all rows, including those outside the panel; scaled to the panel, whose axis shows values.
+                edges = np.linspace(*ends[i], 41)
+                shares = [np.histogram(rows[:, i], edges)[0] / len(rows) for rows in (real, samples)]
+                heights = 0.95 * np.ptp(ends[i]) * np.stack(shares) / max(1e-300, np.max(shares))
+                for height, colour, fill in zip(heights, (QUIET, POINTS), (True, False), strict=True):
+                    axes.stairs(ends[i, 0] + height, edges, baseline=ends[i, 0], color=colour, fill=fill)
             else:
                 rows, colour = (samples, POINTS) if j > i else (real, QUIET)
                 axes.scatter(*rows[:, [j, i]].T, s=3, alpha=0.6, linewidths=0, color=colour)
