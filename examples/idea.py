@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 import ncsn
 from ncsn.distributions import TOYS
+from ncsn.noise import LogUniform
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "idea.png"
 SIGMAS = (0.0, 0.15, 0.4, 1.2)  # approximate noise levels of the panels
@@ -27,7 +28,7 @@ def learn(data: torch.Tensor, generator: torch.Generator) -> ncsn.ScoreModel:
     torch.manual_seed(0)  # the initial weights
     state = ncsn.State(ncsn.ScoreModel(ncsn.MLP(2), data.mean(0), data.std()), generator=generator)
     batches = ncsn.batches(data, 512, generator=generator)
-    loss = ncsn.training_loss(ncsn.LogUniform(20, 0.02), generator=generator)
+    loss = ncsn.training_loss(LogUniform(20, 0.02), generator=generator)
     for _ in ncsn.train(state, batches, loss, budget=ncsn.Budget(steps=2000)):
         pass
     return state.average
