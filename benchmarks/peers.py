@@ -216,7 +216,7 @@ class Azula:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * (1 + math.cos(math.pi * fraction)) / 2
         with autocast():
-            loss: Tensor = self.network.loss(2 * x - 1, torch.rand(len(x)), **told(label))
+            loss: Tensor = self.network.loss(2 * x - 1, torch.rand(len(x)), label=label)
         descend(self.optimizer, loss, self.network)
         self.average.update_parameters(self.network)
         return loss.detach()
@@ -227,13 +227,8 @@ class Azula:
 
         sampler = DDIMSampler(self.average.module.eval(), steps=self.nfe, silent=True)
         with autocast():
-            x: Tensor = sampler(torch.randn(n, *self.shape, generator=generator), **told(label))
+            x: Tensor = sampler(torch.randn(n, *self.shape, generator=generator), label=label)
         return (x.float() + 1) / 2
-
-
-def told(label: Labels) -> dict[str, Tensor]:
-    """The keyword that says the classes, if there are any."""
-    return {} if label is None else {"label": label}
 
 
 class Lucidrains:

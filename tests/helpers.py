@@ -1,6 +1,6 @@
 """What several test files need."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -72,6 +72,17 @@ def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     printed = capsys.readouterr()
     assert (printed.out, printed.err.count("\n")) == ("", 1)
     return printed.err
+
+
+def refuses(cases: Sequence[tuple[Callable[[], object], str]]) -> Callable[..., None]:
+    """A test that each call is refused with its message."""
+
+    @pytest.mark.parametrize(("call", "message"), cases)
+    def test(call: Callable[[], object], message: str) -> None:
+        with unchecked(), pytest.raises(ValueError, match=message):
+            call()
+
+    return test
 
 
 def refused(call: Callable[[], object], *, naming: str = "") -> str:

@@ -76,6 +76,14 @@ def test_a_student_learns_and_is_a_run_like_any_other(tmp_path: Path) -> None:
             distill.main(distill.Distill(run="mnist", out=tmp_path / place, **few))
 
 
+def test_the_picture_of_the_idea_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    idea, budget = example("idea"), ncsn.Budget(steps=2)
+    monkeypatch.setattr(ncsn, "Budget", lambda **_: budget)
+    monkeypatch.setattr(idea, "PICTURE", tmp_path / "idea.png")
+    idea.main()
+    assert (tmp_path / "idea.png").stat().st_size > 10_000
+
+
 def test_encoding_is_the_flow_the_other_way() -> None:
     """Of N(0, 1) the flow multiplies x by the standard deviation of the noised data."""
     sigmas, x = ncsn.Karras(5.0, 0.05, 200).sigmas(), torch.tensor([[0.3, -2.0]])

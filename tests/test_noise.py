@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import unchecked, z_score
+from helpers import refuses, z_score
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
@@ -78,10 +78,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("make", "message"), REFUSED)
-def test_refuses(make: Callable[[], object], message: str) -> None:
-    with unchecked(), pytest.raises(ValueError, match=message):
-        make()
+test_bad_arguments_are_refused = refuses(REFUSED)
 
 
 def test_techniques_give_the_papers_values() -> None:

@@ -1,7 +1,8 @@
 """Whatever draws at random draws from the generator it is given, on its device: nothing else changes what comes out.
 
 Each function is called three times with the same generator: twice with another global seed, and once where tensors are
-made on the device ``meta`` unless they are told otherwise, which cannot be mixed with numbers.
+made on the device ``meta`` unless they are told otherwise, which cannot be mixed with numbers.  Samplers are called so
+beside their formulas, in test_samplers.py.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,6 @@ SCORE = GaussianScore(0.3, 0.8)
 X = torch.linspace(-2, 2, 12).view(6, 2)
 SIGMA = torch.linspace(0.2, 2.0, 6)
 NOISE = LogUniform(3.0, 0.5)
-SIGMAS = Geometric(3.0, 0.5, 4).sigmas()
 DATA = Empirical(torch.linspace(-3, 3, 20).view(10, 2), torch.arange(10) % 2)
 MIXTURE = ncsn.GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]))
 MODEL, LABELLED = ncsn.ScoreModel(ncsn.MLP(2, 8, 1), 0.1, 1.2), Batch(X, torch.arange(6) % 2)
@@ -55,12 +55,6 @@ CASES: dict[str, Callable[[Generator], Tensor]] = {
     "replacement": lambda g: posteriors.replacement(MIXTURE, KNOWN, X, generator=g)(X + 1, 0.7),
     "known_pixels": lambda g: posteriors.known_pixels((1, 6, 6), "random", generator=g),
     "start": lambda g: SAMPLING.start(MEAN, 6, generator=g),
-    "langevin": lambda g: [*ncsn.langevin(SCORE, X, 0.7, step_size=0.1, steps=2, generator=g)][-1].x,
-    "annealed": lambda g: [*ncsn.annealed_langevin(SCORE, X, SIGMAS, eps=0.1, steps=2, generator=g)][-1].x,
-    "consistent": lambda g: [*ncsn.consistent_annealed(SCORE, X, SIGMAS, eta=0.8, generator=g)][-1].x,
-    "pc": lambda g: [*ncsn.predictor_corrector(SCORE, X, SIGMAS, generator=g)][-1].x,
-    "edm": lambda g: [*ncsn.edm(SCORE, X, SIGMAS, churn=1.0, generator=g)][-1].x,
-    "dpm_solver": lambda g: [*ncsn.dpm_solver(SCORE, X, SIGMAS, stochasticity=1.0, generator=g)][-1].x,
 }
 
 

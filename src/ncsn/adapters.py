@@ -30,6 +30,11 @@ SIGNIFICANT_BITS = 40  # of a time found by bisection
 SIGMA_ROUNDING = 1e-3  # relative; in single precision, 1 − ᾱ₀ and hence the smallest σ have three to four digits
 
 
+def with_levels(function: Callable[[Tensor, Tensor], Tensor]) -> Score:
+    """The score that is a function of x and of noise levels, which broadcast against it."""
+    return lambda x, sigma: function(x, expand(sigma, x))
+
+
 def from_denoiser(denoiser: Network) -> Score:
     """The score (D(x, σ) − x)/σ² of a denoiser (Robbins 1956; Karras et al. 2022, arXiv:2206.00364, equation 3).
 
@@ -39,12 +44,7 @@ def from_denoiser(denoiser: Network) -> Score:
     >>> score(torch.tensor([[2.0, -4.0]]), 1.0)
     tensor([[-1.,  2.]])
     """
-
-    def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        std = expand(sigma, x)
-        return (denoiser(x, std.flatten()) - x) / std**2
-
-    return score
+    return with_levels(lambda x, std: (denoiser(x, std.flatten()) - x) / std**2)
 
 
 def from_noise_predictor(predictor: Network) -> Score:
@@ -52,12 +52,7 @@ def from_noise_predictor(predictor: Network) -> Score:
 
     ``predictor``: (x (b, *d), σ (b,)) → E[z | x], for x = x₀ + σz with a standard normal z.
     """
-
-    def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        std = expand(sigma, x)
-        return -predictor(x, std.flatten()) / std
-
-    return score
+    return with_levels(lambda x, std: -predictor(x, std.flatten()) / std)
 
 
 def from_flow(velocity: Network) -> Score:
@@ -71,12 +66,11 @@ def from_flow(velocity: Network) -> Score:
     Liu et al. 2022 (arXiv:2209.03003), equation 1; Lipman et al. 2022 (arXiv:2210.02747), section 4.1.
     """
 
-    def score(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        std = expand(sigma, x)
+    def score(x: Float[Tensor, "b *d"], std: Float[Tensor, "b *ones"]) -> Float[Tensor, "b *d"]:
         v = velocity(x / (1 + std), (std / (1 + std)).flatten())
         return -(x + v) / (std * (1 + std))
 
-    return score
+    return with_levels(score)
 
 
 def from_variance_preserving(
@@ -227,7 +221,7 @@ def from_diffusers(folder: str | Path) -> Score:
         return answer[:, : x.shape[1]]
 
     if kind == "ScoreSdeVeScheduler":
-        return lambda x, sigma: output(x, expand(sigma, x).flatten())
+        return with_levels(lambda x, std: output(x, std.flatten()))
     if kind in FLOWS and not settings.get("invert_sigmas"):
         return from_flow(lambda x, t: output(x, t * settings["num_train_timesteps"]))
     alphas = getattr(scheduler, "alphas_cumprod", None)

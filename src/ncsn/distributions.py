@@ -290,13 +290,10 @@ class Empirical:
         """
         device = self.mean.device if generator is None else place_of(generator)
         index = torch.randint(len(self.centred), (whole("n", n, 1),), generator=generator, device=device)
-        return (
-            (self.centred[index.to(self.mean.device)].to(self.mean.dtype) + self.mean).view(n, *self.shape).to(device)
-        )
+        drawn = self.centred[index.to(self.mean.device)].to(self.mean.dtype) + self.mean
+        return drawn.view(n, *self.shape).to(device)
 
-    def _mean(
-        self, x: Float[Tensor, "b d"], std: Float[Tensor, "b 1"], label: Int64[Tensor, "b"] | None, *, by_class: bool
-    ) -> Float[Tensor, "b d"]:
+    def _mean(self, x: Tensor, std: Tensor, label: Tensor | None, *, by_class: bool) -> Float[Tensor, "b d"]:
         """E[x_i | x] by a softmax over log N(x; x_i, σ²I), up to terms that do not depend on i; ``x`` is centred.
 
         All examples at once, or class by class, each for those x that may belong to it; without a label, x may belong

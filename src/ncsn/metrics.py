@@ -133,6 +133,11 @@ def moments(points: Float[Tensor, "n f"]) -> tuple[Float[Tensor, "f"], Float[Ten
     return mean, centred.square().sum(), torch.linalg.qr(centred, mode="r").R
 
 
+def cubic_kernel(x: Float64[Tensor, "n f"], y: Float64[Tensor, "m f"]) -> Float64[Tensor, "n m"]:
+    """(⟨x, y⟩/f + 1)³, in place: a part against 10,000 points is 160 MB."""
+    return (x @ y.T).div_(x.shape[1]).add_(1).pow_(3)
+
+
 def kernel_distance(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
     """The squared maximum mean discrepancy with the kernel (⟨x, y⟩/f + 1)³, unbiased.
 
@@ -140,14 +145,14 @@ def kernel_distance(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
     """
 
     def kernel_sum(a: Tensor, b: Tensor) -> Tensor:
-        # In place: a part against 10,000 points is 160 MB.
-        return torch.stack([(part @ b.T).div_(f).add_(1).pow_(3).sum() for part in torch.split(a, 2000)]).sum()
+        return torch.stack([cubic_kernel(part, b).sum() for part in torch.split(a, 2000)]).sum()
+
+    def kernel_mean(a: Tensor) -> Tensor:
+        pairs = kernel_sum(a, a) - (a.square().sum(1) / a.shape[1] + 1).pow(3).sum()
+        return pairs / (len(a) * (len(a) - 1))
 
     x, y = float64(x), float64(y)
-    (n, f), m = x.shape, len(y)
-    within_x = kernel_sum(x, x) - (x.square().sum(1) / f + 1).pow(3).sum()
-    within_y = kernel_sum(y, y) - (y.square().sum(1) / f + 1).pow(3).sum()
-    return float(within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * kernel_sum(x, y) / (n * m))
+    return float(kernel_mean(x) + kernel_mean(y) - 2 * kernel_sum(x, y) / (len(x) * len(y)))
 
 
 def kernel_gain(x: Float[Tensor, "n f"], z: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> tuple[float, float]:
@@ -156,14 +161,11 @@ def kernel_gain(x: Float[Tensor, "n f"], z: Float[Tensor, "n f"], y: Float[Tenso
     Rows of ``x`` and ``z`` come from the same noise, so their common randomness cancels.  The standard error is that of
     a U-statistic to first order (Hoeffding 1948), and too large if the sets are similar.
     """
-    y, n, (m, f) = float64(y), len(x), y.shape
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T).div_(f).add_(1).pow_(3)
+    y, n, m = float64(y), len(x), len(y)
 
     def contributions(a: Tensor) -> tuple[Tensor, Tensor]:
         """The first-order contribution of each row of ``a`` to the distance, and of each row of ``y``."""
-        within, cross = kernel(a, a), kernel(a, y)
+        within, cross = cubic_kernel(a, a), cubic_kernel(a, y)
         return 2 * ((within.sum(1) - within.diagonal()) / (n - 1) - cross.mean(1)), -2 * cross.mean(0)
 
     (rows_x, columns_x), (rows_z, columns_z) = contributions(float64(x)), contributions(float64(z))

@@ -18,60 +18,7 @@ from ncsn.validation import LARGEST, as_floats, check_floats, real, whole
 MAX_LOG_SIGMA = 100  # beyond every noise level
 
 
-@runtime_checkable
-class Proposal(Protocol):
-    """A distribution of noise levels for training."""
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
-        """``n`` noise levels, each with the proposal's distribution, on the generator's device."""
-
-
-def check_range(sigma_max: float, sigma_min: float, levels: int = 1) -> None:
-    """Raises ValueError unless 10¹⁸ ≥ sigma_max ≥ sigma_min > 0 and levels ≥ 1."""
-    if not LARGEST >= real("sigma_max", sigma_max) >= real("sigma_min", sigma_min, above=0):
-        allowed = f"expected {LARGEST:g} >= sigma_max >= sigma_min > 0"
-        raise ValueError(f"sigma_max, sigma_min are {sigma_max:g}, {sigma_min:g}; {allowed}")
-    whole("levels", levels, 1)
-
-
-def place_of(generator: torch.Generator | None) -> torch.device:
-    """The device of a generator; None is torch's global generator, on the CPU.  Raises ValueError for anything else."""
-    if not isinstance(generator, torch.Generator | None):
-        raise ValueError(f"generator is {generator!r}; expected a torch.Generator, such as torch.manual_seed(0)")
-    return torch.device("cpu") if generator is None else generator.device
-
-
-def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
-    """Raises ValueError unless the generator draws on ``device``."""
-    if generator is not None and place_of(generator).type != device.type:
-        there = f"torch.Generator('{device.type}')"
-        raise ValueError(f"the generator draws on {generator.device}, the examples are on {device}; pass {there}")
-
-
-def noise_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> Float[Tensor, "b *d"]:
-    """Standard normal numbers, of the shape and type of ``x``.
-
-    Raises ValueError for a generator of another device, and if ``x`` has no floating-point numbers.
-    """
-    check_floats("x", x)
-    check_generator(generator, x.device)
-    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-
-
-def signs_like(x: Float[Tensor, "b *d"], n: int, generator: torch.Generator | None) -> Float[Tensor, "n b *d"]:
-    """``n`` times random signs, −1 or 1, of the shape and type of ``x``."""
-    return (2 * torch.randint(2, (n, *x.shape), generator=generator, device=x.device) - 1).to(x.dtype)
-
-
-def lengths(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b"]:
-    """The Euclidean length of each example."""
-    return torch.linalg.vector_norm(x[:, None].flatten(1), dim=1)  # type: ignore[no-any-return]
-
-
-def draw_stratified(n: int, generator: torch.Generator | None) -> Float[Tensor, "n"]:
-    """Uniform numbers in [0, 1), one in each of ``n`` equal strata, in random order."""
-    strata = torch.randperm(whole("n", n, 1), generator=generator, device=place_of(generator))
-    return (strata + torch.rand(n, generator=generator, device=strata.device)) / n
+# Ladders, which samplers descend.
 
 
 @dataclass(frozen=True)
@@ -149,6 +96,17 @@ class Karras(Ladder):
         return (roots**7).float().to(device)
 
 
+# Proposals, which training draws from.
+
+
+@runtime_checkable
+class Proposal(Protocol):
+    """A distribution of noise levels for training."""
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
+        """``n`` noise levels, each with the proposal's distribution, on the generator's device."""
+
+
 @dataclass(frozen=True)
 class LogNormal:
     """Noise levels for training: ln σ ~ N(mean, std²), clipped to a range (Karras et al. 2022, table 1).
@@ -214,6 +172,9 @@ class LogUniform:
         """
         quantiles = draw_stratified(n, generator)
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** quantiles
+
+
+# NCSNv2's techniques: noise levels and Langevin steps that suit a dataset.
 
 
 def largest_distance(data: Float[Tensor, "n *d"], *, limit: int = 10_000) -> float:
@@ -308,3 +269,54 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
         f"steps = {steps}, eps = {eps:.3g}: after {steps} Langevin steps a level has the right variance"
     )
     return Suggestion(noise, steps, eps, explanation)
+
+
+# Random numbers and checks, for all of the method.
+
+
+def check_range(sigma_max: float, sigma_min: float, levels: int = 1) -> None:
+    """Raises ValueError unless 10¹⁸ ≥ sigma_max ≥ sigma_min > 0 and levels ≥ 1."""
+    if not LARGEST >= real("sigma_max", sigma_max) >= real("sigma_min", sigma_min, above=0):
+        allowed = f"expected {LARGEST:g} >= sigma_max >= sigma_min > 0"
+        raise ValueError(f"sigma_max, sigma_min are {sigma_max:g}, {sigma_min:g}; {allowed}")
+    whole("levels", levels, 1)
+
+
+def place_of(generator: torch.Generator | None) -> torch.device:
+    """The device of a generator; None is torch's global generator, on the CPU.  Raises ValueError for anything else."""
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator is {generator!r}; expected a torch.Generator, such as torch.manual_seed(0)")
+    return torch.device("cpu") if generator is None else generator.device
+
+
+def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
+    """Raises ValueError unless the generator draws on ``device``."""
+    if generator is not None and place_of(generator).type != device.type:
+        there = f"torch.Generator('{device.type}')"
+        raise ValueError(f"the generator draws on {generator.device}, the examples are on {device}; pass {there}")
+
+
+def noise_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> Float[Tensor, "b *d"]:
+    """Standard normal numbers, of the shape and type of ``x``.
+
+    Raises ValueError for a generator of another device, and if ``x`` has no floating-point numbers.
+    """
+    check_floats("x", x)
+    check_generator(generator, x.device)
+    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+def signs_like(x: Float[Tensor, "b *d"], n: int, generator: torch.Generator | None) -> Float[Tensor, "n b *d"]:
+    """``n`` times random signs, −1 or 1, of the shape and type of ``x``."""
+    return (2 * torch.randint(2, (n, *x.shape), generator=generator, device=x.device) - 1).to(x.dtype)
+
+
+def lengths(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b"]:
+    """The Euclidean length of each example."""
+    return torch.linalg.vector_norm(x[:, None].flatten(1), dim=1)  # type: ignore[no-any-return]
+
+
+def draw_stratified(n: int, generator: torch.Generator | None) -> Float[Tensor, "n"]:
+    """Uniform numbers in [0, 1), one in each of ``n`` equal strata, in random order."""
+    strata = torch.randperm(whole("n", n, 1), generator=generator, device=place_of(generator))
+    return (strata + torch.rand(n, generator=generator, device=strata.device)) / n

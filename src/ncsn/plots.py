@@ -32,22 +32,6 @@ Noisy = tuple[float, Tensor]  # a step of a sampler: σ and x
 
 
 @contextmanager
-def _styled() -> Iterator[None]:
-    """Our style on top of matplotlib's defaults, because a user's matplotlibrc may need LaTeX, for example."""
-    import matplotlib.style
-
-    with matplotlib.style.context(["default", STYLE]):
-        yield
-
-
-def _blank(width: float, height: float) -> "Figure":
-    """An empty figure; width and height in inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-@contextmanager
 def _written(path: Path | str) -> Iterator[Path]:
     """A temporary path that replaces ``path`` when the block ends.  Raises ValueError if ``path`` has no suffix."""
     check_type("path", path, str, Path)
@@ -57,12 +41,20 @@ def _written(path: Path | str) -> Iterator[Path]:
         yield temporary
 
 
-def _finish(figure: "Figure", path: Place) -> "Figure":
-    """Write the figure, atomically, if there is a path."""
-    if path is not None:
-        with _written(path) as temporary:
-            figure.savefig(temporary, dpi=140)
-    return figure
+@contextmanager
+def _figure(path: Place, width: float, height: float) -> Iterator["Figure"]:
+    """An empty figure, in inches, which is written at the end, atomically, if there is a path.
+
+    Our style is on top of matplotlib's defaults, because a user's matplotlibrc may need LaTeX, for example.
+    """
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    with matplotlib.style.context(["default", STYLE]):
+        yield (figure := Figure(figsize=(width, height), layout="constrained"))
+        if path is not None:
+            with _written(path) as temporary:
+                figure.savefig(temporary, dpi=140)
 
 
 def _visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d h w"]:
@@ -121,7 +113,6 @@ def image_pairs(
     return image_grid(torch.stack(rows, 1).flatten(0, 2), path, columns=columns)
 
 
-@_styled()
 def signal_rows(rows: Mapping[str, Float[Tensor, "n c l"]], path: Place = None, *, columns: int = 6) -> "Figure":
     """The first signals of each set in a row under its name, all on one scale, with a line for each channel.
 
@@ -131,13 +122,13 @@ def signal_rows(rows: Mapping[str, Float[Tensor, "n c l"]], path: Place = None, 
     """
     check_type("rows", rows, Mapping, some=True)
     columns = whole("columns", columns, 1)
-    figure = _blank(1.9 * columns, 1.4 * len(rows) + 0.2)
-    panels = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
-    for line, (title, signals) in zip(panels, rows.items(), strict=True):
-        line[0].set_title(title, loc="left")
-        for axes, signal in zip(line, _here(title, signals, "n, c, l", "n, c, d, h, w"), strict=False):
-            axes.plot(signal.flatten(1).T.numpy(), lw=0.9)  # volumes are flattened
-    return _finish(figure, path)
+    with _figure(path, 1.9 * columns, 1.4 * len(rows) + 0.2) as figure:
+        panels = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
+        for line, (title, signals) in zip(panels, rows.items(), strict=True):
+            line[0].set_title(title, loc="left")
+            for axes, signal in zip(line, _here(title, signals, "n, c, l", "n, c, d, h, w"), strict=False):
+                axes.plot(signal.flatten(1).T.numpy(), lw=0.9)  # volumes are flattened
+    return figure
 
 
 def visible(x: Float[Tensor, "*d"], sigma: float) -> UInt8[Tensor, "*d"]:
@@ -157,7 +148,6 @@ def _thin(steps: Iterable[Noisy], most: int) -> list[Noisy]:
     return [steps[i] for i in chosen]
 
 
-@_styled()
 def evolution(steps: Iterable[Noisy], path: Place = None, *, examples: int = 8, columns: int = 12) -> "Figure":
     """How images emerge from noise: an example per row, and noise levels from left to right, with σ = 0 at the end.
 
@@ -169,14 +159,14 @@ def evolution(steps: Iterable[Noisy], path: Place = None, *, examples: int = 8, 
     shown = _thin(steps, columns)
     images = torch.stack([visible(x[:examples], sigma).cpu() for sigma, x in shown], 1)
     picture = image_grid(images.flatten(0, 1), columns=len(shown), zoom=3)
-    figure = _blank(10.0, 10.0 * picture.height / picture.width + 0.45)
-    axes = figure.subplots()
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
-    step = picture.width / len(shown)
-    axes.set_xticks([(k + 0.5) * step for k in range(len(shown))], [f"{sigma:.2g}" for sigma, _ in shown])
-    axes.set(yticks=[], xlabel="noise level σ, from the first step of sampling to the denoised samples (0)")
-    axes.spines[:].set_visible(False)
-    return _finish(figure, path)
+    with _figure(path, 10.0, 10.0 * picture.height / picture.width + 0.45) as figure:
+        axes = figure.subplots()
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        step = picture.width / len(shown)
+        axes.set_xticks([(k + 0.5) * step for k in range(len(shown))], [f"{sigma:.2g}" for sigma, _ in shown])
+        axes.set(yticks=[], xlabel="noise level σ, from the first step of sampling to the denoised samples (0)")
+        axes.spines[:].set_visible(False)
+    return figure
 
 
 def evolution_animation(steps: Iterable[Noisy], path: Path | str, *, examples: int = 36) -> None:
@@ -213,7 +203,6 @@ def _frame(axes: "Axes", title: str, view: float | None) -> None:
         axes.set(xticks=ticks, yticks=ticks, xlim=(-view, view), ylim=(-view, view), aspect="equal")
 
 
-@_styled()
 @torch.no_grad()
 def score_field(
     score: Score,
@@ -249,27 +238,26 @@ def score_field(
         extent = (-view, view, -view, view)
         return axes.imshow(size, origin="lower", extent=extent, norm="log", vmin=low, vmax=high, cmap=colours)
 
-    figure = _blank(10.5, 3.3 * len(sigmas) + 0.2)
-    for (left, middle, right), sigma in zip(figure.subplots(len(sigmas), 3, squeeze=False), sigmas, strict=True):
-        exact, estimate = truth(fine, sigma).cpu(), score(fine, sigma).cpu()
-        magnitude = exact.norm(dim=1)
-        magnitude = magnitude.clamp_min(1e-3 * float(magnitude.max()))  # the score is 0 where the density is flat
-        scale = float(magnitude.quantile(0.02)), float(magnitude.max()), "viridis"
-        show(left, "exact score", exact, *scale)
-        colours = show(middle, "estimated score", estimate, *scale)
-        errors = show(right, "relative error", (estimate - exact) / magnitude[:, None], 0.01, 10, "magma")
-        for axes, function in ((left, truth), (middle, score)):
-            arrows = function(coarse, sigma).cpu()
-            arrows = arrows / arrows.norm(dim=1, keepdim=True).clamp_min(1e-9)
-            axes.quiver(*coarse.cpu().T.numpy(), *arrows.T.numpy(), color="white", scale=24, width=0.005)
-        right.scatter(*data[:600].cpu().T.numpy(), s=1.5, color="#5bc0eb", linewidths=0, label="training data")
-        right.legend(loc="upper right", markerscale=5, framealpha=0.85, fontsize=8)
-        figure.colorbar(colours, ax=[left, middle], label="‖s‖", shrink=0.9, pad=0.01)
-        figure.colorbar(errors, ax=right, label="‖ŝ − s‖ / ‖s‖", shrink=0.9)
-    return _finish(figure, path)
+    with _figure(path, 10.5, 3.3 * len(sigmas) + 0.2) as figure:
+        for (left, middle, right), sigma in zip(figure.subplots(len(sigmas), 3, squeeze=False), sigmas, strict=True):
+            exact, estimate = truth(fine, sigma).cpu(), score(fine, sigma).cpu()
+            magnitude = exact.norm(dim=1)
+            magnitude = magnitude.clamp_min(1e-3 * float(magnitude.max()))  # the score is 0 where the density is flat
+            scale = float(magnitude.quantile(0.02)), float(magnitude.max()), "viridis"
+            show(left, "exact score", exact, *scale)
+            colours = show(middle, "estimated score", estimate, *scale)
+            errors = show(right, "relative error", (estimate - exact) / magnitude[:, None], 0.01, 10, "magma")
+            for axes, function in ((left, truth), (middle, score)):
+                arrows = function(coarse, sigma).cpu()
+                arrows = arrows / arrows.norm(dim=1, keepdim=True).clamp_min(1e-9)
+                axes.quiver(*coarse.cpu().T.numpy(), *arrows.T.numpy(), color="white", scale=24, width=0.005)
+            right.scatter(*data[:600].cpu().T.numpy(), s=1.5, color="#5bc0eb", linewidths=0, label="training data")
+            right.legend(loc="upper right", markerscale=5, framealpha=0.85, fontsize=8)
+            figure.colorbar(colours, ax=[left, middle], label="‖s‖", shrink=0.9, pad=0.01)
+            figure.colorbar(errors, ax=right, label="‖ŝ − s‖ / ‖s‖", shrink=0.9)
+    return figure
 
 
-@_styled()
 def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view: float | None = 8.0) -> "Figure":
     """Scatter plots of sets of points in the plane.
 
@@ -280,16 +268,15 @@ def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view:
     counts = [len(row) for row in rows]
     if len({*counts}) != 1 or not counts[0]:
         raise ValueError(f"rows has {counts} panels; expected rows of the same number, at least one")
-    figure = _blank(3.4 * counts[0], 3.75 * len(rows))
-    for panels, row in zip(figure.subplots(len(rows), counts[0], squeeze=False), rows, strict=True):
-        for axes, (title, points) in zip(panels, row, strict=True):
-            x, y = _here(title, points, "n, 2")[:3000].T.numpy()
-            axes.scatter(x, y, s=2.5, alpha=0.45, linewidths=0, color=POINTS)
-            _frame(axes, title, view)
-    return _finish(figure, path)
+    with _figure(path, 3.4 * counts[0], 3.75 * len(rows)) as figure:
+        for panels, row in zip(figure.subplots(len(rows), counts[0], squeeze=False), rows, strict=True):
+            for axes, (title, points) in zip(panels, row, strict=True):
+                x, y = _here(title, points, "n, 2")[:3000].T.numpy()
+                axes.scatter(x, y, s=2.5, alpha=0.45, linewidths=0, color=POINTS)
+                _frame(axes, title, view)
+    return figure
 
 
-@_styled()
 def loss_curves(rows: Sequence[Json], bands: Sequence[str], path: Place = None) -> "Figure":
     """Training and validation loss by step, and validation loss by range of noise levels.
 
@@ -300,25 +287,24 @@ def loss_curves(rows: Sequence[Json], bands: Sequence[str], path: Place = None) 
     import matplotlib as mpl
 
     check_type("rows", rows, Sequence, some=True)
-    figure = _blank(10, 3.8)
-    left, right = figure.subplots(1, 2)
-    steps = [row["step"] for row in rows]
-    left.plot(steps, [row["loss"] for row in rows], ".-", color=QUIET, ms=3, lw=1, label="training")
-    left.plot(steps, [row["validation_loss"] for row in rows], ".-", color=POINTS, label="validation, averaged weights")
-    colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(bands)))
-    for i, (band, colour) in enumerate(zip(bands, colours, strict=True)):
-        right.plot(steps, [row["validation_bands"][i] for row in rows], ".-", color=colour, label=band)
-    for axes, title in ((left, "Loss"), (right, "Validation loss by noise level")):
-        axes.set(title=title, xlabel="step", ylabel="‖F − F*‖² per number", yscale="log")
-        axes.yaxis.set_minor_formatter("{x:.2g}")
-        axes.yaxis.set_major_formatter("{x:.2g}")
-        axes.grid(which="both", alpha=0.25)
-    left.legend(fontsize=8)
-    figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize=8, title="noise level")
-    return _finish(figure, path)
+    with _figure(path, 10, 3.8) as figure:
+        left, right = figure.subplots(1, 2)
+        steps = [row["step"] for row in rows]
+        curves = {"loss": ("training", QUIET), "validation_loss": ("validation, averaged weights", POINTS)}
+        for name, (label, colour) in curves.items():
+            left.plot(steps, [row[name] for row in rows], ".-", color=colour, label=label)
+        colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(bands)))
+        for i, (band, colour) in enumerate(zip(bands, colours, strict=True)):
+            right.plot(steps, [row["validation_bands"][i] for row in rows], ".-", color=colour, label=band)
+        for axes, title in ((left, "Loss"), (right, "Validation loss by noise level")):
+            axes.set(title=title, xlabel="step", ylabel="‖F − F*‖² per number", yscale="log")
+            axes.yaxis.set(minor_formatter="{x:.2g}", major_formatter="{x:.2g}")
+            axes.grid(which="both", alpha=0.25)
+        left.legend(fontsize=8)
+        figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize=8, title="noise level")
+    return figure
 
 
-@_styled()
 def columns(
     real: Float[np.ndarray, "n d"], samples: Float[np.ndarray, "m d"], names: Sequence[str], path: Place = None
 ) -> "Figure":
@@ -335,43 +321,39 @@ def columns(
     given = {"real": real, "samples": samples}
     real, samples = (_here(name, x, f"n, {len(names)}").double().numpy() for name, x in given.items())
     d = min(6, len(names))
-    figure = _blank(1.7 * d + 0.8, 1.7 * d + 0.8)
-    shown = np.where(np.isnan(real).all(0), 0.0, real)  # any axis will do for a column whose cells are all missing
-    low, high = np.nanquantile(shown[:, :d], [0.005, 0.995], axis=0)
-    margin = 0.05 * np.maximum(np.where(high > low, high - low, 1), 1e-12 * abs(high))
-    ends = np.stack([low - margin, high + margin], 1)
-    labels = ["\n".join(textwrap.wrap(one_line(name), 22, max_lines=2, placeholder=" …")) for name in names[:d]]
-    for (i, j), axes in np.ndenumerate(figure.subplots(d, d, squeeze=False)):
-        axes.set(xlim=ends[j], ylim=ends[i])
-        axes.tick_params(labelsize=7.5, labelbottom=i == d - 1, labelleft=j == 0)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
-            axis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-        if i == 0:
-            axes.set_title(labels[j], parse_math=False)  # "price $" is not a formula
-        if j == 0:
-            axes.set_ylabel(labels[i], parse_math=False)
-        if i == j:
-            # Shares of all rows, including those outside the panel.
-            heights = [
-                np.histogram(rows[:, i], 40, range=ends[i], weights=np.full(len(rows), 1 / len(rows)))
-                for rows in (real, samples)
-            ]
-            # Scaled to the panel, whose axis shows the column's values rather than shares.
-            scale = 0.95 * np.ptp(ends[i]) / max(1e-300, *(height.max() for height, _ in heights))
-            for (height, edges), colour, fill in zip(heights, (QUIET, POINTS), (True, False), strict=True):
-                axes.stairs(ends[i, 0] + scale * height, edges, baseline=ends[i, 0], color=colour, fill=fill)
-        else:
-            rows, colour = (samples, POINTS) if j > i else (real, QUIET)
-            axes.scatter(*rows[:, [j, i]].T, s=3, alpha=0.6, linewidths=0, color=colour)
-    beyond = [((rows[:, :d] < ends[:, 0]) | (rows[:, :d] > ends[:, 1])).any(1).mean() for rows in (real, samples)]
-    line = "real rows are grey (below the diagonal), samples red (above)"
-    line += f"; {beyond[0]:.0%} of the rows and {beyond[1]:.0%} of the samples lie outside the panels"
-    figure.supxlabel(textwrap.fill(line, 26 * d), fontsize=8)
-    return _finish(figure, path)
+    with _figure(path, 1.7 * d + 0.8, 1.7 * d + 0.8) as figure:
+        shown = np.where(np.isnan(real).all(0), 0.0, real)  # any axis will do for a column whose cells are all missing
+        low, high = np.nanquantile(shown[:, :d], [0.005, 0.995], axis=0)
+        margin = 0.05 * np.maximum(np.where(high > low, high - low, 1), 1e-12 * abs(high))
+        ends = np.stack([low - margin, high + margin], 1)
+        labels = ["\n".join(textwrap.wrap(one_line(name), 22, max_lines=2, placeholder=" …")) for name in names[:d]]
+        for (i, j), axes in np.ndenumerate(figure.subplots(d, d, squeeze=False)):
+            axes.set(xlim=ends[j], ylim=ends[i])
+            axes.tick_params(labelsize=7.5, labelbottom=i == d - 1, labelleft=j == 0)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+                axis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+            if i == 0:
+                axes.set_title(labels[j], parse_math=False)  # "price $" is not a formula
+            if j == 0:
+                axes.set_ylabel(labels[i], parse_math=False)
+            if i == j:
+                # Shares of all rows, including those outside the panel; scaled to the panel, whose axis shows values.
+                edges = np.linspace(*ends[i], 41)
+                shares = [np.histogram(rows[:, i], edges)[0] / len(rows) for rows in (real, samples)]
+                heights = 0.95 * np.ptp(ends[i]) * np.stack(shares) / max(1e-300, np.max(shares))
+                for height, colour, fill in zip(heights, (QUIET, POINTS), (True, False), strict=True):
+                    axes.stairs(ends[i, 0] + height, edges, baseline=ends[i, 0], color=colour, fill=fill)
+            else:
+                rows, colour = (samples, POINTS) if j > i else (real, QUIET)
+                axes.scatter(*rows[:, [j, i]].T, s=3, alpha=0.6, linewidths=0, color=colour)
+        beyond = [((rows[:, :d] < ends[:, 0]) | (rows[:, :d] > ends[:, 1])).any(1).mean() for rows in (real, samples)]
+        line = "real rows are grey (below the diagonal), samples red (above)"
+        line += f"; {beyond[0]:.0%} of the rows and {beyond[1]:.0%} of the samples lie outside the panels"
+        figure.supxlabel(textwrap.fill(line, 26 * d), fontsize=8)
+    return figure
 
 
-@_styled()
 def posterior_page(
     truth: Float[Tensor, "c h w"] | None,
     measurement: Float[Tensor, "c h w"],
@@ -393,20 +375,21 @@ def posterior_page(
         white = deviation.max().clamp_min(1e-6)
         images[f"standard deviation (white: {white:.2f})"] = deviation / white
     rows = -(-len(samples) // columns)
-    figure = _blank(1.15 * columns, 2.0 + 1.15 * rows)
-    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.7, 1.15 * rows])[:, 0]
-    pixels = {title: _visible_channels(quantize(image)[None])[0].permute(1, 2, 0) for title, image in images.items()}
-    pictures = {title: Image.fromarray(each.squeeze(-1).numpy()) for title, each in pixels.items()}
-    pictures["samples of the posterior"] = image_grid(samples, columns=min(columns, len(samples)))
-    panels = [*top.subplots(1, len(images), squeeze=False)[0], bottom.subplots()]
-    for axes, (title, picture) in zip(panels, pictures.items(), strict=True):
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(title)
-        axes.set_axis_off()
-    return _finish(figure, path)
+    with _figure(path, 1.15 * columns, 2.0 + 1.15 * rows) as figure:
+        top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.7, 1.15 * rows])[:, 0]
+        pixels = {
+            title: _visible_channels(quantize(image)[None])[0].permute(1, 2, 0) for title, image in images.items()
+        }
+        pictures = {title: Image.fromarray(each.squeeze(-1).numpy()) for title, each in pixels.items()}
+        pictures["samples of the posterior"] = image_grid(samples, columns=min(columns, len(samples)))
+        panels = [*top.subplots(1, len(images), squeeze=False)[0], bottom.subplots()]
+        for axes, (title, picture) in zip(panels, pictures.items(), strict=True):
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+            axes.set_title(title)
+            axes.set_axis_off()
+    return figure
 
 
-@_styled()
 def calibration(ranks: Mapping[str, Mapping[str, Float[Tensor, "n"]]], path: Place = None) -> "Figure":
     """Histograms of ranks, the coverage of central intervals, and TARP, each with the band of an exact sampler (grey).
 
@@ -421,19 +404,19 @@ def calibration(ranks: Mapping[str, Mapping[str, Float[Tensor, "n"]]], path: Pla
             raise ValueError(f"ranks of {source} has {', '.join(found) or 'nothing'}; expected number and distance")
     ranks = {row: {name: as_floats(name, u, "n,").cpu() for name, u in found.items()} for row, found in ranks.items()}
     width = 2 + max(map(len, ranks.values()))
-    figure = _blank(1.9 * width, 0.3 + 1.9 * len(ranks))
-    panels = figure.subplots(len(ranks), width, squeeze=False)
-    for row, (source, found) in zip(panels, ranks.items(), strict=True):
-        for axes, (name, u) in zip(row, found.items(), strict=False):
-            counts, low, high = rank_histogram(u)
-            axes.axhspan(low, high, color=QUIET, alpha=0.4)
-            axes.stairs(counts.numpy(), np.linspace(0, 1, len(counts) + 1), color=POINTS, lw=1.5)
-            axes.set(title="rank of one number" if name == "number" else f"rank of the {name}", xlim=(0, 1))
-        curves = {"coverage of intervals": (2 * found["number"] - 1).abs(), "TARP": found["distance"]}
-        for axes, (name, u) in zip(row[-2:], curves.items(), strict=True):
-            off, level = stats.kstwo.ppf(1 - 0.01 / 4, len(u)), np.linspace(0, 1, 101)
-            axes.fill_between(level, (level - off).clip(0), (level + off).clip(max=1), color=QUIET, alpha=0.4, lw=0)
-            axes.ecdf(u.numpy(), color=POINTS)
-            axes.set(title=name, xlim=(0, 1), ylim=(0, 1))
-        row[0].set_ylabel(f"{source}, {len(u)} trials")
-    return _finish(figure, path)
+    with _figure(path, 1.9 * width, 0.3 + 1.9 * len(ranks)) as figure:
+        panels = figure.subplots(len(ranks), width, squeeze=False)
+        for row, (source, found) in zip(panels, ranks.items(), strict=True):
+            for axes, (name, u) in zip(row, found.items(), strict=False):
+                counts, low, high = rank_histogram(u)
+                axes.axhspan(low, high, color=QUIET, alpha=0.4)
+                axes.stairs(counts.numpy(), np.linspace(0, 1, len(counts) + 1), color=POINTS, lw=1.5)
+                axes.set(title="rank of one number" if name == "number" else f"rank of the {name}", xlim=(0, 1))
+            curves = {"coverage of intervals": (2 * found["number"] - 1).abs(), "TARP": found["distance"]}
+            for axes, (name, u) in zip(row[-2:], curves.items(), strict=True):
+                off, level = stats.kstwo.ppf(1 - 0.01 / 4, len(u)), np.linspace(0, 1, 101)
+                axes.fill_between(level, (level - off).clip(0), (level + off).clip(max=1), color=QUIET, alpha=0.4, lw=0)
+                axes.ecdf(u.numpy(), color=POINTS)
+                axes.set(title=name, xlim=(0, 1), ylim=(0, 1))
+            row[0].set_ylabel(f"{source}, {len(u)} trials")
+    return figure

@@ -16,7 +16,12 @@ The probability flow of Song et al. 2020 (arXiv:2011.13456, equation 13) is here
 where D is the mean of the clean data given x (``tweedie``).  Stochastic samplers have the same distribution at every σ;
 their fresh noise lets later steps correct the errors of earlier ones.
 
-``SAMPLERS`` lists the names and defaults of all samplers, and a ``Sampling`` says how a run is sampled.
+This file reads from top to bottom: ``descend`` is the loop that all samplers share; then each sampler is its step.
+
+- Langevin dynamics and its descendants: ``langevin``, ``annealed_langevin`` (the paper's), ``consistent_annealed``,
+  ``predictor_corrector``.
+- The probability flow: ``euler``, ``heun``, and with fresh noise ``edm`` and ``dpm_solver`` (the default).
+- ``SAMPLERS``: their names, ladders and defaults; ``Sampling``: how a run is sampled.
 """
 
 import math

@@ -8,7 +8,9 @@ interchangeable.
 
 A network F of well-scaled inputs and outputs is turned into s(x, σ) in one of three ways, each a ``Preconditioning``:
 ``EDM`` (the default: an exact Gaussian score plus a residual), ``Plain`` (NCSN: F) and ``Scaled`` (NCSNv2: F/σ).
-``ConditionalModel``, which learns tables, does the same as ``EDM`` around a Gaussian with a full covariance.
+
+``tweedie`` is what a score is good for: the mean of the clean data.  ``add_guidance`` combines two scores.  What comes
+after ``ScoreModel`` is for the other files: checks, derivatives, batches, and levels on the right device.
 """
 
 import math
@@ -41,81 +43,6 @@ class Score(Protocol):
         """
 
 
-def place_level(sigma: Sigma, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Noise levels of this dtype on this device.  A single level is created there, because a copy would synchronise."""
-    if isinstance(sigma, Tensor) and (sigma.ndim or sigma.device == device):
-        return sigma.to(device, dtype)
-    return torch.full((), float(sigma), dtype=dtype, device=device)
-
-
-def as_level(sigma: Sigma, dtype: torch.dtype) -> Tensor:
-    """Noise levels of a type, on the device where they are; a number stays on the CPU, so that reading it is free."""
-    return torch.as_tensor(sigma, dtype=dtype, device=sigma.device if isinstance(sigma, Tensor) else "cpu")
-
-
-class Copies:
-    """Tensors with one cached copy per device, because every copy synchronises.
-
-    Apple's GPUs have no double precision, so float64 tensors are copied there as float32.
-    """
-
-    def __init__(self, *tensors: Tensor) -> None:
-        self.by_device = {tensors[0].device: tensors}
-
-    @torch.inference_mode(False)
-    def on(self, device: torch.device) -> tuple[Tensor, ...]:
-        """The tensors on this device."""
-        if device not in self.by_device:
-            first = next(iter(self.by_device.values()))
-            self.by_device[device] = tuple(move_to(tensor, device) for tensor in first)
-        return self.by_device[device]
-
-
-def move_to(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move a tensor to a device; float64 becomes float32 on Apple's GPUs, which have no double precision."""
-    single = device.type == "mps" and tensor.dtype == torch.float64
-    return (tensor.float() if single else tensor).to(device)
-
-
-def expand(sigma: Sigma, x: Float[Tensor, "b *d"], *, zero: bool = False) -> Float[Tensor, "b *ones"]:
-    """Noise levels shaped to broadcast against ``x``, (b, 1, …, 1), with its type and on its device.
-
-    ``zero``: whether a level may be 0.
-    Raises ValueError if ``sigma`` is neither one number nor one per example; for a number that is not positive (a
-    tensor is not checked, because that would synchronise a GPU); and if ``x`` has no floating-point numbers.
-    """
-    check_floats("x", x)
-    sigma = sigma if isinstance(sigma, Tensor) else real("sigma", sigma)
-    if not isinstance(sigma, Tensor) and not LEAST <= sigma <= LARGEST and (sigma or not zero):
-        raise ValueError(f"sigma is {sigma}; it must be a noise level between {LEAST} and {LARGEST}")
-    levels = place_level(sigma, x.dtype, x.device)
-    if levels.ndim > 1 or (levels.ndim == 1 and levels.shape[0] != x.shape[0]):
-        allowed = f"expected () or ({len(x)},), one noise level per example"
-        raise ValueError(f"sigma has shape {tuple(levels.shape)}; {allowed}")
-    return levels.expand(x.shape[0]).view(-1, *[1] * (x.ndim - 1))
-
-
-def float64(x: Tensor) -> Tensor:
-    """``x`` in double precision, moved to the CPU if its device (one of Apple's GPUs) has none."""
-    check_floats("x", x)
-    return x.cpu().double() if x.device.type == "mps" else x.double()
-
-
-def score_at(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b *d"]:
-    """The score at ``x``.
-
-    Raises ValueError for a score of another shape, which would be broadcast, for x without floating-point numbers, and
-    if the score is to be differentiated but has no gradient in x.
-    """
-    s = score(x, sigma)
-    check_floats("the score", s)
-    if x.requires_grad and torch.is_grad_enabled() and not s.requires_grad:
-        raise ValueError("the score has no gradient with respect to x; it must be differentiable here")
-    if s.shape != x.shape:
-        raise ValueError(f"the score returned shape {tuple(s.shape)}; expected that of x, {tuple(x.shape)}")
-    return s
-
-
 def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b *d"]:
     """The mean of the clean data given the noisy ``x``: E[x₀ | x] = x + σ²·s(x, σ).
 
@@ -133,68 +60,6 @@ def tweedie(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tenso
     if isinstance(sigma, Tensor) and sigma.device.type == "cpu" and not bool((sigma > 0).all()):
         raise ValueError(f"sigma is {sigma.tolist()}; every noise level must be above 0")
     return x + expand(sigma, x) ** 2 * score_at(score, x, sigma)
-
-
-def curvatures(
-    score: Score, x: Float[Tensor, "b *d"], sigma: Sigma, directions: Float[Tensor, "k b *d"], *, learned: bool = False
-) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "k b"]]:
-    """The score at ``x``, and vᵀ(∂s/∂x)v for each direction v.
-
-    With random signs v it is an unbiased estimate of the divergence (Hutchinson 1989; Song et al. 2020,
-    arXiv:2011.13456, equation 40); with ``unit_directions`` the sum is the divergence itself.
-
-    ``learned``: whether both can be differentiated with respect to the score's weights.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
-        s = score_at(score, x, sigma)
-        products = [torch.autograd.grad(s, x, v, retain_graph=True, create_graph=learned)[0] for v in directions]
-        parts = torch.stack([(p * v)[:, None].flatten(1).sum(1) for p, v in zip(products, directions, strict=True)])
-    return (s, parts) if learned else (s.detach(), parts.detach())
-
-
-def unit_directions(x: Float[Tensor, "b *d"]) -> Float[Tensor, "k b *d"]:
-    """The unit vector of each coordinate, for every example."""
-    d = x.shape[1:].numel()
-    return torch.eye(d, dtype=x.dtype, device=x.device).view(d, 1, *x.shape[1:]).expand(d, *x.shape)
-
-
-def bind_condition(score: Callable[..., Tensor], on: object | None) -> Score:
-    """Fix the third argument of a score (classes or observed coordinates); None returns the score itself."""
-    if on is None:
-        return score
-    return lambda x, sigma: score(x, sigma, on)
-
-
-def even_batch_size(n: int, most: int) -> int:
-    """The batch size, at most ``most``, that splits ``n`` examples into batches of nearly equal size."""
-    return int(-(-n // -(-n // most)))
-
-
-def evaluate_in_batches(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] | None = None) -> Score:
-    """The same score, evaluated on ``size`` examples at a time, which bounds the memory that a network needs.
-
-    A sampler draws its noise for all examples at once, so samples do not depend on ``size``.  The last batch is padded,
-    so that a compiled network sees a single shape.
-
-    ``label``: a class for each example, passed as ``score(x, sigma, label)``.
-    """
-
-    def parts(values: Tensor) -> Sequence[Tensor]:
-        missing = -len(values) % size
-        whole = torch.cat([values, values[:1].expand(missing, *values.shape[1:])]) if missing else values
-        return torch.split(whole, size)
-
-    def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        examples = parts(x)
-        levels = parts(sigma) if isinstance(sigma, Tensor) and sigma.ndim else [sigma] * len(examples)
-        labels = () if label is None else (parts(label),)
-        value = torch.cat([score(*part) for part in zip(examples, levels, *labels, strict=True)])[: len(x)]
-        if value.shape != x.shape:
-            raise ValueError(f"the score returned shape {tuple(value.shape)}; expected that of x, {tuple(x.shape)}")
-        return value
-
-    return evaluate
 
 
 def add_guidance(score: Score, guide: Score, weight: float, *, between: tuple[float, float] = (0.0, math.inf)) -> Score:
@@ -231,31 +96,6 @@ def add_guidance(score: Score, guide: Score, weight: float, *, between: tuple[fl
         return s + (weight - 1) * inside * (s - guide(x, sigma))
 
     return evaluate
-
-
-class Counted:
-    """The same score, counting what a sampler costs.
-
-    ``nfe``, ``backward``: evaluations, and backward passes through them.
-    ``evaluated``, ``differentiated``: the number of examples in all of them.
-    """
-
-    def __init__(self, score: Callable[..., Tensor]) -> None:
-        self.score, self.nfe, self.backward, self.evaluated, self.differentiated = score, 0, 0, 0, 0
-
-    def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /, *label: Tensor) -> Float[Tensor, "b *d"]:
-        """Evaluate the score and count it."""
-        self.nfe += 1
-        self.evaluated += len(x)
-        value = self.score(x, sigma, *label)
-        if value.requires_grad:
-            value.register_hook(self.count)  # type: ignore[no-untyped-call]
-        return value
-
-    def count(self, gradient: Tensor) -> None:
-        """Count a backward pass."""
-        self.backward += 1
-        self.differentiated += len(gradient)
 
 
 @runtime_checkable
@@ -403,3 +243,171 @@ class ScoreModel(nn.Module):
         ``sigma``: the noise level of each example, (b,).
         """
         return self.preconditioning.weight(sigma, self.data_std)
+
+
+# A score as others evaluate it: checked, of some classes, differentiated, batch by batch, and counted.
+
+
+def score_at(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b *d"]:
+    """The score at ``x``.
+
+    Raises ValueError for a score of another shape, which would be broadcast, for x without floating-point numbers, and
+    if the score is to be differentiated but has no gradient in x.
+    """
+    s = score(x, sigma)
+    check_floats("the score", s)
+    if x.requires_grad and torch.is_grad_enabled() and not s.requires_grad:
+        raise ValueError("the score has no gradient with respect to x; it must be differentiable here")
+    if s.shape != x.shape:
+        raise ValueError(f"the score returned shape {tuple(s.shape)}; expected that of x, {tuple(x.shape)}")
+    return s
+
+
+def bind_condition(score: Callable[..., Tensor], on: object | None) -> Score:
+    """Fix the third argument of a score (classes or observed coordinates); None returns the score itself."""
+    if on is None:
+        return score
+    return lambda x, sigma: score(x, sigma, on)
+
+
+def curvatures(
+    score: Score, x: Float[Tensor, "b *d"], sigma: Sigma, directions: Float[Tensor, "k b *d"], *, learned: bool = False
+) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "k b"]]:
+    """The score at ``x``, and vᵀ(∂s/∂x)v for each direction v.
+
+    With random signs v it is an unbiased estimate of the divergence (Hutchinson 1989; Song et al. 2020,
+    arXiv:2011.13456, equation 40); with ``unit_directions`` the sum is the divergence itself.
+
+    ``learned``: whether both can be differentiated with respect to the score's weights.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        s = score_at(score, x, sigma)
+        products = [torch.autograd.grad(s, x, v, retain_graph=True, create_graph=learned)[0] for v in directions]
+        parts = torch.stack([(p * v)[:, None].flatten(1).sum(1) for p, v in zip(products, directions, strict=True)])
+    return (s, parts) if learned else (s.detach(), parts.detach())
+
+
+def unit_directions(x: Float[Tensor, "b *d"]) -> Float[Tensor, "k b *d"]:
+    """The unit vector of each coordinate, for every example."""
+    d = x.shape[1:].numel()
+    return torch.eye(d, dtype=x.dtype, device=x.device).view(d, 1, *x.shape[1:]).expand(d, *x.shape)
+
+
+def evaluate_in_batches(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] | None = None) -> Score:
+    """The same score, evaluated on ``size`` examples at a time, which bounds the memory that a network needs.
+
+    A sampler draws its noise for all examples at once, so samples do not depend on ``size``.  The last batch is padded,
+    so that a compiled network sees a single shape.
+
+    ``label``: a class for each example, passed as ``score(x, sigma, label)``.
+    """
+
+    def parts(values: Tensor) -> Sequence[Tensor]:
+        missing = -len(values) % size
+        whole = torch.cat([values, values[:1].expand(missing, *values.shape[1:])]) if missing else values
+        return torch.split(whole, size)
+
+    def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
+        examples = parts(x)
+        levels = parts(sigma) if isinstance(sigma, Tensor) and sigma.ndim else [sigma] * len(examples)
+        labels = () if label is None else (parts(label),)
+        value = torch.cat([score(*part) for part in zip(examples, levels, *labels, strict=True)])[: len(x)]
+        if value.shape != x.shape:
+            raise ValueError(f"the score returned shape {tuple(value.shape)}; expected that of x, {tuple(x.shape)}")
+        return value
+
+    return evaluate
+
+
+def even_batch_size(n: int, most: int) -> int:
+    """The batch size, at most ``most``, that splits ``n`` examples into batches of nearly equal size."""
+    return int(-(-n // -(-n // most)))
+
+
+class Counted:
+    """The same score, counting what a sampler costs.
+
+    ``nfe``, ``backward``: evaluations, and backward passes through them.
+    ``evaluated``, ``differentiated``: the number of examples in all of them.
+    """
+
+    def __init__(self, score: Callable[..., Tensor]) -> None:
+        self.score, self.nfe, self.backward, self.evaluated, self.differentiated = score, 0, 0, 0, 0
+
+    def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /, *label: Tensor) -> Float[Tensor, "b *d"]:
+        """Evaluate the score and count it."""
+        self.nfe += 1
+        self.evaluated += len(x)
+        value = self.score(x, sigma, *label)
+        if value.requires_grad:
+            value.register_hook(self.count)  # type: ignore[no-untyped-call]
+        return value
+
+    def count(self, gradient: Tensor) -> None:
+        """Count a backward pass."""
+        self.backward += 1
+        self.differentiated += len(gradient)
+
+
+# Noise levels and tensors in the precision and on the device where they are needed, without synchronising a GPU.
+
+
+def expand(sigma: Sigma, x: Float[Tensor, "b *d"], *, zero: bool = False) -> Float[Tensor, "b *ones"]:
+    """Noise levels shaped to broadcast against ``x``, (b, 1, …, 1), with its type and on its device.
+
+    ``zero``: whether a level may be 0.
+    Raises ValueError if ``sigma`` is neither one number nor one per example; for a number that is not positive (a
+    tensor is not checked, because that would synchronise a GPU); and if ``x`` has no floating-point numbers.
+    """
+    check_floats("x", x)
+    sigma = sigma if isinstance(sigma, Tensor) else real("sigma", sigma)
+    if not isinstance(sigma, Tensor) and not LEAST <= sigma <= LARGEST and (sigma or not zero):
+        raise ValueError(f"sigma is {sigma}; it must be a noise level between {LEAST} and {LARGEST}")
+    levels = place_level(sigma, x.dtype, x.device)
+    if levels.ndim > 1 or (levels.ndim == 1 and levels.shape[0] != x.shape[0]):
+        allowed = f"expected () or ({len(x)},), one noise level per example"
+        raise ValueError(f"sigma has shape {tuple(levels.shape)}; {allowed}")
+    return levels.expand(x.shape[0]).view(-1, *[1] * (x.ndim - 1))
+
+
+def place_level(sigma: Sigma, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Noise levels of this dtype on this device.  A single level is created there, because a copy would synchronise."""
+    if isinstance(sigma, Tensor) and (sigma.ndim or sigma.device == device):
+        return sigma.to(device, dtype)
+    return torch.full((), float(sigma), dtype=dtype, device=device)
+
+
+def as_level(sigma: Sigma, dtype: torch.dtype) -> Tensor:
+    """Noise levels of a type, on the device where they are; a number stays on the CPU, so that reading it is free."""
+    return torch.as_tensor(sigma, dtype=dtype, device=sigma.device if isinstance(sigma, Tensor) else "cpu")
+
+
+def float64(x: Tensor) -> Tensor:
+    """``x`` in double precision, moved to the CPU if its device (one of Apple's GPUs) has none."""
+    check_floats("x", x)
+    return x.cpu().double() if x.device.type == "mps" else x.double()
+
+
+def move_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor to a device; float64 becomes float32 on Apple's GPUs, which have no double precision."""
+    single = device.type == "mps" and tensor.dtype == torch.float64
+    return (tensor.float() if single else tensor).to(device)
+
+
+class Copies:
+    """Tensors with one cached copy per device, because every copy synchronises.
+
+    Apple's GPUs have no double precision, so float64 tensors are copied there as float32.
+    """
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.by_device = {tensors[0].device: tensors}
+
+    @torch.inference_mode(False)
+    def on(self, device: torch.device) -> tuple[Tensor, ...]:
+        """The tensors on this device."""
+        if device not in self.by_device:
+            first = next(iter(self.by_device.values()))
+            self.by_device[device] = tuple(move_to(tensor, device) for tensor in first)
+        return self.by_device[device]
