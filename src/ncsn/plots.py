@@ -339,7 +339,7 @@ def columns(
                 axes.set_ylabel(labels[i], parse_math=False)
             if i == j:
                 # Shares of all rows, including those outside the panel; scaled to the panel, whose axis shows values.
-                edges = np.linspace(*ends[i], 41)
+                edges = np.linspace(ends[i, 0], ends[i, 1], 41)
                 shares = [np.histogram(rows[:, i], edges)[0] / len(rows) for rows in (real, samples)]
                 heights = 0.95 * np.ptp(ends[i]) * np.stack(shares) / max(1e-300, np.max(shares))
                 for height, colour, fill in zip(heights, (QUIET, POINTS), (True, False), strict=True):
