@@ -15,7 +15,7 @@ import ncsn
 from ncsn.distributions import GaussianMixture
 from ncsn.networks import ResidualMLP
 from ncsn.run.run import Run
-from ncsn.tables.columns import FEW, AnyColumn, Columns, Discrete, Number, learn_columns
+from ncsn.tables.columns import FEW, AnyColumn, Column, Columns, Discrete, Number, learn_columns
 from ncsn.tables.model import ConditionalModel, Gaussian
 
 RNG = np.random.default_rng(0)
@@ -358,7 +358,7 @@ def test_an_outlier_is_as_rare_among_samples_as_among_rows(name: str) -> None:
 
 def test_categories_are_listed_however_many_they_are() -> None:
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 45, (400, 2))).double()
-    found = learn_columns(x, ["a", "b"], {"b": tuple(f"t{i}" for i in range(45))}).columns
+    found = learn_columns(x, ["a", Column(name="b", categories=tuple(f"t{i}" for i in range(45)))]).columns
     assert [type(column) for column in found] == [Number, Discrete]
 
 

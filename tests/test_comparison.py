@@ -14,10 +14,10 @@ from torch import Tensor
 import ncsn
 from ncsn.data import Dataset
 from ncsn.evaluation import evaluate
-from ncsn.kinds.comparison import Comparison, memorisation
+from ncsn.kinds.comparison import Comparison
 from ncsn.learn.loading import dataset_of
 from ncsn.tables import TABLES
-from ncsn.tables.columns import learn_columns
+from ncsn.tables.columns import Column, learn_columns
 from ncsn.tables.judge import column_shapes, coordinates, judge_rows, pair_trends
 
 
@@ -33,27 +33,13 @@ def test_judges_know_copies_strangers_and_rows_of_the_kind() -> None:
     assert others["sliced_wasserstein"] > 1.5 * others["sliced_wasserstein_of_real_rows"]
 
 
-def coins(n: int, seed: int, count: int) -> np.ndarray:
-    """Fair coins, and one normal number."""
-    rng = np.random.default_rng(seed)
-    return np.concatenate([rng.integers(0, 2, (n, count)), rng.standard_normal((n, 1))], 1).astype(float)
-
-
-def test_copies_of_rows_with_cells_are_seen() -> None:
-    rows = coins(2000, 0, 11), coins(400, 1, 11), coins(400, 2, 11)
-    columns = learn_columns(torch.from_numpy(rows[0]), "abcdefghijkl")
-    train, test, fresh = (coordinates(each, columns) for each in rows)
-    assert memorisation(train, test, train[:400]) > 0.99
-    assert memorisation(train, test, fresh) == pytest.approx(0.5, abs=0.05)
-
-
 def test_rows_are_compared_by_numbers_texts_and_gaps() -> None:
     """Texts are as far from each other as each is, a frequent value is at the end, and a gap says so."""
     rng = np.random.default_rng(0)
     text, x = rng.integers(0, 3, 400).astype(float), np.where(rng.random(400) < 0.2, 0.0, rng.standard_normal(400))
     y = np.where(rng.random(400) < 0.3, np.nan, 50 + 10 * rng.standard_normal(400))
     rows = np.stack([text, x, y], 1)
-    columns = learn_columns(torch.from_numpy(rows), "abc", {"a": tuple("rst")})
+    columns = learn_columns(torch.from_numpy(rows), [Column(name="a", categories=tuple("rst")), "b", "c"])
     found = coordinates(rows, columns)
     assert np.array_equal(found[:, :3], np.eye(3)[text.astype(int)])
     assert np.array_equal(found[:, 3] == 4, x == 0)

@@ -5,7 +5,6 @@ import errno
 import math
 import re
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas
 import pyarrow
 import pytest
 import torch
-from helpers import GaussianScore, command, conditional_run, refusal, refused
+from helpers import command, conditional_run, refusal, refused
 from pyarrow import parquet
 from torch import Tensor
 
@@ -25,10 +24,10 @@ from ncsn.data import Imputed, conformal_factor
 from ncsn.networks import ResidualMLP
 from ncsn.run.run import Run
 from ncsn.tables import impute as imputation
-from ncsn.tables.columns import AnyColumn, Columns, Discrete, Field, Number, columns_of, learn_columns
-from ncsn.tables.frames import parse, read_frame
+from ncsn.tables.columns import AnyColumn, Column, Columns, Discrete, Field, Number, columns_of, learn_columns
 from ncsn.tables.impute import cell_coverage
 from ncsn.tables.model import ConditionalModel, Gaussian
+from ncsn.tables.read import parse, read_frame
 
 THREE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]]).double()
 TWENTY = 0.97 ** (torch.arange(20)[:, None] - torch.arange(20)).abs().double()
@@ -270,7 +269,9 @@ def test_a_gap_of_two_values_becomes_the_one_that_most_draws_have(
     third = torch.arange(n) % 3
     x = torch.stack([1e9 + 3 * gaussian(n)[:, 0], 4.0 * (third == 0) - 3, 18000.0 + torch.arange(n) % 1000, third])
     shares = [2 / 3, 1 / 3, 1 / 3, 1 / 3, 1 / 3]
-    run = known_run(learn_columns(x.T, "abcd", dates=["c"]), [0.0, 0.0, *shares], torch.eye(7), shares)
+    run = known_run(
+        learn_columns(x.T, ["a", "b", Column(name="c", date=True), "d"]), [0.0, 0.0, *shares], torch.eye(7), shares
+    )
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     Path("x.csv").write_text("a,b,c,d\n1000000000,,,\n,1,2019-04-14,2\n")  # b is −3 or 1, and d is 0, 1 or 2
     command("impute it x.csv -n 40 --out y.csv")
@@ -303,7 +304,7 @@ CELLS = {
     "zip": ["00501", "A7", "00501", "NA", "A7", "A7"],
     "id": [f"900719925558147{i}" for i in range(6)],
     "note": ['say "so", or', "größer; kleiner", "", "two\nlines", " blanks ", "NaN"],
-    "price": ["$5", "7 %", "1,200", "3.50", "2", "-$1"],
+    "price": ["5", "7", "1,200", "3.50", "2", "-1"],
 }
 
 
@@ -340,24 +341,6 @@ def test_observed_cells_are_written_byte_for_byte(
     assert {draw["draw"] for draw in draws} == {"1", "2", "3"}
     assert filled[3]["zip share"]
     assert not filled[3]["a sd"]
-
-
-def test_frames_in_parquet_keep_their_types(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    a, day = Number(name="a", shift=0.0, scale=9.0), Number(name="day", shift=19800.0, scale=9.0, date=True)
-    town = Discrete(name="town", values=(0.0, 1.0), categories=("Bath", "Ulm"))
-    run = named_run(a, day, town)
-    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
-    frame = pandas.DataFrame({"a": [0.1, None], "id": [9007199255581475, 2], "town": pandas.Categorical([None, "Ulm"])})
-    frame["day"] = pandas.to_datetime(["2024-01-05 13:45:30.000001", None])
-    frame.to_parquet("x.parquet")
-    command("impute it x.parquet -n 2 --out y.parquet")
-    filled = pandas.read_parquet("y.parquet")[[*frame.columns]]
-    assert filled.notna().all().all()
-    for name, row in (("a", 0), ("id", 0), ("id", 1), ("town", 1), ("day", 0)):
-        assert filled[name][row] == frame[name][row], name
-    assert filled.dtypes["id"] == "int64"
-    assert filled.dtypes["day"].kind == "M"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
@@ -410,6 +393,7 @@ def test_parquet_keeps_what_it_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: 
             "id": pyarrow.array([big, None, 3], "int64"),
             "u": pyarrow.array([2**64 - 1, None, 3], "uint64"),
             "small": pyarrow.array([1, None, 3], "int8"),
+            "day": pyarrow.array([1704462330000001, None, 3], pyarrow.timestamp("us")),
             "list": pyarrow.array([[big, None], None, []], pyarrow.list_(pyarrow.int64())),
             "struct": pyarrow.array([{"x": big}, None, {"x": None}]),
             "map": pyarrow.array([[("x", 1)], None, []], pyarrow.map_("string", "int64")),
@@ -537,18 +521,3 @@ def test_a_density_given_columns_is_the_joint_ones_minus_the_evidence() -> None:
     assert (drawn[:, 1] == 0.4).all()
     means = (covariance[[0, 2], 1] / covariance[1, 1] * 0.4).double()
     assert ((drawn[:, [0, 2]].mean(0) - means).abs() < 5 * drawn[:, [0, 2]].std(0) / 2000**0.5).all()
-
-
-def test_what_cannot_be_given_is_refused() -> None:
-    run, x = conditional_run(torch.eye(2)), torch.zeros(1, 1)
-    any_run = partial(Run.of, GaussianScore(0.0, 1.0), sigma_max=9.0, sigma_min=0.1)
-    cases: list[tuple[Callable[[], object], str]] = [
-        (lambda: run.log_prob(x, given={}), "given is {}"),
-        (lambda: run.log_prob(x, given={"x": 0.0}), "given names x"),
-        (lambda: run.log_prob(x, given={"0": 0.0, "1": 0.0}), "every column"),
-        (lambda: any_run((2,)).log_prob(x, given={"0": 0.0}), "a table"),
-        (lambda: any_run((1, 2, 2)).log_prob(x, given={"x": 0.0}), "only tables"),
-    ]
-    for call, message in cases:
-        with pytest.raises(ValueError, match=message):
-            call()

@@ -20,10 +20,10 @@ from ncsn.data import Unseen, UserData
 from ncsn.learn.fit import fit
 from ncsn.machine.messages import quieter
 from ncsn.settings import TrainSettings
-from ncsn.tables import MIN_ROWS
 from ncsn.tables.columns import Columns, columns_of
 from ncsn.tables.frames import numbers_of
 from ncsn.tables.impute import ImputedTable
+from ncsn.tables.read import MIN_ROWS
 
 Self = TypeVar("Self", bound="TableEstimator")
 RandomState: TypeAlias = int | np.random.RandomState | None

@@ -157,7 +157,8 @@ class Likelihood(RunOptions):
         import torch
 
         from ncsn.settings import TABLES
-        from ncsn.tables.frames import read_rows, write_frame
+        from ncsn.tables.frames import write_frame
+        from ncsn.tables.read import read_rows
 
         console.require(run, "rows", self.run, "only tables have rows")
         console.check_output(self.out, *TABLES, overwrite=self.overwrite)
@@ -221,7 +222,7 @@ class Calibrate(RunOptions):
     def hidden(self, run: "Run") -> object:
         """What to hide of rows and signals."""
         if self.rows is not None:
-            from ncsn.tables.frames import read_rows
+            from ncsn.tables.read import read_rows
 
             self.refuse("hide", of="calibrations without --rows")
             return run.recipe.kind.numbers(run, read_rows(self.rows)).isnan().numpy()

@@ -15,8 +15,7 @@ from ncsn.data import Arrays, Dataset, arrays
 from ncsn.kinds.images import read as images
 from ncsn.kinds.signals import SIGNALS, read_signals
 from ncsn.settings import AS_THEY_ARE, TABLES, Reading
-from ncsn.tables import rows_of, table_of_array, table_of_frame
-from ncsn.tables.frames import frame_in, read_frame
+from ncsn.tables.read import frame_in, read_frame, rows_of, table_of_array, table_of_frame
 from ncsn.validation import as_numbers, check_type
 
 if TYPE_CHECKING:

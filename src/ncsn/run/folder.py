@@ -194,7 +194,13 @@ def read_config(folder: Path) -> Config:
         raise ValueError(f"{folder} is not a run: it has no config.json")
     content = read_json(folder / "config.json")
     seal = content.pop("sha256", None)
-    config = validated(Config, content, str(folder / "config.json"))
+    try:
+        config = validated(Config, content, str(folder / "config.json"))
+    except ValueError as error:
+        if seal != digest_of(content):
+            raise
+        # It is as ncsn has written it.
+        raise ValueError(f"{folder} is a run of another version of ncsn; train it again ({error})") from error
     if seal != digest_of(content):
         raise ValueError(f"{folder / 'config.json'} was changed after it was written")
     return config

@@ -8,10 +8,10 @@ a column of numbers, which have no place on a line, are codes, too.
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from torch import Tensor
 from ncsn.data import FAR, Transform
 from ncsn.machine.messages import bar
 from ncsn.validation import one_line
+
+if TYPE_CHECKING:
+    import pandas
 
 FEW = 20  # distinct values; a column with no more can have only these
 DISCRETE = 10  # distinct whole numbers, up to which they are discrete
@@ -72,7 +75,6 @@ class Discrete(Column):
 
     type: Literal["discrete"] = "discrete"
     values: tuple[float, ...]
-    summary: ClassVar[str] = "few values"
 
     def __post_init__(self) -> None:
         """Reject values that don't ascend."""
@@ -206,8 +208,10 @@ class Number(Column):
         x = self.reach(z)
         return torch.where(x.isfinite(), x.clamp(*self.bounds), x) + 0.0  # no zero has a sign
 
-    def decode(self, z: Numbers, codes: Numbers) -> Numbers:
-        """The user's numbers; atoms and missing cells where the codes say so."""
+    def decode(self, z: Numbers, codes: Numbers | None = None) -> Numbers:
+        """The user's numbers; atoms and missing cells where the codes, if there are any, say so."""
+        if codes is None:
+            return self.inverse(z)
         others = tensor((torch.nan, *self.atoms, torch.nan))
         return torch.where(codes == 0, self.inverse(z), others[codes.nan_to_num(len(others) - 1).long()])
 
@@ -264,6 +268,16 @@ class Field:
     levels: tuple[str, ...] = ()
     ordered: bool = False
 
+    @property
+    def name(self) -> str:
+        """The name of the column."""
+        return name_of(self.label)
+
+
+def name_of(label: object) -> str:
+    """A column's label as one printable line, because it may come from a stranger's file."""
+    return one_line(label) if str(label).strip() else ""
+
 
 @dataclass(frozen=True)
 class Columns(Transform):
@@ -285,14 +299,14 @@ class Columns(Transform):
         """The names of the columns."""
         return tuple(column.name for column in self.columns)
 
-    def field(self, column: AnyColumn) -> Field | None:
-        """The type of a column in the user's DataFrame, if there was one."""
-        return self.types.get(column.name)
+    def field(self, column: AnyColumn) -> Field:
+        """The type of a column in the user's DataFrame; without a dtype if there was none."""
+        return self.types.get(column.name, Field(label=column.name))
 
     @cached_property
     def types(self) -> dict[str, Field]:
         """The types of the DataFrame's columns, by name."""
-        return {one_line(field.label): field for field in self.fields}
+        return {field.name: field for field in self.fields}
 
     @cached_property
     def numbers(self) -> list[int]:
@@ -303,16 +317,6 @@ class Columns(Transform):
     def coded(self) -> list[int]:
         """The column of each of the model's codes."""
         return [i for i, column in enumerate(self.columns) if column.codes]
-
-    @cached_property
-    def place_of_number(self) -> dict[int, int]:
-        """The place of each column among the numbers."""
-        return {i: place for place, i in enumerate(self.numbers)}
-
-    @cached_property
-    def place_of_code(self) -> dict[int, int]:
-        """The place of each column among the codes."""
-        return {i: place for place, i in enumerate(self.coded)}
 
     @property
     def codes(self) -> tuple[int, ...]:
@@ -358,18 +362,12 @@ class Columns(Transform):
 
     def inverse(self, z: Float[Tensor, "b e"]) -> Float[Tensor, "b d"]:
         """The model's rows in the user's units, in double precision if the user's were; NaN for missing cells."""
-        numbers, codes = self.each(z[:, : len(self.numbers)]), self.each(z[:, len(self.numbers) :])
-        parts = []
-        for i, column in enumerate(self.columns):
-            if isinstance(column, Discrete):
-                parts.append(column.decode(codes[self.place_of_code[i]].round()))
-            else:
-                number = numbers[self.place_of_number[i]]
-                parts.append(
-                    column.decode(number, codes[self.place_of_code[i]].round())
-                    if column.codes
-                    else column.inverse(number)
-                )
+        cells, parts = self.each(z), list[Numbers]()
+        numbers, codes = iter(cells[: len(self.numbers)]), iter(cells[len(self.numbers) :])
+        for column in self.columns:
+            coordinates = [next(numbers)] if isinstance(column, Number) else []
+            coordinates += [next(codes).round()] if column.codes else []
+            parts.append(column.decode(*coordinates))
         x = torch.stack(parts, -1)
         return x.to(z.device, z.dtype if self.single or z.device.type == "mps" else torch.float64)
 
@@ -408,14 +406,15 @@ class Columns(Transform):
         """A cell, for error messages."""
         return f"{self.names[channel]} (row {example + 1})"
 
-    def check(self, x: Shaped[Tensor, "b d"], quote: Callable[[int, int], object] | None = None) -> None:
+    def check(self, x: Shaped[Tensor, "b d"], cells: "Mapping[str, pandas.Series] | None" = None) -> None:
         """Raises ValueError for the first number that its column can't have, and says what is allowed.
 
-        ``quote``: returns the user's value of a cell from the indices of row and column.
+        ``cells``: the user's columns by their names, from which the value is quoted.
         """
         for row, i in (~self.possible(x)).nonzero()[:1].tolist():
             column = self.columns[i]
-            value = column.say(float(x[row, i])) if quote is None else quote(row, i)
+            cell = column.say(float(x[row, i])) if cells is None else cells[column.name].iloc[row]
+            value = repr(cell) if isinstance(cell, str) and cells is not None else cell
             name = column.name if self.fields else f"column {column.name}:"
             raise ValueError(f"{name} {value} (row {row + 1}) {column.requirement}")
 
@@ -441,12 +440,7 @@ def columns_of(transform: Transform, count: int) -> Columns:
 
 
 def learn_columns(
-    x: Float[Tensor, "n d"],
-    names: Sequence[str],
-    categories: Mapping[str, tuple[str, ...]] | None = None,
-    dates: Sequence[str] = (),
-    *,
-    every: Float[Tensor, "m d"] | None = None,
+    x: Float[Tensor, "n d"], columns: Sequence[Column | str], *, every: Float[Tensor, "m d"] | None = None
 ) -> Columns:
     """Learn columns that give ``x`` mean 0 and standard deviation 1, or normal scores; NaN is a missing cell.
 
@@ -455,102 +449,74 @@ def learn_columns(
     Gaussian.  Columns that are bounded, heavy-tailed or reach beyond six standard deviations are then mapped to normal
     scores.
 
-    ``categories``: the texts of text columns, which are 0, 1, … in ``x``.
+    ``x``: the rows to learn from, in which no column is constant.
+    ``columns``: their names, or what is known of them.
     ``every``: all rows of the table, including held-out ones, whose values must be possible; by default ``x``.
-    Raises ValueError for constant columns, naming them.
     """
-    texts, known = categories or {}, [column[~column.isnan()] for column in x.T.cpu()]
-    constant = [name for name, column in zip(names, known, strict=True) if is_constant(column)]
-    if constant:
-        raise ValueError(f"constant columns have no density; leave out {', '.join(constant)}")
-    whole = x if every is None else every
-    seen = [column[~column.isnan()].double().numpy() for column in whole.T.cpu()]
-    columns = [
-        replace(
-            learn_column(cells, name, values, category=name in texts),
-            gaps=len(values) < len(whole),
-            categories=texts.get(name, ()),
-            date=name in dates,
-        )
-        for cells, name, values in bar([*zip(known, names, seen, strict=True)], "columns")
-    ]
-    return Columns(columns=tuple(columns), single=x.dtype == torch.float32)
+    every, learned = x if every is None else every, list[AnyColumn]()
+    for column, cells, all_cells in zip(bar(columns, "columns"), x.T.cpu(), every.T.cpu(), strict=True):
+        own = Column(name=column) if isinstance(column, str) else column
+        seen = all_cells[~all_cells.isnan()].double().numpy()
+        learned.append(learn_column(cells[~cells.isnan()], replace(own, gaps=len(seen) < len(every)), np.unique(seen)))
+    return Columns(columns=tuple(learned), single=x.dtype == torch.float32)
 
 
-def is_constant(x: Float[Tensor, "n"]) -> bool:
-    """Whether numbers are constant up to rounding, so that they have no density."""
-    exact = x.cpu().double()
-    return not bool(exact.std() > (1e-15 if x.dtype == torch.float64 else 1e-7) * exact.mean().abs())
+def learn_column(x: Float[Tensor, "n"], column: Column, distinct: Float64[np.ndarray, "k"]) -> AnyColumn:
+    """Learn one column: its type, and the location, scale and normal scores of numbers.
 
-
-def learn_column(x: Float[Tensor, "n"], name: str, seen: Float64[np.ndarray, "m"], *, category: bool) -> AnyColumn:
-    """Learn one column: its type, and normal scores if it needs them.  ``seen``: all numbers that must be possible."""
-    few, exact = len(x) < FEW, x.double()
-
-    def place(v: Numbers, column: Number) -> Number:
-        """The column with the location and scale of v, in the precision of x."""
-        shift, scale = v.mean(), v.std()
-        low, middle, high = torch.from_numpy(np.quantile(v.numpy(), [0.25, 0.5, 0.75]))
-        if not few and scale > LOST * (high - low) > 0:
-            shift, scale = middle, high - low
-        return replace(column, shift=float(shift.to(x)), scale=float(scale.to(x)))
-
-    column = type_of(exact.numpy(), name, np.unique(seen), single=x.dtype == torch.float32, category=category)
-    if isinstance(column, Discrete):
-        return column
-    exact = exact[column.encode(exact) == 0]  # atoms have no place on the line
-    numbers = exact.numpy()
-    share, places = ties(numbers)
-    v, low, high = (column.enter(exact, place) for place in (torch.from_numpy(places), 0.0, 1.0))
-    column = replace(place(v, column), bounds=(float(numbers.min()), float(numbers.max())))
+    ``x``: the numbers to learn from.  ``distinct``: all numbers that must be possible, ascending.
+    """
+    exact, few, own = x.double(), len(x) < FEW, vars(column)
+    whole = bool((distinct == distinct.round()).all() and abs(distinct).max() < 2**52)
+    extent = distinct[-1] - distinct[0] if len(distinct) > 2 else np.inf
+    if column.categories or (whole and extent < DISCRETE):
+        # Whole numbers between those in the rows are possible, too, unless there are just two.
+        values = np.arange(0.0 if column.categories else distinct[0], distinct[-1] + 1)
+        return Discrete(**own, values=tuple(values.tolist()))
+    most = DISCRETE if whole and extent < FEW else FEW  # the values of a range, up to a few gaps, are a sample of it
+    if len(distinct) <= most and len(x) >= 5 * len(distinct):
+        return Discrete(**own, values=tuple(distinct.tolist()))  # with fewer rows, other values may be possible
+    number = type_of(exact.numpy(), column, distinct, whole=whole, single=x.dtype == torch.float32)
+    exact = exact[number.encode(exact) == 0]  # atoms have no place on the line
+    share, places = ties(exact.numpy())
+    v, low, high = (number.enter(exact, place) for place in (torch.from_numpy(places), 0.0, 1.0))
+    shift, scale = v.mean(), v.std()
+    first, middle, third = torch.from_numpy(np.quantile(v.numpy(), [0.25, 0.5, 0.75]))
+    if not few and scale > LOST * (third - first) > 0:
+        shift, scale = middle, third - first
+    bounds = float(exact.min()), float(exact.max())
+    number = replace(number, shift=float(shift.to(x)), scale=float(scale.to(x)), bounds=bounds)
     if few:
-        return column
-    t, low, high = ((each - column.shift) / column.scale for each in (v, low, high))
+        return number
+    t, low, high = ((each - number.shift) / number.scale for each in (v, low, high))
     start, end = (tuple(each.tolist()) for each in normal_scores(t.numpy(), low.numpy(), high.numpy(), share))
-    return replace(column, knots=((), ()) if start == end else (start, end))
+    return number if start == end else replace(number, knots=(start, end))
 
 
 def type_of(
-    x: Float64[np.ndarray, "n"], name: str, distinct: Float64[np.ndarray, "k"], *, single: bool, category: bool
-) -> AnyColumn:
-    """The type of a column; its location and scale are found later.
+    x: Float64[np.ndarray, "n"], column: Column, distinct: Float64[np.ndarray, "k"], *, whole: bool, single: bool
+) -> Number:
+    """The grid and the atoms of a column of numbers, and whether it becomes logarithms.
 
-    ``distinct``: all values that must be possible.  ``single``: whether they have single precision.
+    ``whole``: whether all values are whole numbers.  ``single``: whether they have single precision.
     """
-    whole = bool((distinct == distinct.round()).all() and abs(distinct).max() < 2**52)
-    if category or (whole and len(distinct) > 2 and distinct[-1] - distinct[0] < DISCRETE):
-        # Whole numbers between those in the rows are possible, too, unless there are just two.
-        values = np.arange(0.0 if category else distinct[0], distinct[-1] + 1)
-        return Discrete(name=name, values=tuple(values.tolist()))
-    if len(distinct) <= (DISCRETE if whole and even(distinct) else FEW) and len(x) >= 5 * len(distinct):
-        return Discrete(name=name, values=tuple(distinct.tolist()))  # with fewer rows, other values may be possible
+    few, step, grid = len(x) < FEW, 0.0, dict[str, Any]()
     decimals = next((d for d in range(7) if has_decimals(distinct, d, single=single)), None)
-    if len(x) < FEW and not whole:  # too few to tell a grid from chance
-        decimals = None
-    least = 0.0 if whole and distinct[0] >= 0 else -UNBOUNDED
-    grid: dict[str, float] = {"least": least}
-    if decimals is not None and abs(distinct).max() * 10.0**decimals < 2**52:
-        grid |= grid_of(distinct, decimals, few=len(x) < FEW)
+    # Other numbers, if they are few, can't tell a grid from chance.
+    if decimals is not None and (whole or not few) and abs(distinct).max() * 10.0**decimals < 2**52:
+        units = np.round(distinct * 10**decimals).astype(np.int64)
+        most = 1 if few else max(1, int(np.gcd.reduce(np.diff(units))))  # the largest step that has all values
+        step = most / 10**decimals
+        grid = {"step": step, "origin": float(units[0] % most) / 10**decimals, "decimals": decimals}
     values, counts = np.unique(x, return_counts=True)
     atoms = values[counts > max(5, ATOM * len(x))]
-    if len(values) - len(atoms) < FEW or grid.get("step", 0) > NARROW * x.std():
+    if len(values) - len(atoms) < FEW or step > NARROW * x.std():
         atoms = atoms[:0]
     rest = x[~np.isin(x, atoms)]
     gain = np.log(rest.std() / np.log(rest).std()) - np.log(rest).mean() if rest.min() > 0 else 0
-    log = bool(len(x) >= FEW and not whole and gain > LOG_GAIN and rest.min() > grid.get("step", 0))
-    return Number(name=name, shift=0, scale=1, log=log, atoms=tuple(atoms.tolist()), **grid)  # type: ignore[arg-type]
-
-
-def even(distinct: Float64[np.ndarray, "k"]) -> bool:
-    """Whether values have equal distances, as most of the whole numbers in a range do, up to a few gaps."""
-    return bool(len(distinct) > 2 and distinct[-1] - distinct[0] < FEW)
-
-
-def grid_of(distinct: Float64[np.ndarray, "k"], decimals: int, *, few: bool) -> dict[str, float]:
-    """The largest step, and its origin, of which all values are multiples, in a column with this many decimals."""
-    units = np.round(distinct * 10**decimals).astype(np.int64)
-    step = 1 if few else max(1, int(np.gcd.reduce(np.diff(units))))
-    return {"step": step / 10**decimals, "origin": float(units[0] % step) / 10**decimals, "decimals": decimals}
+    log = bool(not few and not whole and gain > LOG_GAIN and rest.min() > step)
+    least = 0.0 if whole and distinct[0] >= 0 else -UNBOUNDED
+    return Number(**vars(column), shift=0, scale=1, log=log, atoms=tuple(atoms.tolist()), least=least, **grid)
 
 
 def has_decimals(x: Float64[np.ndarray, "n"], decimals: int, *, single: bool) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,21 +18,10 @@ from ncsn.metrics import Trials, rank
 from ncsn.run.folder import Recipe
 from ncsn.run.run import Run, generator_of
 from ncsn.settings import TABLES
-from ncsn.tables.columns import AnyColumn, Columns, Discrete, columns_of
-from ncsn.tables.frames import (
-    check,
-    check_frame,
-    clean_cells,
-    decimal_mark,
-    decode,
-    fill,
-    name_of,
-    numbers_of,
-    read_frame,
-    write_frames,
-    zone_of,
-)
+from ncsn.tables.columns import AnyColumn, Columns, Discrete, columns_of, name_of
+from ncsn.tables.frames import cells_by_name, decode, fill, frame_of, numbers_of, write_frames
 from ncsn.tables.model import ConditionalModel, Given
+from ncsn.tables.read import clean_cells, decimal_mark, read_frame, zone_of
 from ncsn.validation import counted, one_line
 
 if TYPE_CHECKING:
@@ -49,15 +39,15 @@ def conditional_model(run: Run) -> ConditionalModel:
 def complete_run(run: Run) -> Run:
     """The run whose samples have no missing cells."""
     score = run.score
-    if isinstance(score, Given):
-        return replace(run, score=Given(score.model, score.row, score.kept, complete=True))
-    if not isinstance(score, ConditionalModel):
-        return run
-    return replace(run, score=Given(score, score.nothing_known(1), [*range(len(score.order))], complete=True))
+    if isinstance(score, ConditionalModel):
+        score = Given(score, score.nothing_known(1), [*range(len(score.order))], complete=True)
+    elif isinstance(score, Given):
+        score = Given(score.model, score.row, score.kept, complete=True)
+    return replace(run, score=score)
 
 
-def given_cells(run: Run, given: Values) -> tuple[Float64[Tensor, "1 d"], Float[Tensor, "1 e"]]:
-    """A row with the given values, and NaN elsewhere, in the user's units and in the model's.
+def given_cells(run: Run, given: Values) -> Float64[Tensor, "1 d"]:
+    """A row with the given values, and NaN elsewhere, in the user's units.
 
     Raises ValueError for values and columns that the run doesn't know, and if no column is left to draw.
     """
@@ -65,65 +55,56 @@ def given_cells(run: Run, given: Values) -> tuple[Float64[Tensor, "1 d"], Float[
 
     if not isinstance(given, Mapping) or not given:
         raise ValueError(f"given is {given!r}; expected values of some columns, such as {{'sex': 'F'}}")
-    columns = columns_of(run.transform, run.recipe.shape[0])
+    columns, names = columns_of(run.transform, run.recipe.shape[0]), {*map(name_of, given)}
     if unknown := [str(name) for name in given if name_of(name) not in columns.names]:
         raise ValueError(f"given names {', '.join(unknown)}, but the run has {one_line(', '.join(columns.names))}")
     x = numbers_of(pandas.DataFrame({name: [value] for name, value in given.items()}), columns)
-    known = ~x.isnan()
-    for i in (i for i, column in enumerate(columns.columns) if column.name in map(name_of, given) and not known[0, i]):
-        raise ValueError(f"given has a missing value for {columns.names[i]}; leave it out to draw it")
-    for i in known[0].nonzero()[:, 0].tolist():
-        column, field = columns.columns[i], columns.field(columns.columns[i])
-        whole = field is not None and pandas.api.types.pandas_dtype(field.dtype or "O").kind in "iu"
-        if whole and float(decode(column, x[:, i].numpy(), field)[0]) != float(x[0, i]):
-            raise ValueError(f"given has {x[0, i]:g} for {column.name}, which its dtype cannot hold")
-    if bool(known.all()):
+    for column, cell in zip(columns.columns, x.T, strict=True):
+        if column.name in names and bool(cell.isnan()):
+            raise ValueError(f"given has a missing value for {column.name}; leave it out to draw it")
+        field = columns.field(column)
+        whole = column.name in names and pandas.api.types.pandas_dtype(field.dtype or "O").kind in "iu"
+        if whole and float(decode(column, cell.numpy(), field)[0]) != float(cell):
+            raise ValueError(f"given has {float(cell):g} for {column.name}, which its dtype cannot hold")
+    if not bool(x.isnan().any()):
         raise ValueError("given has a value for every column; leave out those to draw")
-    return x, run.transform.forward(x).float().to(run.device)
+    return x
 
 
 def conditional_run(run: Run, given: Values) -> Run:
-    """The run of the other columns given values of some, see ``Run.sample``."""
-    (x, z), model = given_cells(run, given), conditional_model(run)
-    columns = columns_of(run.transform, *run.recipe.shape)
+    """The run of the other columns given values of some; see ``Run.sample``."""
+    x, model, columns = given_cells(run, given), conditional_model(run), columns_of(run.transform, *run.recipe.shape)
     others = x[0].isnan().tolist()
-    names = {name for name, other in zip(columns.names, others, strict=True) if other}
     kept = [place for place, i in enumerate([*columns.numbers, *columns.coded]) if others[i]]
-    transform = replace(
-        columns,
-        columns=tuple(column for column in columns.columns if column.name in names),
-        fields=tuple(field for field in columns.fields if name_of(field.label) in names),
-        never=(),  # of whole rows
-    )
-    recipe = Recipe(network="none", arguments={}, shape=(len(kept),), sampling=run.recipe.sampling)
-    score = Given(model, z, kept, complete=False)
-    return Run(score=score, recipe=replace(recipe, transform=transform), device=run.device)
+    chosen = tuple(compress(columns.columns, others))
+    names = [column.name for column in chosen]
+    fields = tuple(field for field in columns.fields if field.name in names)
+    transform = replace(columns, columns=chosen, fields=fields, never=())  # never is of whole rows
+    recipe = Recipe(network="none", arguments={}, shape=(len(kept),), sampling=run.recipe.sampling, transform=transform)
+    score = Given(model, run.transform.forward(x).float().to(run.device), kept, complete=False)
+    return Run(score=score, recipe=recipe, device=run.device)
 
 
 def insert_given(run: Run, samples: UserData, given: Values) -> UserData:
     """Samples of the other columns with the given values, as rows like those of training."""
     import pandas
 
-    x, _ = given_cells(run, given)
-    if not hasattr(samples, "columns"):
-        rows = x.to(samples).repeat(len(samples), 1)
-        rows[:, x[0].isnan()] = samples
-        return rows
-    columns = columns_of(run.transform, run.recipe.shape[0])
-    made: dict[object, pandas.Series] = {}
-    values = {name_of(label): value for label, value in given.items()}
-    for column, number in zip(columns.columns, x[0], strict=True):
-        field = columns.field(column)
-        label = column.name if field is None else field.label
-        if column.name not in values:
-            made[label] = samples[label]
-            continue
-        made[label] = decode(column, number.expand(len(samples)).numpy(), field)
-        if (dtype := made[label].dtype).kind == "M":  # decoded dates are rounded to seconds
-            date = pandas.Timestamp(values[column.name])
+    x, columns = given_cells(run, given), columns_of(run.transform, run.recipe.shape[0])
+    rows, others = x.repeat(len(samples), 1), x[0].isnan()
+    framed = hasattr(samples, "columns")
+    rows[:, others] = numbers_of(samples, columns, "skip")[:, others] if framed else samples.to(rows)
+    announce_guesses(columns, rows, rows.isnan().any().logical_not().expand(rows.shape))
+    if not framed:
+        return rows.to(samples)
+    frame = frame_of(columns, rows.numpy())
+    labels = {name_of(label): label for label in frame}
+    for name, value in given.items():
+        label = labels[name_of(name)]
+        if (dtype := frame[label].dtype).kind == "M":  # decoded dates are rounded to seconds
+            date = pandas.Timestamp(value)
             date = date.tz_convert(None) if date.tz and not zone_of(dtype) else date
-            made[label] = pandas.Series([date] * len(samples)).astype(dtype)
-    return pandas.DataFrame(made)
+            frame[label] = pandas.Series([date] * len(frame)).astype(dtype)
+    return frame
 
 
 # With 25 levels from 0.4 σ_max down, draws from a Gaussian's conditionals are up to 3 % too wide.  From σ_max itself
@@ -338,7 +319,7 @@ def impute_frame(
     columns = columns_of(run.transform, x.shape[1])
     imputed = impute_rows(run, x, n, generator, skip=skip)
     there = {*map(name_of, frame.columns)}
-    labels = [getattr(columns.field(column), "label", column.name) for column in columns.columns]
+    labels = [columns.field(column).label for column in columns.columns]
     absent = [label for label, column in zip(labels, columns.columns, strict=True) if column.name not in there]
     added = pandas.DataFrame(None, frame.index, pandas.Index(absent, dtype=object), dtype=object)
     source = pandas.concat([frame, added], axis=1) if absent else frame
@@ -381,12 +362,11 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
             raise ValueError(f"{path}: rows can be written to {', '.join(TABLES)}")
     given, columns = read_frame(rows), columns_of(run.transform, run.recipe.shape[0])
     frame = given.reset_index(drop=True)
-    check_frame(frame)
     if draws is not None and (double := {"row", "draw"} & {*frame.columns}):
         raise ValueError(f"{rows} has a column {min(double)!r}, a name that {draws} needs for its own; rename it")
     x = numbers_of(frame, columns, "skip")
     try:
-        check(x, frame, columns)
+        columns.check(x, cells_by_name(frame))
     except ValueError as error:
         left = int((~columns.possible(x)).any(1).sum())
         log.warning(f"{error}; rows with such values are not imputed ({left:,} of {len(x):,})")

@@ -4,7 +4,7 @@ A missing cell is a value of its column's code, so every row is complete, and wh
 what is missing in the row.  So no conditional is learned from the rows without gaps only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,9 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from ncsn.batching import Batch
+from ncsn.batching import Batch, batches
+from ncsn.data import Curriculum, Dataset, Loss
 from ncsn.noise import noise_like
-from ncsn.tables.columns import Columns
+from ncsn.score import ScoreModel
+from ncsn.tables.columns import Columns, columns_of
 from ncsn.tables.model import ABSENT, Condition, ConditionalModel, Gaussian, in_gaussian, indicators
 
 NARROW = 256  # coordinates; with more, a covariance takes longer than the network
@@ -111,20 +113,15 @@ def fit_gaussian(train: Float[Tensor, "n f"], held_out: Float[Tensor, "m f"]) ->
         judges = held_out[: affordable_rows(held_out, MAX_ROWS)].cpu()
         found = list(pairwise(train[order[:MAX_PAIRWISE_ROWS]].cpu()))
         return max(found, key=lambda gaussian: float(log_densities(gaussian, judges).mean()))
-    gaussian = improve(Gaussian(torch.zeros(d).double(), torch.eye(d).double()), x.nan_to_num(0.0))
-    for _ in range(20 if incomplete else 0):
-        gaussian = improve(gaussian, x)
+    gaussian = Gaussian(torch.zeros(d).double(), torch.eye(d).double())
+    for rows in [x.nan_to_num(0.0), *[x] * (20 if incomplete else 0)]:
+        gaussian = improve(gaussian, rows)
     return gaussian
 
 
 def affordable_rows(x: Float[Tensor, "n d"], most: int) -> int:
     """How many held-out rows to use: with gaps, each may have a pattern of its own, whose matrix is inverted."""
     return min(most, max(128, int(ARITHMETIC / max(1, x.shape[1]) ** 3))) if bool(x.isnan().any()) else most
-
-
-def noisy_share(rows: int) -> float:
-    """The share of patterns whose observed values are noisy, for a table with this number of training rows."""
-    return min(NOISY, NOISY_ROWS / rows)
 
 
 def start(columns: Columns, train: Float[Tensor, "n e"], held_out: Float[Tensor, "m e"]) -> dict[str, Tensor]:
@@ -223,7 +220,7 @@ class Masks:
         owner = torch.tensor([*columns.numbers, *columns.coded], device=model.order.device)
         # With few columns, all numbers of observed columns are equally likely.
         joint = max(joint, 1 / max(1, model.d))
-        return cls(model, owner, joint, noisy_share(rows) if noisy else 0.0)
+        return cls(model, owner, joint, min(NOISY, NOISY_ROWS / rows) if noisy else 0.0)
 
     @property
     def share(self) -> float:
@@ -323,7 +320,7 @@ class Masks:
 
 
 def mask_batches(
-    masks: Masks, batches: Iterator[Batch], train: Float[Tensor, "n e"], generator: torch.Generator
+    masks: Masks, drawn: Iterator[Batch], train: Float[Tensor, "n e"], generator: torch.Generator
 ) -> Iterator[Batch]:
     """Batches of a table, masked at random.
 
@@ -332,7 +329,7 @@ def mask_batches(
     """
     d, size = masks.model.d, len(masks.model.mean)
     often = min(MAX_REPEATS, max(1, size // COLUMNS_PER_REPEAT)) if bool(train[:, :d].isnan().any()) else 1
-    for batch in batches:
+    for batch in drawn:
         masked = masks.draw(batch.x[: -(-len(batch.x) // often)], generator)
         given: Masked = masked.given  # type: ignore[assignment]
         first = 0 if given.numbers is None else len(given.numbers.target)
@@ -347,3 +344,49 @@ def code_losses(model: ConditionalModel, given: Masked) -> Float[Tensor, "b"]:
         right = truth.nan_to_num(-100.0).long()
         total = total + torch.nn.functional.cross_entropy(values, right, reduction="none")
     return total / max(1, len(model.counts))
+
+
+class MaskedCurriculum(Curriculum):
+    """Batches of rows in which random cells are known."""
+
+    def __init__(self, sizes: tuple[int, ...], data: Dataset, model: ConditionalModel) -> None:
+        super().__init__(sizes)
+        self.data, self.model, self.columns = data, model, columns_of(data.transform, data.shape[0])
+
+    def batches(self, drawn: Iterator[Batch], generator: torch.Generator) -> Iterator[Batch]:
+        """Endless random batches, in which random cells are known."""
+        masks = Masks.of(self.model, self.columns, self.data.n, noisy=True)
+        return mask_batches(masks, drawn, self.data.train, generator)
+
+    def held_out(self, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
+        """Half of the held-out rows are for the joint density, the other half for conditionals with fixed masks."""
+        generator = torch.Generator(examples.x.device).manual_seed(1)
+        rows = next(batches(examples.x, affordable_rows(examples.x, sum(self.sizes)), generator=generator)).x
+        masks = Masks.of(self.model, self.columns, self.data.n, noisy=False, joint=0.5)
+        batch = masks.draw(rows, generator)
+        return lambda _: iter([batch])
+
+    def loss(self, loss: Loss) -> Loss:
+        """The loss of scores for the rows that numbers are learned from, followed by that of codes for the others."""
+
+        def both(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
+            given = batch.given
+            assert isinstance(given, Masked) and isinstance(model, ConditionalModel)  # noqa: PT018
+            chosen = batch.x[: len(batch.x) - len(given.truth)]
+            found = [loss(model, Batch(chosen, given=given.numbers))] if given.numbers is not None else []
+            if len(given.truth):
+                found.append((code_losses(model, given), torch.full_like(given.truth[:, 0], torch.nan)))
+            losses, sigmas = (torch.cat(parts) for parts in zip(*found, strict=True))
+            return losses, sigmas
+
+        return both
+
+    def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "b"]]:
+        """The rows for the joint density, those for conditionals of numbers, and those for codes."""
+        assert isinstance(batch.given, Masked)
+        given, which = batch.given, torch.full((len(batch.x),), 2, device=batch.x.device)
+        names = {2: "codes"} if len(given.truth) else {}
+        if given.numbers is not None:
+            which[: len(batch.x) - len(given.truth)] = given.numbers.observed.any(1).long()
+            names = {0: "joint", 1: "conditionals"} | names
+        return {name: which == part for part, name in names.items()}

@@ -152,19 +152,19 @@ class ConditionalModel(ScoreModel):
         self.d = len(mean) - sum(k for k, inside in zip(counts, chosen, strict=True) if inside)
         centre = torch.cat([mean[: self.d], torch.zeros(len(counts))])
         super().__init__(network, centre, preconditioning=EDM(), autocast=autocast)
-        self.register_buffer("mean", mean)
-        self.register_buffer("covariance", covariance)
-        k, size = sum(counts), self.d + len(counts)
-        self.register_buffer("log_shares", torch.zeros(k) if log_shares is None else log_shares.float().clone())
-        self.register_buffer("order", torch.zeros(size).long() if order is None else order.long().clone())
-        self.register_buffer("indicator", torch.full((self.d,), -1) if indicator is None else indicator.long().clone())
-        self.register_buffer("gaps", torch.full((len(counts),), -1) if gaps is None else gaps.long().clone())
-        inside = torch.tensor(
-            [flag for n, flag in zip(counts, chosen, strict=True) for _ in range(n)], dtype=torch.bool
-        )
-        which = torch.tensor([i for i, n in enumerate(counts) for _ in range(n)], dtype=torch.long)
-        self.register_buffer("inside", inside, persistent=False)
-        self.register_buffer("which", which, persistent=False)
+        k, size, which = sum(counts), self.d + len(counts), [i for i, n in enumerate(counts) for _ in range(n)]
+        buffers = {
+            "mean": mean,
+            "covariance": covariance,
+            "log_shares": torch.zeros(k) if log_shares is None else log_shares.float(),
+            "order": torch.zeros(size).long() if order is None else order.long(),
+            "indicator": torch.full((self.d,), -1) if indicator is None else indicator.long(),
+            "gaps": torch.full((len(counts),), -1) if gaps is None else gaps.long(),
+            "which": torch.tensor(which, dtype=torch.long),
+            "inside": torch.tensor([chosen[i] for i in which], dtype=torch.bool),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer.clone(), persistent=name not in ("which", "inside"))
 
     @torch.no_grad()
     def condition(
@@ -199,15 +199,13 @@ class ConditionalModel(ScoreModel):
             torch.cat([kinds.to(level), level], 1).cpu().double(), dim=0, return_inverse=True
         )
         inverse, variances, axes = self.gaussian_given(patterns[:, :-1] < 0, patterns[:, :d] > 0, patterns[:, -1:])
-        every = which
         if len(patterns) == 1:
-            which, rows = torch.zeros(1).long(), off
-            shift, pull = rows[:, d:] @ axes[0, d:], rows @ inverse[0]
+            shift, pull = off[:, d:] @ axes[0, d:], off @ inverse[0]
         else:
             shift = (off[:, None, d:] @ axes[which][:, d:])[:, 0]
             pull = (inverse[which] @ off[..., None])[..., 0]
-        chances = self.discriminate(wanted, inverse, pull, every) if wanted else chances
-        stiffness = inverse.diagonal(dim1=1, dim2=2)[:, :d]
+        chances = self.discriminate(wanted, inverse, pull, which) if wanted else chances
+        stiffness, which = inverse.diagonal(dim1=1, dim2=2)[:, :d], which[: 1 if len(patterns) == 1 else None]
         exact = (axes[:, :d][which], variances.sqrt()[which], shift, pull[:, :d], stiffness[which], level, chances)
         return Condition(target, observed, values, codes, *(part.to(values) for part in exact))
 
@@ -382,7 +380,7 @@ class ConditionalModel(ScoreModel):
         for number, code in enumerate(self.indicator.tolist()):
             if code >= 0:  # a number that is known exists
                 z[~z[:, number].isnan(), d + code] = 0.0
-        last, pending = int(self.order[:d].max()) if d else -1, Step(0.0, z)
+        last = int(self.order[:d].max()) if d else -1
         for group in sorted({*self.order.tolist()}):
             for code in (self.order[d:] == group).nonzero()[:, 0].tolist():
                 rows = z[:, d + code].isnan()
@@ -396,10 +394,8 @@ class ConditionalModel(ScoreModel):
             for step in self.draw_numbers(z[rows], wanted, sampling, generator, count):
                 state = z.clone()
                 state[rows, :d] = torch.where(wanted, step.x.to(z), z[rows, :d])
-                if group == last:
-                    if pending.sigma:
-                        yield pending
-                    pending = Step(step.sigma, state)
+                if group == last and step.sigma:
+                    yield Step(step.sigma, state)
             z = state
             if not bool(z[:, :d][target].isfinite().all()):
                 raise NonFiniteSampleError(f"sampling with {sampling.sampler} gave numbers that are not finite")
