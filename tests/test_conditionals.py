@@ -906,7 +906,8 @@ def test_a_row_with_gaps_of_a_wide_table_is_in_a_batch_several_times(generator: 
         x = draw(200, d, seed=1).numpy()
         x[np.random.default_rng(0).random((200, d)) < 0.3] = np.nan
         data = dataset_of(x)
-        batch = next(missing.mask_batches(masks_of(data), iter([Batch(data.train[:48])]), data.train, generator))
+        curriculum = missing.MaskedCurriculum((), data, begun(data))
+        batch = next(curriculum.batches(iter([Batch(data.train[:48])]), generator))
         given = batch.given
         assert isinstance(given, missing.Masked)
         assert given.numbers is not None

@@ -319,23 +319,6 @@ class Masks:
         return condition, x[:, d:].masked_fill(known[:, d:], torch.nan)
 
 
-def mask_batches(
-    masks: Masks, drawn: Iterator[Batch], train: Float[Tensor, "n e"], generator: torch.Generator
-) -> Iterator[Batch]:
-    """Batches of a table, masked at random.
-
-    ``train``: all training rows.  If inverting a matrix for each row with gaps would take longer than the network, a
-    batch has fewer rows, each repeated with fresh noise.
-    """
-    d, size = masks.model.d, len(masks.model.mean)
-    often = min(MAX_REPEATS, max(1, size // COLUMNS_PER_REPEAT)) if bool(train[:, :d].isnan().any()) else 1
-    for batch in drawn:
-        masked = masks.draw(batch.x[: -(-len(batch.x) // often)], generator)
-        given: Masked = masked.given  # type: ignore[assignment]
-        first = 0 if given.numbers is None else len(given.numbers.target)
-        yield masked._replace(x=torch.cat([masked.x[:first].repeat_interleave(often, 0), masked.x[first:]]))
-
-
 def code_losses(model: ConditionalModel, given: Masked) -> Float[Tensor, "b"]:
     """The cross-entropy of unknown codes of each row in nats, divided by the number of codes."""
     assert given.codes is not None
@@ -354,9 +337,19 @@ class MaskedCurriculum(Curriculum):
         self.data, self.model, self.columns = data, model, columns_of(data.transform, data.shape[0])
 
     def batches(self, drawn: Iterator[Batch], generator: torch.Generator) -> Iterator[Batch]:
-        """Endless random batches, in which random cells are known."""
+        """Endless random batches, in which random cells are known.
+
+        If inverting a matrix for each row with gaps would take longer than the network, a batch has fewer rows, each
+        repeated with fresh noise.
+        """
         masks = Masks.of(self.model, self.columns, self.data.n, noisy=True)
-        return mask_batches(masks, drawn, self.data.train, generator)
+        gappy, size = bool(self.data.numbers.isnan().any()), len(self.model.mean)
+        often = min(MAX_REPEATS, max(1, size // COLUMNS_PER_REPEAT)) if gappy else 1
+        for batch in drawn:
+            masked = masks.draw(batch.x[: -(-len(batch.x) // often)], generator)
+            assert isinstance(masked.given, Masked)
+            first = len(masked.x) - len(masked.given.truth)
+            yield masked._replace(x=torch.cat([masked.x[:first].repeat_interleave(often, 0), masked.x[first:]]))
 
     def held_out(self, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
         """Half of the held-out rows are for the joint density, the other half for conditionals with fixed masks."""
