@@ -223,13 +223,8 @@ def adopt_network(settings: TrainSettings, start: Config, kind: AnyKind) -> Trai
         raise ValueError(f"{settings.start} generates {start.recipe.kind.noun}; expected a run of {kind.noun}")
     if theirs.get("network") not in NETWORKS:
         return settings
-    free = {
-        name
-        for name in ("channels", "blocks")
-        if theirs.get(name) is not None and not changed_options(settings, [name])
-    }
-    values: Json = {name: tuple(theirs[name]) if name == "channels" else theirs[name] for name in free}
-    return replace(settings, **values)
+    blocks = settings.blocks if changed_options(settings, ["blocks"]) else theirs["blocks"]
+    return replace(settings, channels=settings.channels or tuple(theirs["channels"]), blocks=blocks)
 
 
 def knows_classes(settings: TrainSettings, dataset: Dataset) -> bool:
@@ -329,9 +324,8 @@ def recipes(
     if network is not None and dataset.codes:
         others = "leave out or fill in columns with categories, few or frequent values, or gaps"
         raise ValueError(f"your own network learns numbers without gaps; {others}")
-    shares: dict[str, float] = {}
-    if settings.class_conditional and dataset.labels is not None and network is None:
-        shares = dataset.labels.shares
+    labels = dataset.labels if settings.class_conditional and network is None else None
+    shares = {} if labels is None else labels.shares
     guided = settings.guidance != 1 and network is None
     conditional = settings.network == "mlp" and network is None  # one's own network sees plain columns
     arguments = arguments_of(settings.network, dataset.numbers.shape[1:], settings.channels, settings.blocks)
