@@ -142,21 +142,23 @@ def autocorrelation(x: Float[np.ndarray, "n c *d"], y: Float[np.ndarray, "m c *d
 
 def draw_signals(
     run: Run, z: Float[Tensor, "b *d"], missing: Bool[Tensor, "*d"], n: int, generator: torch.Generator
-) -> Float[Tensor, "m *d"]:
+) -> Float[Tensor, "n b *d"]:
     """``n`` draws of signals with the same missing values, by moment matching; in the user's units."""
+    if bool(missing.all()):
+        return run.steps(n * len(z), seed=generator).last().view(n, *z.shape)
     count = n * len(z)
     noise_std = 2 * run.recipe.sampling.sigma_min
     answers = condition_on(run, Observation(masked(~missing), z[:, ~missing].repeat_interleave(n, 0), noise_std))
     with quieter(logging.ERROR):  # otherwise every part would warn that samples disagree
-        drawn = answers.sample(count, particles=1, batch_size=min(DRAWS_AT_ONCE, count), seed=generator)
-    signals: Tensor = drawn.view(len(z), n, *missing.shape).transpose(0, 1).flatten(0, 1)
-    return signals
+        drawn = answers.steps(count, particles=1, batch_size=min(DRAWS_AT_ONCE, count), seed=generator).last()
+    return drawn.view(len(z), n, *z.shape[1:]).transpose(0, 1)
 
 
 @dataclass(frozen=True)
 class SignalRuler:
     """Compares signals with the same number of held-out ones, and does the same for training signals.
 
+    ``n``: the number of signals compared.
     ``log_spectrum``, ``autocorrelation``: distances from held-out signals; those of ``training_signals`` show what to
     expect by chance.  ``classifier``, ``memorisation``: as for tables, on standardised numbers; trees take a minute for
     1,000 signals of 500 numbers.
@@ -164,12 +166,8 @@ class SignalRuler:
 
     data: Dataset
     test: Float64[Tensor, "n *d"]
+    n: int
     mirrored: bool
-
-    @property
-    def n(self) -> int:
-        """The number of signals compared."""
-        return len(self.test)
 
     def judge(self, samples: Float[Tensor, "k *d"]) -> Comparison:
         """Judge the first n samples, in the user's units."""
@@ -200,7 +198,8 @@ class Signals(Kind[Run]):
 
     def ruler(self, run: Run, data: Dataset, features: object, n: int) -> SignalRuler:
         """Compare samples with held-out signals."""
-        return SignalRuler(data, held_out_examples(data, n), bool(run.settings.get("flip")))
+        test = held_out_examples(data, n)
+        return SignalRuler(data, test, len(test), bool(run.settings.get("flip")))
 
     def show(self, run: Run, data: Dataset, samples: Float[Tensor, "n *d"], path: Sequence[Step], folder: Path) -> None:
         """Plot held-out signals above samples."""
@@ -224,11 +223,8 @@ def impute_signals(run: Run, rows: object, n: int, generator: torch.Generator, u
         for part in torch.split((pattern == number).nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
     ]
     for gaps, part in bar(parts, f"{len(x)} signals"):
-        if bool(gaps.all()):
-            drawn = run.sample(n * len(part), seed=generator)
-        else:
-            drawn = draw_signals(run, z[part], gaps.to(run.device), n, generator)
-        draws[:, part] = torch.where(gaps, drawn.to(draws).view(n, len(part), *gaps.shape), draws[:, part])
+        drawn = draw_signals(run, z[part], gaps.to(run.device), n, generator)
+        draws[:, part] = torch.where(gaps, drawn.to(draws), draws[:, part])
     point = torch.where(missing, draws.mean(0), x)
     return Imputed(x, draws, point, draws.std(0))
 
@@ -264,7 +260,7 @@ def impute_file(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path 
     return [f"{out}: {counted(int(imputed.missing.sum()), 'missing value')} filled in{varied}"]
 
 
-def write_rows(run: Run, samples: Float[Tensor, "n *d"], path: Sequence[Step], out: Path) -> None:
+def write_picture(run: Run, samples: Float[Tensor, "n *d"], path: Sequence[Step], out: Path) -> None:
     """Draw the first signals."""
     plots.signal_rows({"samples": samples}, out)
 
@@ -276,6 +272,6 @@ SIGNALS = Signals(
     log_sigma_mean=(-float("inf"), 0.7),
     precision="fp32",  # 16 bits are no faster in one dimension
     refused=OF_IMAGES,  # there is no established way to judge guided signals
-    writers={".png": write_rows, ".npz": None, ".npy": None},
+    writers={".png": write_picture, ".npz": None, ".npy": None},
     imputation=Imputation(impute_signals, hide_gap, impute_file),
 )
