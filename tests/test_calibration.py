@@ -47,16 +47,10 @@ WRONG = [(NOISE, 0.0, "calibrated"), (NOISE / 2, 0.0, "overconfident"), (2 * NOI
 
 
 @pytest.mark.parametrize(("noise", "shift", "word"), [*WRONG, (NOISE, 0.3, "shifted")])
-def test_samplers_of_a_mixture_are_told_apart(noise: float, shift: float, word: str) -> None:
-    assert sum(word in verdict for verdict in verdicts(noise, shift, 4)) >= 3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("noise", "shift", "word"), WRONG)
-def test_in_19_of_20_seeds_an_exact_sampler_passes_and_one_with_another_noise_fails(
-    noise: float, shift: float, word: str
-) -> None:
-    assert sum(word in verdict for verdict in verdicts(noise, shift, 20)) >= 19
+@pytest.mark.parametrize("seeds", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_samplers_of_a_mixture_are_told_apart(noise: float, shift: float, word: str, seeds: int) -> None:
+    """All but one of the seeds: of 20 an exact sampler passes 19, and the others fail as often, each by its name."""
+    assert sum(word in verdict for verdict in verdicts(noise, shift, seeds)) >= seeds - 1
 
 
 @pytest.mark.parametrize("discrete", [False, True])
