@@ -39,7 +39,7 @@ DRAWN = ("levels", "samples", "neighbours", "inpainting_posterior", "inpainting_
 
 NOTEBOOKS = [name for name, text in PAGES.items() if "\n```python cell" in text]
 QUICK = [name for name in NOTEBOOKS if "under a minute to run" in PAGES[name]]
-CELL = re.compile(r"^```python cell(?: fold)?(: .*)?\n(.*?)^```", re.S | re.M)
+CELL = re.compile(r"^```python cell(?: fold)?(: [^\n]*)?\n(.*?)^```", re.S | re.M)
 
 SCRIPTS = {"training_toy.py": Toy, "training_MNIST.py": TrainSettings}
 
