@@ -137,8 +137,9 @@ def test_cells_show_their_pictures_in_a_plain_kernel(name: str, tmp_path: Path) 
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     cells = CELL.findall(PAGES[name])
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for _, code in cells])
-    resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
+    patience: dict[str, Any] = {"startup_timeout": 600, "timeout": 900}  # seconds, which a busy machine must not reach
+    folder = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, kernel_name="python3", resources=folder, **patience).execute()
     shown = [any("image/png" in output.get("data", {}) for output in cell.outputs) for cell in notebook.cells]
     assert shown == [bool(picture) for picture, _ in cells]
 
