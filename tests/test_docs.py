@@ -130,6 +130,13 @@ def test_a_page_says_how_to_open_it_and_its_cells_are_python(name: str) -> None:
         compile(code, name, "exec")
 
 
+def test_thumbnails_show_what_their_page_shows() -> None:
+    thumbnails = re.findall(r"^- \[!\[.*?\]\((\S+)\) .*\]\((\S+)\)$", PAGES["docs/index.md"], re.M)
+    assert len(thumbnails) > 8
+    for picture, page in thumbnails:
+        assert f"{picture})" in PAGES[f"docs/{page}"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_cells_show_their_pictures_in_a_plain_kernel(name: str, tmp_path: Path) -> None:
