@@ -39,7 +39,7 @@ DRAWN = ("levels", "samples", "neighbours", "inpainting_posterior", "inpainting_
 
 NOTEBOOKS = [name for name, text in PAGES.items() if "\n```python cell" in text]
 QUICK = [name for name in NOTEBOOKS if "under a minute to run" in PAGES[name]]
-CELL = re.compile(r"^```python cell(?: fold)?(: .*)?\n(.*?)^```", re.S | re.M)
+CELL = re.compile(r"^```python cell(?: fold)?(: [^\n]*)?\n(.*?)^```", re.S | re.M)
 
 SCRIPTS = {"training_toy.py": Toy, "training_MNIST.py": TrainSettings}
 
@@ -129,6 +129,13 @@ def test_a_page_says_how_to_open_it_and_its_cells_are_python(name: str) -> None:
         compile(code, name, "exec")
 
 
+def test_thumbnails_show_what_their_page_shows() -> None:
+    thumbnails = re.findall(r"^- \[!\[.*?\]\((\S+)\) .*\]\((\S+)\)$", PAGES["docs/index.md"], re.M)
+    assert len(thumbnails) > 8
+    for picture, page in thumbnails:
+        assert f"{picture})" in PAGES[f"docs/{page}"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_cells_show_their_pictures_in_a_plain_kernel(name: str, tmp_path: Path) -> None:
@@ -136,8 +143,9 @@ def test_cells_show_their_pictures_in_a_plain_kernel(name: str, tmp_path: Path) 
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     cells = CELL.findall(PAGES[name])
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for _, code in cells])
-    resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
+    patience: dict[str, Any] = {"startup_timeout": 600, "timeout": 900}  # seconds, which a busy machine must not reach
+    folder = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, kernel_name="python3", resources=folder, **patience).execute()
     shown = [any("image/png" in output.get("data", {}) for output in cell.outputs) for cell in notebook.cells]
     assert shown == [bool(picture) for picture, _ in cells]
 
