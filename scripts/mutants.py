@@ -133,7 +133,7 @@ def silent(node: Any) -> bool:
         call = parent.parent if parent.type == "arglist" else parent
         function = call.get_previous_sibling().get_code().strip() if call.type == "trailer" else ""
         fixed = node.type == "number" and function in (".manual_seed", ".split")
-        if parent.type == "raise_stmt" or named or fixed or function in ("_blank", "timedelta"):
+        if parent.type == "raise_stmt" or named or fixed or function in ("_figure", "timedelta"):
             return True
         node = parent
     return False
