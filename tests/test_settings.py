@@ -11,9 +11,8 @@ import torch
 from learning import Lessons, pictures, tiny, unlearned
 
 from ncsn.learn import rules
-from ncsn.learn.fit import plan
+from ncsn.learn.fit import plan, storable_settings
 from ncsn.objectives import dsm
-from ncsn.run.folder import storable_settings
 from ncsn.settings import Changes, Job, ResolvedSettings, TrainSettings
 from ncsn.validation import validated
 

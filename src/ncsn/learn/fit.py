@@ -26,7 +26,7 @@ from ncsn.machine import hardware
 from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
-from ncsn.run.folder import CHECKPOINT, Recipe, check_folder, has_run, read_config, storable_settings, write_model
+from ncsn.run.folder import CHECKPOINT, Recipe, check_folder, has_run, read_config, write_model
 from ncsn.run.run import Run, config_of, load
 from ncsn.score import ScoreModel
 from ncsn.settings import Changes, ResolvedSettings, TrainSettings
@@ -162,6 +162,11 @@ class Plan:
         if own.noise is not None and own.noise != rules.noise_of(settings):
             facts |= {"proposal": repr(own.noise), "log_sigma_mean": None, "log_sigma_std": None}
         return facts
+
+
+def storable_settings(settings: Json) -> Json:
+    """Settings as config.json stores them: without the job, which is a new one when the run is resumed."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items() if name != "job"}
 
 
 ALL_OURS = OwnParts()

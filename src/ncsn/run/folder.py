@@ -149,11 +149,6 @@ SHIPPED = ("mnist",)  # the runs in the package, under assets/models
 DOWNLOADED = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
 
 
-def storable_settings(settings: Json) -> Json:
-    """Settings as config.json stores them: without the job, which is a new one when the run is resumed."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items() if name != "job"}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The content of a config.json.
