@@ -363,10 +363,11 @@ class Columns(Transform):
     def inverse(self, z: Float[Tensor, "b e"]) -> Float[Tensor, "b d"]:
         """The model's rows in the user's units, in double precision if the user's were; NaN for missing cells."""
         cells, parts = self.each(z), list[Numbers]()
-        numbers, codes = iter(cells[: len(self.numbers)]), iter(cells[len(self.numbers) :])
-        for column in self.columns:
-            coordinates = [next(numbers)] if isinstance(column, Number) else []
-            coordinates += [next(codes).round()] if column.codes else []
+        numbers = dict(zip(self.numbers, cells[: len(self.numbers)], strict=True))
+        codes = dict(zip(self.coded, cells[len(self.numbers) :], strict=True))
+        for i, column in enumerate(self.columns):
+            coordinates = [numbers[i]] if i in numbers else []
+            coordinates += [codes[i].round()] if i in codes else []
             parts.append(column.decode(*coordinates))
         x = torch.stack(parts, -1)
         return x.to(z.device, z.dtype if self.single or z.device.type == "mps" else torch.float64)
