@@ -451,7 +451,7 @@ def rows_of(name: str, table: Table) -> Dataset:
     table = table.keep_varying(learned.numpy())
     rows = torch.from_numpy(table.rows)
     columns = learn_columns(rows[learned], table.columns, every=rows)
-    columns = replace(columns, fields=table.fields, never=never_observed(columns, rows[learned]))
+    columns = replace(columns, fields=table.fields, never=never_observed(columns, table.rows[learned]))
     warn_of_far_rows(columns, rows[held_out].double(), np.nanstd(table.rows, 0))
     # Numbers on a grid are placed at random in their cells.
     z = torch.cat([columns.with_gaps(columns.forward(part, generator)).float() for part in torch.split(rows, 2**16)])
@@ -472,14 +472,14 @@ def rows_of(name: str, table: Table) -> Dataset:
     )
 
 
-def never_observed(columns: Columns, rows: Float[Tensor, "n d"]) -> tuple[tuple[str, str, float], ...]:
+def never_observed(columns: Columns, rows: Float[np.ndarray, "n d"]) -> tuple[tuple[str, str, float], ...]:
     """Triples of a column, a discrete column and its value in whose rows, of which there are some, it has only gaps."""
     gappy = [i for i, column in enumerate(columns.columns) if column.gaps]
-    missing, found = rows[:, gappy].isnan(), []
+    missing, found = np.isnan(rows[:, gappy]), []
     for column, cells in zip(columns.columns, rows.T, strict=True):
         for value in getattr(column, "values", ()):
             there = missing[cells == value]
-            nowhere = there.all(0).nonzero()[:, 0].tolist() if len(there) >= MIN_ROWS else []
+            nowhere = np.flatnonzero(there.all(0)) if len(there) >= MIN_ROWS else ()
             found += [(columns.names[gappy[place]], column.name, value) for place in nowhere]
     return tuple(found)
 
