@@ -87,10 +87,10 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
         return read_signals(name, found)
     if only is not None and only.ndim == 2:
         rows = rows_of(name, table_of_array(only, name))
-        note = "axes (rows, columns): (n, length) with --signals, in Python signals=True"
+        note = "read as a table: if each row is a signal, pass signals=True (in a shell: --signals)"
         return replace(rows, notes=(note, *rows.notes))
     grey = any(array.ndim == 3 for array in found.values())
-    notes = ["axes (n, height, width): (n, channels, length) with --signals, in Python signals=True"] if grey else []
+    notes = ["read as grey images: if each is a signal (channels, length), pass signals=True (in a shell: --signals)"] if grey else []
     return images.from_arrays(name, found, notes, reading)
 
 
