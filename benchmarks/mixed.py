@@ -251,6 +251,9 @@ def shares(train: pd.DataFrame, test: pd.DataFrame, fit: Fit) -> dict[str, Chanc
     return {name: np.tile(onehot(train[name].dropna(), train[name]).mean(0), (len(test), 1)) for name in texts(train)}
 
 
+WAYS = (ours, nearest, trees, mice, shares)
+
+
 def texts(frame: pd.DataFrame) -> list[str]:
     """The names of columns of text."""
     return [name for name in frame if frame[name].dtype.kind == "O" or frame[name].dtype == "string"]
@@ -272,7 +275,7 @@ def real(fit: Fit, rng: np.random.Generator, names: list[str]) -> Iterator[tuple
         hidden = pd.DataFrame(rng.random(test.shape) < 0.1, test.index, test.columns) & test.notna()
         hidden[[c for c in frame if c not in texts(frame)]] = False
         test, truths = test.mask(hidden)[hidden.any(axis=1)], test[hidden.any(axis=1)]
-        for way in (ours, nearest, trees, mice, shares):
+        for way in WAYS:
             try:
                 found = way(train, test, fit)
             except (FileNotFoundError, subprocess.CalledProcessError) as error:
