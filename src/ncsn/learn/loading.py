@@ -90,7 +90,11 @@ def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
         note = "read as a table: if each row is a signal, pass signals=True (in a shell: --signals)"
         return replace(rows, notes=(note, *rows.notes))
     grey = any(array.ndim == 3 for array in found.values())
-    notes = ["read as grey images: if each is a signal (channels, length), pass signals=True (in a shell: --signals)"] if grey else []
+    notes = (
+        ["read as grey images: if each is a signal (channels, length), pass signals=True (in a shell: --signals)"]
+        if grey
+        else []
+    )
     return images.from_arrays(name, found, notes, reading)
 
 

@@ -30,7 +30,7 @@ FEW = 20  # distinct values; a column with no more can have only these
 DISCRETE = 10  # distinct whole numbers, up to which they are discrete
 ATOM = 0.05  # share of the rows above which a repeated value is no coincidence
 JUMP = 0.5  # standard deviations between groups of values, between which samples have none either
-NARROW = 0.05  # standard deviations; a frequent value with a narrower cell gets a code
+DENSE = 10.0  # per standard deviation; the density in its cell above which a frequent value gets a code
 UNBOUNDED = sys.float_info.max  # instead of infinity, which JSON doesn't have
 LOG_GAIN = 0.1  # nats per value by which the logarithm must be closer to a Gaussian than the column itself
 # Slopes of the tails against normal scores: below 1.15 times a uniform's is bounded; a Gaussian's is 1, a Laplace's 2.
@@ -510,8 +510,8 @@ def type_of(
         step = most / 10**decimals
         grid = {"step": step, "origin": float(units[0] % most) / 10**decimals, "decimals": decimals}
     values, counts = np.unique(x, return_counts=True)
-    atoms = values[counts > max(5, ATOM * len(x))]
-    if len(values) - len(atoms) < FEW or step > NARROW * x.std():
+    atoms = values[counts > max(5, len(x) * max(ATOM, DENSE * step / x.std()))]
+    if len(values) - len(atoms) < FEW:
         atoms = atoms[:0]
     rest = x[~np.isin(x, atoms)]
     gain = np.log(rest.std() / np.log(rest).std()) - np.log(rest).mean() if rest.min() > 0 else 0
