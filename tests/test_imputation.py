@@ -192,7 +192,15 @@ def test_confidence_is_compared_with_how_often_draws_are_right(believed: list[fl
     assert found.keys() == {"coverage", "coverage_of", "right", "confidence", "right_of"}
     assert 60 < found["right_of"] < 140
     assert found["right"] == pytest.approx(0.5, abs=0.15)
-    assert found["confidence"] == pytest.approx(sum(share**2 for share in believed), abs=0.03)
+    assert found["confidence"] == pytest.approx(sum(share**2 for share in believed), abs=0.015)
+
+
+def test_the_truth_is_as_likely_at_every_rank_among_draws() -> None:
+    """So 90 % intervals of 19 draws reach from the first to the last of them, and 80 % from the second on."""
+    draws = torch.randperm(19, generator=torch.Generator().manual_seed(0)).double()[:, None, None]
+    imputed = Imputed(torch.full((1, 1), torch.nan).double(), draws, draws.mean(0), draws.std(0))
+    for level, ends in ((0.9, (0, 18)), (0.8, (1, 17))):
+        assert tuple(map(float, imputed.interval(level))) == pytest.approx(ends)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
