@@ -55,7 +55,7 @@ class Line(NamedTuple):
     bar: Any
 
 
-def within(exact: Any, draws: int, rows: float = np.inf) -> Any:
+def within(exact: Any, draws: int, rows: Any = np.inf) -> Any:
     """The bar of shares: .03 and two standard errors of this many draws, and of the rows that they are learned from."""
     p = np.asarray(exact)
     return 0.03 + 2 * np.sqrt(p * (1 - p) * (1 / draws + 1 / np.asarray(rows)))

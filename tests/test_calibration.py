@@ -210,6 +210,6 @@ def test_the_command_hides_columns_shares_pixels_and_what_a_file_misses(
     for options in ("", "--hide 0 2", "--hide 0.3", f"--rows {tmp_path / 'gaps.npy'}"):
         refusal(capsys, *f"calibrate it --out {out} {options}".split())
     assert asked[:3] == [None, ("0", "2"), 0.3]
-    assert np.array_equal(asked[3], [[False, True, False]])  # type: ignore[arg-type]
+    assert np.asarray(asked[3]).tolist() == [[False, True, False]]
     run = Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=20.0, sigma_min=0.01)
     assert "run.calibrate(measure=" in refusal(capsys, *f"calibrate it --out {out}".split())

@@ -278,7 +278,7 @@ def columns(draw: st.DrawFn) -> np.ndarray:
     if (decimals := draw(st.sampled_from([None, 0, 1, 3, 6]))) is not None:
         x = x.round(decimals)
     x[: draw(st.integers(0, 5))] = draw(st.sampled_from([0.0, 1e3, -1e6, 32000.0])) + x[0]
-    return x if x.std() > 1e-6 * abs(x).max() else x + rng.standard_normal(n)
+    return x if x.std() > 1e-6 * np.max(abs(x)) else x + rng.standard_normal(n)
 
 
 @settings(max_examples=60, derandomize=True)

@@ -262,7 +262,7 @@ def test_floats_are_in_the_unit_interval_or_have_the_range_of_the_data(
 ) -> None:
     real = (scale * REAL + shift).astype(np.float32)
     images = loaded(tmp_path, encoder(real, "TIFF"), "TIFF")
-    assert images.transform == Depth("float32", *(ends or (float(real.min()), float(real.max()))))
+    assert images.transform == Depth("float32", *(ends or (float(np.min(real)), float(np.max(real)))))
     assert np.allclose(stored_depth(images.transform).stored(in_order(images))[:, 0], real, atol=1e-3)
     assert bool(images.notes) == (stored_depth(images.transform).high != 1)
 

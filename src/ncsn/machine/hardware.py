@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import psutil
 import torch
@@ -82,7 +82,8 @@ def stance(name: str) -> AbstractContextManager[None]:
     """``torch.compiler.set_stance``, within a block."""
     if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and the import would take half a second
         return nullcontext()
-    return torch.compiler.set_stance(name)  # type: ignore[no-any-return]
+    chosen: Any = name  # versions of torch declare different types
+    return cast("AbstractContextManager[None]", torch.compiler.set_stance(chosen))
 
 
 # Within it, calls with new shapes run uncompiled: for a few calls, compiling takes longer than it saves.
@@ -321,5 +322,5 @@ def join() -> Group:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         # The groups' threads must end before Python does, or they abort when they ask for the interpreter's lock.
         atexit.register(dist.destroy_process_group)
-        patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        patient: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
     return Group(rank=rank, size=size, patient=patient)

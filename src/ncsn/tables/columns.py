@@ -468,7 +468,7 @@ def learn_column(x: Float[Tensor, "n"], column: Column, distinct: Float64[np.nda
     ``x``: the numbers to learn from.  ``distinct``: all numbers that must be possible, ascending.
     """
     exact, few, own = x.double(), len(x) < FEW, vars(column)
-    whole = bool((distinct == distinct.round()).all() and abs(distinct).max() < 2**52)
+    whole = bool((distinct == distinct.round()).all() and np.max(abs(distinct)) < 2**52)
     extent = distinct[-1] - distinct[0] if len(distinct) > 2 else np.inf
     if column.categories or (whole and extent < DISCRETE):
         # Whole numbers between those in the rows are possible, too, unless there are just two.
@@ -504,9 +504,9 @@ def type_of(
     few, step, grid = len(x) < FEW, 0.0, dict[str, Any]()
     decimals = next((d for d in range(7) if has_decimals(distinct, d, single=single)), None)
     # Other numbers, if they are few, can't tell a grid from chance.
-    if decimals is not None and (whole or not few) and abs(distinct).max() * 10.0**decimals < 2**52:
+    if decimals is not None and (whole or not few) and np.max(abs(distinct)) * 10.0**decimals < 2**52:
         units = np.round(distinct * 10**decimals).astype(np.int64)
-        most = 1 if few else max(1, int(np.gcd.reduce(np.diff(units))))  # the largest step that has all values
+        most = 1 if few else max(1, math.gcd(*np.diff(units).tolist()))  # the largest step that has all values
         step = most / 10**decimals
         grid = {"step": step, "origin": float(units[0] % most) / 10**decimals, "decimals": decimals}
     values, counts = np.unique(x, return_counts=True)
@@ -524,7 +524,7 @@ def has_decimals(x: Float64[np.ndarray, "n"], decimals: int, *, single: bool) ->
     """Whether no number has more decimals, up to the rounding of single precision."""
     rounded = np.round(x, decimals)
     if single:
-        return bool((rounded.astype(np.float32) == x).all() and 10.0**-decimals > 1e-6 * abs(x).max())
+        return bool((rounded.astype(np.float32) == x).all() and 10.0**-decimals > 1e-6 * np.max(abs(x)))
     return bool((rounded == x).all())
 
 
@@ -562,7 +562,7 @@ def normal_scores(
     long = (tails > HEAVY).any() and n >= 100
     # A tenth of the rows in a thousandth of a standard deviation, next to others far away.
     narrow = n >= 100 and np.diff(np.quantile(t, np.linspace(0, 1, 11))).min() < 1e-3
-    if not (long or short.any() or heavy.any() or narrow or abs(t[[0, -1]]).max() > 6):
+    if not (long or short.any() or heavy.any() or narrow or np.max(abs(t[[0, -1]])) > 6):
         return np.array([[-1.0, 1.0], [-1.0, 1.0]])
 
     grid = np.linspace(ndtri(5 / n), -ndtri(5 / n), min(33, n // 20))

@@ -292,7 +292,7 @@ class ImputedTable(Imputed):
     def complete(self, numbers: Float64[Tensor, "b d"]) -> "pandas.DataFrame":
         """The DataFrame with numbers filled into its gaps."""
         frame, drawn = self.source.copy(), self.drawn.numpy()
-        for i in drawn.any(0).nonzero()[0]:
+        for i in drawn.any(0).nonzero()[0].tolist():
             column, cells = self.columns.columns[i], drawn[:, i].nonzero()[0]
             label, field = self.labels[column.name], self.columns.field(column)
             frame[label] = fill(frame[label], cells, column, numbers[:, i].numpy()[cells], field)
@@ -374,7 +374,7 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
     drawn = imputed.drawn.numpy()
     commas = comma_columns(imputed) if given.attrs else []
     parts = [imputed.frame()]
-    for i in drawn.any(0).nonzero()[0]:
+    for i in drawn.any(0).nonzero()[0].tolist():
         column, cells = columns.columns[i], drawn[:, i].nonzero()[0]
         what = "share" if is_discrete(column) else "sd"
         spread = pandas.Series(imputed.variation[cells, i].numpy(), cells, name=f"{column.name} {what}")

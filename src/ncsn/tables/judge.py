@@ -126,7 +126,7 @@ def pair_trends(
 def overlap(one: Shaped[np.ndarray, "n"], other: Shaped[np.ndarray, "m"]) -> float:
     """One minus the total variation distance between the frequencies of values in two samples."""
     _, which = np.unique(np.concatenate([one, other]), return_inverse=True)
-    shares = [np.bincount(part, minlength=which.max() + 1) / len(part) for part in np.split(which, [len(one)])]
+    shares = [np.bincount(part, minlength=int(np.max(which)) + 1) / len(part) for part in np.split(which, [len(one)])]
     return float(np.minimum(*shares).sum())
 
 

@@ -409,7 +409,7 @@ def clean(table: Table) -> Table:
         raise ValueError(f"rows found: {len(table.rows)}; training needs at least {MIN_ROWS}, ideally 1,000")
     gaps = np.isnan(table.rows)
     if rows := gaps.any(1).sum():
-        most = gaps.sum(0).argmax()
+        most = int(np.argmax(gaps.sum(0)))
         facts = f"{rows:,} of {len(gaps):,}, most often in {table.columns[most].name} ({gaps[:, most].sum():,})"
         # Whether values are missing at random (Rubin) can't be told from a table.
         caveat = "results are biased if values are missing because of what they are"
