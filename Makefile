@@ -14,7 +14,7 @@ check: install
 	$(PYTHON) scripts/codelines.py src
 	$(PYTHON) -m pytest $(TESTS)
 
-# The tests that would make `make check` take more than five minutes on two cores.
+# The slow tests, which `make check` leaves out.
 check-slow:
 	$(PYTHON) -m pytest -m slow
 

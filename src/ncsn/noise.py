@@ -74,7 +74,7 @@ class Geometric(Ladder):
 
 
 class Karras(Ladder):
-    """A ladder with equal steps of σ^(1/7): coarser at the top and finer at the bottom than equal steps of σ.
+    """A ladder with equal steps of σ^(1/7): finer at the top and coarser at the bottom than a constant ratio.
 
     Karras et al. 2022, equation 5, with their ρ = 7.
 

@@ -24,8 +24,9 @@ def dsm(
 ) -> Float[Tensor, "b"]:
     """Denoising score matching: ½‖σ·s(x + σz, σ) + z‖², z ~ N(0, I), summed over dimensions.
 
-    Vincent 2011, with the weight λ(σ) = σ² of Song & Ermon 2019, equations 5 and 6: s = 0 costs D/2 on average at
-    every σ.  Its expectation exceeds σ²·fisher by a constant that does not depend on the score.
+    Vincent 2011, with the weight λ(σ) = σ² of Song & Ermon 2019, equations 5 and 6.  A score of
+    zero has a loss of D/2 on average at every σ.  The lowest possible loss isn't 0, because part of the noise is
+    unpredictable: the expectation exceeds σ²·fisher by a constant that doesn't depend on the score.
 
     ``score``: the score to train or to test.
     ``x``: clean examples, (b, *d).

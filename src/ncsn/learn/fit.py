@@ -64,7 +64,8 @@ def fit(
     dataset as ``load_dataset`` returns it, or a path that it accepts.
     ``minutes``: the time budget, including samples and pictures; by default one minute, or that of ``settings``.
     ``steps``: the number of training steps, instead of minutes.  A training of points ends earlier once the held-out
-    loss is a quarter above its minimum.
+    loss is a quarter above its minimum, or, after at least 200 steps, 2.5 % above a minimum that was reached in the
+    first half of all steps so far.
     ``seed``: the same seed gives the same run on one machine if training is by steps; by default 0.
     ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
     d, h, w): real numbers, whose location and scale the run remembers for each channel.
