@@ -228,8 +228,8 @@ FORMS = [(STACK, GREY), (STACK[:, None], GREY), (COLOUR, COLOUR), (FOUR, FOUR), 
 
 
 def converted(images: Dataset) -> list[str]:
-    """What was done to the numbers, without what their axes were taken for."""
-    return [note for note in images.notes if not note.startswith("axes")]
+    """What was done to the numbers, without what the array was taken for."""
+    return [note for note in images.notes if not note.startswith("read as ")]
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])

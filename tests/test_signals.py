@@ -344,5 +344,5 @@ def test_one_long_series_is_refused_with_the_way_to_cut_it(
 @pytest.mark.parametrize(("shape", "grey"), [((60, 9, 8), True), ((60, 1, 9, 8), False), ((60, 9, 8, 3), False)])
 def test_three_axes_are_taken_for_grey_images_and_a_line_says_so(shape: tuple[int, ...], grey: bool) -> None:
     images = from_arrays("x.npy", {"": np.random.default_rng(0).integers(0, 255, shape, np.uint8)}, Reading())
-    assert ("(n, height, width)" in images.describe()) == grey
+    assert ("read as grey images" in images.describe()) == grey
     assert any("--signals" in line for line in images.notes) == grey
