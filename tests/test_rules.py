@@ -153,6 +153,13 @@ def test_the_guide_is_half_as_wide_and_there_is_none_where_the_network_is_its_ow
     assert told.shares == labelled.labels.shares
 
 
+def test_rows_start_from_more_noise_than_images(generator: torch.Generator) -> None:
+    """From ten leading standard deviations of standardised columns; these two are one number twice."""
+    x = torch.randn(2000, 1, generator=generator)
+    settings = settle(dataset_of(torch.cat([x, 7 * x], 1)))
+    assert settings.sigma_max == pytest.approx(10 * 2**0.5, rel=0.05)
+
+
 def test_tables_are_learned_by_their_conditionals_and_own_networks_as_they_are() -> None:
     rows = dataset_of(torch.randn(40, 2, generator=torch.Generator().manual_seed(0)))
     for data, own, way in ((rows, None, "conditional"), (rows, ncsn.MLP(2, 8, 1), "edm"), (pictures(), None, "edm")):
