@@ -1,8 +1,8 @@
 """Whatever draws at random draws from the generator it is given, on its device: nothing else changes what comes out.
 
-Each function is called three times with the same generator: twice with another global seed, and once where tensors are
-made on the device ``meta`` unless they are told otherwise, which cannot be mixed with numbers.  Samplers are called so
-beside their formulas, in test_samplers.py.
+Each function is called three times with the same generator: twice with another global seed, and once where tensors
+whose device isn't named are made on ``meta``, which can't be mixed with numbers.  Samplers are called so beside their
+formulas, in test_samplers.py.
 """
 
 from collections.abc import Callable

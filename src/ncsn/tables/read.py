@@ -473,7 +473,7 @@ def rows_of(name: str, table: Table) -> Dataset:
 
 
 def never_observed(columns: Columns, rows: Float[np.ndarray, "n d"]) -> tuple[tuple[str, str, float], ...]:
-    """Triples of a column, a discrete column and its value in whose rows, of which there are some, it has only gaps."""
+    """Triples of a column, a discrete column and a value: in rows with this value, the first column has only gaps."""
     gappy = [i for i, column in enumerate(columns.columns) if column.gaps]
     missing, found = np.isnan(rows[:, gappy]), []
     for column, cells in zip(columns.columns, rows.T, strict=True):
