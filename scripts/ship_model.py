@@ -7,6 +7,7 @@ Weights are rounded to float16, half their size.  Evaluate what is shipped, not 
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import ncsn
@@ -19,6 +20,9 @@ if __name__ == "__main__":
     for score in (run.score, run.guide):
         if isinstance(score, ncsn.ScoreModel):
             score.network.half()
+    if run.origin is not None:  # without the folder that the data was in
+        name = Path(run.origin.dataset).name
+        run = replace(run, origin=replace(run.origin, dataset=name), settings=run.settings | {"dataset": name})
     run.save(folder, overwrite=True)
     for path in source.glob("metrics.json*"):
         shutil.copy(path, folder)

@@ -28,12 +28,13 @@ from ncsn.data import Reports
 from ncsn.distributions import Empirical, Ring
 from ncsn.kinds import images
 from ncsn.kinds.images import guidance
-from ncsn.learn.fit import ALL_OURS, Judge, Lesson, OwnParts, Plan, learn, plan
+from ncsn.learn.fit import ALL_OURS, Judge, Lesson, OwnParts, Plan, learn, plan, take_weights
 from ncsn.learn.loading import dataset_of
 from ncsn.learn.record import Ledger, Record, Row, until_spoiled
 from ncsn.machine import hardware
 from ncsn.machine.hardware import ALONE
 from ncsn.machine.messages import Stopped
+from ncsn.networks import UNet
 from ncsn.noise import LogNormal, LogUniform, Proposal
 from ncsn.settings import Job, TrainSettings
 from ncsn.training import Progress
@@ -456,6 +457,46 @@ def test_trainings_in_threads_are_those_of_one_after_the_other() -> None:
     with ThreadPoolExecutor(3) as pool:
         runs = list(pool.map(lambda _: ncsn.fit(table(100), steps=3, quiet=True), range(3)))
     assert all(torch.equal(run.sample(2), alone) for run in runs)
+
+
+@pytest.mark.parametrize(("theirs", "own"), [(3, 1), (3, 4), (1, 3), (3, 2)])
+def test_weights_are_fitted_to_another_number_of_colours(theirs: int, own: int) -> None:
+    """Fewer colours are seen as the mean colour in all, and a fourth, which is opacity, changes nothing."""
+    generator = torch.Generator().manual_seed(0)
+    start = ncsn.Run.of(ncsn.ScoreModel(UNet(theirs, (8, 12))), (theirs, 8, 8), sigma_max=10.0, sigma_min=0.01)
+    for weights in start.model.network.parameters():
+        nn.init.normal_(weights, std=0.1, generator=generator)
+    network = UNet(own, (8, 12))
+    take_weights(ncsn.ScoreModel(network), start, own)
+    x, c = torch.randn(3, own, 8, 8, generator=generator), torch.zeros(3)
+    if own == 4:
+        expected = torch.cat([start.model.network(x[:, :3], c), torch.zeros(3, 1, 8, 8)], 1)
+    else:
+        grey = x.mean(1, keepdim=True)
+        expected = start.model.network(grey.expand(3, theirs, 8, 8), c).mean(1, keepdim=True).expand(3, own, 8, 8)
+    torch.testing.assert_close(network(x, c), expected)
+
+
+def test_few_small_images_start_from_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = replace(tiny(), channels=None, blocks=TrainSettings.blocks)
+    few = np.random.default_rng(0).integers(0, 256, (60, 9, 12, 3), dtype=np.uint8)
+    large, many = np.repeat(few, 8, axis=1), np.tile(few, (250, 1, 1, 1))
+    prior = ncsn.load("prior", device="cpu").model.network.state_dict()
+    for data, how, starts in (
+        (few, {}, True),
+        (few[..., 0], {}, True),
+        (few, {"start": "none"}, False),
+        (few, {"channels": (8, 12)}, False),
+        (few, {"network": UNet(3, (8, 12))}, False),
+        (large, {}, False),
+        (many, {}, False),
+        (table(100), {}, False),
+    ):
+        run = unlearned(monkeypatch, data, **({"settings": free} | how)).run
+        assert run.settings["start"] == ("prior" if starts else None)
+        if starts:
+            own = run.model.network.state_dict()
+            assert torch.equal(own["modulation.weight"], prior["modulation.weight"])
 
 
 def test_a_training_begins_with_the_weights_of_a_run_but_for_layers_of_other_colours_and_classes(

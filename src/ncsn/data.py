@@ -506,6 +506,7 @@ class Kind(ABC, Generic[R]):
     ``noun``: the word for examples.  ``axis``: the word for their first axis; ``named``: names of some of its lengths.
     ``network``: the network that learns it.
     ``minutes``: the default training budget.
+    ``prior``: the run in the package that a training on few examples starts from, if there is one.
     ``headroom``: the default σ_max in leading standard deviations of the data.
     ``log_sigma_mean``: limits for the rule that chooses the mean of ln σ.
     ``log_sigma_std``: the standard deviation of ln σ.
@@ -529,6 +530,7 @@ class Kind(ABC, Generic[R]):
     named: Mapping[int, str] = field(default_factory=dict)
     network: NetworkName = "unet"
     minutes: float = 10.0
+    prior: str | None = None
     headroom: float = 4.5
     log_sigma_mean: tuple[float, float] = (-math.inf, math.inf)
     log_sigma_std: float = 1.2

@@ -33,7 +33,7 @@ from ncsn.settings import Changes, ResolvedSettings, TrainSettings
 from ncsn.training import Budget, Progress, State, muon_and_adam
 from ncsn.validation import DeviceName, Json, check_ranges, check_type, counted, plain, refuse_options
 
-OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
+COLOUR_AXES = {"stem.weight": 1, "head.weight": 0, "head.bias": 0}  # of the U-Net's first and last layers
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
 UNSETTLED = 100  # steps whose losses stay on a GPU before they are read
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
@@ -47,7 +47,7 @@ def fit(
     network: nn.Module | None = None,
     objective: Objective | None = None,
     noise: Proposal | None = None,
-    start: Run | None = None,
+    start: Run | str | None = None,
     device: DeviceName | None = None,
     record: Record | None = None,
     quiet: bool = False,
@@ -79,8 +79,9 @@ def fit(
     ``objective``: the training objective, see ``training_loss``; by default ``dsm``.
     ``noise``: the distribution of noise levels in training, in standard deviations of points.  Sampling descends from
     its ``sigma_max`` to its ``sigma_min``, if it has them.
-    ``start``: a run of images or signals whose network and weights training starts from, unless the settings say
-    otherwise.  Layers that depend on a different number of colours or classes are initialised at random.
+    ``start``: a run of images or signals, or its folder, whose network and weights training starts from; only what it
+    knows of classes is learned anew.  By default up to 10,000 images of 8 to 64 pixels start from "prior", a small
+    network in the package, unless ``channels`` or ``blocks`` are given; "none" starts from random weights.
     ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
     ``record``: where to store the training, see ``Record``; by default nothing is written.
     ``quiet``: print nothing and show no progress bar; ``logging.getLogger("ncsn")`` controls this for the whole
@@ -96,6 +97,8 @@ def fit(
     torch.Size([100, 2])
     """
     refuse_options("fit", changes.keys() - Changes.__annotations__.keys())
+    if isinstance(start, str):
+        changes["start"], start = start, None
     own = OwnParts(network=network, objective=objective, noise=noise, start=start)
     check_type("settings", settings, TrainSettings, type(None))
     check_type("record", record, Record, type(None))
@@ -181,6 +184,8 @@ def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved
     """
     if own.start is not None:
         given = replace(given, start=str(own.start.folder or "a run in memory"))
+    elif own.network is not None and given.start is None:
+        given = replace(given, start="none")
     if saved is None:
         rules.check_options(given, data)  # before anything is printed
     data.announce()  # before anything that takes seconds
@@ -241,7 +246,7 @@ class Lesson:
         model = recipe.build(beginning, network=network, autocast=hardware.autocast_of(plan.precision))
         model = model.to(plan.device)
         if start is not None:
-            take_weights(model, start)
+            take_weights(model, start, recipe.shape[0])
         rates = {"muon_rate": plan.settings.muon_rate, "adam_rate": plan.settings.adam_rate}
         optimizers = muon_and_adam(model, **rates, products=self.products)
         return State(model, optimizers, generator=self.generator, seed=plan.settings.seed)
@@ -303,17 +308,34 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
         return run
 
 
-def take_weights(model: ScoreModel, start: Run) -> None:
-    """Copy the weights of a run, except for layers that depend on a different number of colours or classes.
+def take_weights(model: ScoreModel, start: Run, colours: int) -> None:
+    """Copy the weights of a run, except for those of classes, and fit those of colours to the number of colours.
 
     Raises ValueError if other layers differ.
     """
-    own, theirs = model.network.state_dict(), start.model.network.state_dict()
+    own, theirs = model.network.state_dict(), dict(start.model.network.state_dict())
+    for name in COLOUR_AXES.keys() & own.keys() & theirs.keys():
+        if own[name].shape != theirs[name].shape:
+            theirs[name] = of_other_colours(theirs[name], COLOUR_AXES[name], start.recipe.shape, colours)
     fitting = {name: theirs[name] for name in own.keys() & theirs.keys() if own[name].shape == theirs[name].shape}
-    if other := [name for name in own if name not in fitting and not name.startswith(OF_COLOURS_AND_CLASSES)]:
+    if other := [name for name in own if name not in fitting and not name.startswith("labels.")]:
         where = start.folder or "the run to start from"
         raise ValueError(f"{where} has a different network ({other[0]} differs); leave out --channels and --blocks")
     model.network.load_state_dict(own | fitting)
+
+
+def of_other_colours(weights: Tensor, axis: int, shape: tuple[int, ...], colours: int) -> Tensor:
+    """Weights of the first layer (axis 1) or the last (axis 0) of a network of that shape for other colours.
+
+    Colours beyond the network's three begin without influence; any other number sees the mean colour, and predicts it.
+    """
+    parts = weights.unflatten(axis, (shape[0], -1)).movedim(axis, 0)
+    if colours > len(parts) > 1:
+        parts = torch.cat([parts, parts.new_zeros(colours - len(parts), *parts.shape[1:])])
+    else:
+        merged = parts.sum(0) / colours if axis else parts.mean(0)
+        parts = merged.expand(colours, *merged.shape)
+    return parts.movedim(0, axis).flatten(axis, axis + 1)
 
 
 def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int], float] | None:

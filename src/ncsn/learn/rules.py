@@ -30,6 +30,7 @@ POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
 WORTH = 0.4  # the most that posterior targets may cost, relative to the network's arithmetic
 # The most bytes that posterior targets may need: a copy of the data as floats, and two more while it is made.
 MEMORY = 2**31
+MOST_FROM_PRIOR = 10_000  # images: the largest set on which the prior was seen to help has 5,000
 WIDTHS = (64, 32, 16)  # of the U-Net's finest resolution, best first
 FREE = ("minutes", "steps", "compile")  # settings that may change when a run is resumed
 SPEEDS = {"cuda": 10_000.0, "fast": 500.0, "slow": 60.0}  # images of 32 x 32 per second, at full width
@@ -212,6 +213,18 @@ def check_options(settings: TrainSettings, dataset: Dataset) -> None:
         raise ValueError(f"log_sigma_std doesn't apply to proposal {settings.proposal}; leave it out")
 
 
+def start_of(settings: TrainSettings, dataset: Dataset) -> str | None:
+    """The run to start from: the given one, or for few small images the prior, unless the network's size is given."""
+    if settings.start is not None:
+        return None if settings.start == "none" else settings.start
+    _, *sides = dataset.shape
+    few = dataset.n <= MOST_FROM_PRIOR and all(8 <= side <= 64 for side in sides)
+    if dataset.kind.prior is None or not few or changed_options(settings, ["channels", "blocks"]):
+        return None
+    log.info("training starts from the prior, a small network in the package; start='none' (--from none) turns it off")
+    return dataset.kind.prior
+
+
 def adopt_network(settings: TrainSettings, start: Config, kind: AnyKind) -> TrainSettings:
     """The settings with the sizes of the network of the run to start from, unless they are given.
 
@@ -248,6 +261,7 @@ def resolve(
     Raises ValueError if that run generates another kind of data, and if all examples are the same.
     """
     kind = dataset.kind
+    settings = replace(settings, start=start_of(settings, dataset))
     if settings.start is not None:
         settings = adopt_network(settings, start or read_config(find(settings.start)), kind)
     minutes = Effort.of(settings, kind).minutes

@@ -144,7 +144,7 @@ MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 EVALUATION = ("evaluation.json", "evaluation.png", "evaluation.npz")
 WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *EVALUATION, "config.json")
 FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")  # that trainings draw
-SHIPPED = ("mnist",)  # the runs in the package, under assets/models
+SHIPPED = ("mnist", "prior")  # the runs in the package, under assets/models
 # Downloaded from the hub: JSON and safetensors, never code or pickles.
 DOWNLOADED = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
 

@@ -78,6 +78,7 @@ def share_clipped(pixels: Shaped[Tensor, "n c h w"]) -> float:
 IMAGES = Images(
     noun="images",
     named={1: "grey", 3: "RGB"},
+    prior="prior",
     compiled=True,
     guided=True,
     kept=36,
