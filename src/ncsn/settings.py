@@ -21,7 +21,7 @@ Split = Literal["train", "validation", "test"]
 PARTS: tuple[Split, ...] = ("validation", "test", "train")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*DELIMITERS, ".parquet")
-OF_IMAGES = ("size", "fit", "background", "max_broken")  # options for images only
+OF_IMAGES = ("size", "fit", "background", "transparent", "max_broken")  # options for images only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +29,20 @@ class Reading:
     """How files become pixels.
 
     Args:
-        size: Resize images, to 64 or, for height x width, 48x64. By default they keep their size.
-        fit: How images with another aspect ratio get that size: crop their centre, or stretch them.
-        background: The colour behind transparent pixels: white, #rrggbb or the name of a colour.
+        size: Resize images, to 64 or, for height x width, 48x64. By default they keep their size; if more than half of
+            them have one size, the others get it.
+        fit: How images with another aspect ratio get that size: crop their centre, stretch them, or pad their sides.
+        background: The colour behind transparent pixels and of padding: white, #rrggbb or the name of a colour.
+        transparent: Keep the transparency of image files as a fourth channel; padding is transparent, too.
         max_broken: Number of unreadable files that may be skipped. If there are more, ncsn lists them and stops.
         signals: The array holds signals (n, channels, length), or (n, length) for one channel, instead of images or
             rows.
     """
 
     size: str | None = None
-    fit: Literal["crop", "stretch"] = "crop"
+    fit: Literal["crop", "stretch", "pad"] = "crop"
     background: str = "white"
+    transparent: bool = False
     max_broken: Annotated[int, Interval(ge=0, le=10**9)] = 0
     signals: bool = False
 
@@ -70,7 +73,7 @@ class Reading:
 
 
 AS_THEY_ARE = Reading()
-"""The defaults: images keep their size, on white, and none may be broken."""
+"""The defaults: images keep their size, or get the most frequent one; on white; none may be broken."""
 
 
 T = TypeVar("T")

@@ -77,7 +77,7 @@ def share_clipped(pixels: Shaped[Tensor, "n c h w"]) -> float:
 
 IMAGES = Images(
     noun="images",
-    named={1: "grey", 3: "RGB"},
+    named={1: "grey", 3: "RGB", 4: "RGBA"},
     compiled=True,
     guided=True,
     kept=36,
