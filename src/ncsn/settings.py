@@ -4,6 +4,7 @@ Torch isn't imported here, so that ``--help`` responds immediately.
 """
 
 import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -98,6 +99,7 @@ class Job:
         device: Where to compute. auto is CUDA if available, otherwise the CPU.
         precision: The network's arithmetic: bf16 (16 bits; weights keep 32) or fp32. auto is the fastest on the
             device. A processor without hardware for bf16 is many times slower with it.
+        began: When the command began, by time.perf_counter.
     """
 
     out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
@@ -105,6 +107,7 @@ class Job:
     resume: bool = False
     device: validation.DeviceName = "auto"
     precision: PrecisionName = "auto"
+    began: tyro.conf.Suppress[float] = field(default_factory=time.perf_counter, compare=False)
 
     def __post_init__(self) -> None:
         """Raise ValueError for an unknown precision, and for options that contradict each other."""
@@ -156,8 +159,8 @@ class TrainSettings(Reading):
         guidance: The guidance scale; 1 is no guidance. The guide is the network's unconditional score, or without
             classes a smaller network that trains for a twentieth of the budget. chosen selects the scale on held-out
             images after training; for annealed and langevin, which guidance does not help, it is 1.
-        compile: --no-compile disables torch.compile. By default it is used for trainings of at least five minutes or
-            2,000 steps, if it works on this machine. The first time takes up to a minute.
+        compile: --no-compile disables torch.compile. By default it is used for trainings of at least two minutes (five
+            for tables) or 2,000 steps, if it works on this machine. The first time takes up to half a minute.
         samples: The number of samples to draw at the end; for a table ten times as many.
         seed: The seed of all random numbers.
     """

@@ -27,10 +27,10 @@ class Images(Kind[Run]):
     """Images with any number of channels."""
 
     def choose_guidance(
-        self, data: Dataset, device: torch.device, *, thorough: bool, effort: float
+        self, data: Dataset, device: torch.device, *, seconds: float, effort: float
     ) -> Callable[[Run, int, int], float]:
         """Choose the scale on held-out images, in features that are prepared now."""
-        features = features_for(data, device, thorough=thorough, effort=effort)
+        features = features_for(data, device, seconds=seconds, effort=effort)
         return lambda run, seen, seed: choose_weight(run, data, features, seen=seen, seed=seed, effort=effort)
 
     def numbers(self, run: Run, x: object, unseen: Unseen = "error") -> Shaped[Tensor, "b c h w"]:
