@@ -334,9 +334,9 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
     """Train the guide, if there is one, and then the network; the leading process keeps the time."""
     record, effort = lesson.record, lesson.plan.effort
     elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began).encode()))
-    # An evaluation for a sample takes half as long as learning from an image, and images are also drawn by Langevin.
-    samples = run.recipe.kind.shown * lesson.plan.settings.samples
-    after = samples * run.recipe.sampling.guided_nfe / lesson.plan.settings.batch_size
+    # An evaluation takes a third as long as learning from an example, and the figures have samples of their own.
+    evaluations = run.recipe.kind.shown * lesson.plan.settings.samples * run.recipe.sampling.guided_nfe
+    after = 2 / 3 * evaluations / lesson.plan.settings.batch_size
     budget, guide_budget = effort.budgets(elapsed, guided=guide is not None, after=after)
     if budget.fraction(state.step, state.seconds) >= 1:
         log.info(f"nothing is left to train after {state.step:,} steps; increase --steps or --minutes to continue")

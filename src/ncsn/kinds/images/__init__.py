@@ -43,8 +43,8 @@ class Images(Kind[Run]):
 
     def show(self, run: Run, data: Dataset, samples: Float[Tensor, "n *d"], path: Sequence[Step], folder: Path) -> None:
         """Draw samples, how they emerge from noise, and samples by the paper's annealed Langevin dynamics."""
-        steps = run.steps(min(len(samples), 20), seed=run.settings["seed"], sampler="annealed")
-        for step in bar(steps, f"{min(len(samples), 20)} samples", total=len(steps)):
+        steps = run.steps(min(len(samples), 10), seed=run.settings["seed"], sampler="annealed")  # hundreds of levels
+        for step in bar(steps, f"{steps.n} samples", total=len(steps)):
             annealed = step.x.cpu()
         plots.image_grid(samples, folder / "samples.png")
         plots.image_grid(annealed, folder / "samples_annealed.png")
