@@ -16,7 +16,7 @@ import torch
 from helpers import refused, unchecked
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import PARTS, contents, in_order, packed, write
+from pictures import PARTS, contents, in_order, packed, values, write
 from PIL import Image
 
 from ncsn.batching import batches, centres, dequantize, quantize, reals
@@ -254,6 +254,39 @@ def test_transparency_shows_the_background(tmp_path: Path, background: str, colo
     assert images.notes == (f"alpha on {background}: 9 of 10 images",)
 
 
+def test_transparency_is_kept_as_a_fourth_channel(tmp_path: Path) -> None:
+    """Of images in colour and in grey, of opaque ones, and of resized ones, whose hidden colours stay hidden."""
+    pixels = BYTE[..., :4].copy()
+    pixels[:, :2, :, 3] = 0
+    modes = {3: BYTE[3, ..., :3], 4: BYTE[4, ..., 0], 5: BYTE[5, ..., :2]}
+
+    def encode(i: int) -> bytes:
+        return packed(Image.fromarray(modes.get(i, pixels[i])))
+
+    images = loaded(tmp_path, encode, transparent=True)
+    found = in_order(images).permute(0, 2, 3, 1).numpy()
+    hidden = pixels[..., 3:] == 0
+    for i, expected in enumerate(np.where(hidden, 0, pixels)):
+        if i not in modes:
+            assert (found[i] == expected).all()
+    opaque = np.full((5, 4, 1), 255)
+    assert (found[3] == np.concatenate([modes[3], opaque], 2)).all()
+    assert (found[4] == np.concatenate([modes[4][..., None].repeat(3, 2), opaque], 2)).all()
+    assert (found[5, ..., 3] == modes[5][..., 1]).all()
+    assert images.describe().startswith("10 images, 5 × 4, RGBA, no classes")
+    red = np.full((8, 8, 4), [255, 0, 0, 255], np.uint8)
+    red[:, :4] = [0, 255, 0, 0]
+    halves = loaded(
+        tmp_path / "halves", lambda i: packed(Image.fromarray(red)), size="6x4", fit="pad", transparent=True
+    )
+    assert (halves.train[:, :, [0, -1]] == 0).all(), "padding is transparent"
+    middle = halves.train[0, :, 1:-1]
+    assert (middle[1] == 0).all(), "no green shines through"
+    assert set(middle[0][middle[3] > 0].tolist()) == {255}
+    with pytest.raises(ValueError, match=r"10 of 10: .*more than 8 bits"):
+        loaded(tmp_path / "deep", encoder(WIDE), transparent=True)
+
+
 @pytest.mark.parametrize(
     ("scale", "shift", "ends"), [(1, 0, (0, 1)), (4000, -1000, None), (0, 0.5, (0, 1)), (0, 7, (7, 8))]
 )
@@ -347,14 +380,24 @@ def test_exif_turns_images(tmp_path: Path, orientation: int, upright: np.ndarray
     assert "turned by EXIF: 10 of 10 images" in images.notes
 
 
-def refitted(pixels: np.ndarray, size: str, fit: Literal["crop", "stretch"]) -> np.ndarray:
-    fitted: np.ndarray = picture(lambda: pixels[None], Reading(size=size, fit=fit)).pixels[0]
+def refitted(
+    pixels: np.ndarray, size: str, fit: Literal["crop", "stretch", "pad"], colour: str = "white"
+) -> np.ndarray:
+    fitted: np.ndarray = picture(lambda: pixels[None], Reading(size=size, fit=fit, background=colour)).pixels[0]
     return fitted
 
 
-def test_fitting_crops_the_middle_and_stretches() -> None:
+def test_fitting_crops_the_middle_stretches_and_pads() -> None:
     pixels = np.zeros((10, 30, 1), np.uint8)
     pixels[:, 10:20] = 200
+    for size, fit, padded in (("20x30", "pad", (5, 0)), ("10x40", "pad", (0, 5)), ("20x60", "pad", (0, 0))):
+        whole = refitted(pixels, size, fit)
+        inside = whole[padded[0] : len(whole) - padded[0], padded[1] : whole.shape[1] - padded[1]]
+        assert (np.sort(whole, None)[inside.size :] == 255).all(), "white around the whole image"
+        assert float(inside.mean()) == pytest.approx(200 / 3, abs=2)
+    assert refitted(pixels, "20x30", "pad", "#102030")[[0, 10], 15].tolist() == [[16, 32, 48], [200] * 3]
+    reals = refitted(pixels / np.float32(100), "20x30", "pad", "#808080")
+    assert reals[[0, 10], 15, 0] == pytest.approx([2 * 128 / 255, 2], abs=0.01)
     assert (refitted(pixels, "10", "crop") == 200).all()
     assert refitted(pixels, "10x15", "stretch")[5, [0, 7, 14], 0].tolist() == pytest.approx([0, 200, 0], abs=2)
 
@@ -369,10 +412,15 @@ def test_fine_stripes_become_grey_and_overshoot_nowhere(dtype: type[np.generic],
     assert 0 <= enlarged.min() < enlarged.max() <= max(top, 255 * (dtype == np.uint8))
 
 
-def test_a_size_that_is_asked_for_or_else_needed(tmp_path: Path) -> None:
-    sides = [(10, 5) if i < 3 else (40, 20) for i in range(10)]
-    with pytest.raises(ValueError, match=r"images have 2 sizes .* 20 x 40 \(7\), 5 x 10 \(3\); give --size"):
+def test_a_size_that_is_asked_for_or_that_of_most(tmp_path: Path) -> None:
+    sides = [(10, 5) if i < 5 else (40, 20) for i in range(10)]
+    with pytest.raises(ValueError, match=r"images have 2 sizes .* 5 x 10 \(5\), 20 x 40 \(5\); give --size"):
         loaded(tmp_path, lambda i: packed(Image.new("L", sides[i], 10 * i)))
+    sides[3:5] = sides[5:7]
+    usual = loaded(tmp_path, lambda i: packed(Image.new("L", sides[i], 10 * i)))
+    assert (usual.shape, values(in_order(usual))) == ((1, 20, 40), [10 * i for i in range(10)])
+    assert usual.notes == ("crop to 20 x 40 as most images are (--size sets another): 3 of 10 images",)
+    assert contents(Origin.of(str(tmp_path), Reading(), usual).load()) == contents(usual)
     images = load_dataset(str(tmp_path), reading=Reading(size="5x10"))
     assert images.shape == (1, 5, 10)
     assert in_order(images)[:, 0, 4, 4].tolist() == [10 * i for i in range(10)]

@@ -158,8 +158,12 @@ def test_all_sets_are_as_large_as_the_smallest(n: int, least: int) -> None:
     assert "near_duplicates" not in found.metrics  # the 1 % of 40 images is none of them
 
 
-def test_pixels_need_no_network_and_claim_nothing_that_does() -> None:
-    content: Any = judged(three(100, 3, 5, 4).test, three(100, 3, 5, 4), PIXELS).report()
+@pytest.mark.parametrize(("channels", "helps"), [(3, True), (4, False)])
+def test_pixels_need_no_network_and_claim_nothing_that_does(channels: int, helps: bool) -> None:
+    """It's said what kernel distances need; EfficientNet doesn't read images with four channels."""
+    images = three(100, channels, 5, 4)
+    content: Any = judged(images.test, images, PIXELS).report()
+    assert ("kernel" in content["notes"][0], "'ncsn[features]'" in content["notes"][0]) == (True, helps)
     assert list(content["metrics"]) == ["pixel_wasserstein", "memorisation", "near_duplicates"]
     assert set(content["metrics"]["memorisation"]) == {"generated", "held_out", "training"}
     assert set(content) == {"n", "comparable", "features", "dimensions", "metrics", "notes"}

@@ -1,4 +1,6 @@
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -9,7 +11,7 @@ from learning import pictures, tiny, unlearned
 import ncsn
 from ncsn.data import Dataset, Labels
 from ncsn.evaluation import Features
-from ncsn.kinds.images import guidance
+from ncsn.kinds.images import guidance, judge
 from ncsn.kinds.images.guidance import Trial, climb
 from ncsn.kinds.images.read import mnist
 from ncsn.metrics import kernel_distance
@@ -118,16 +120,28 @@ def test_trials_are_as_many_as_training_pays_for_and_the_best_weight_is_printed(
             assert f"{kernel_distance(shown, real[: 4 * trials]):.2g}" in printed
 
 
-def test_features_are_those_of_the_datas_own_classes_if_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guidance, "choose", lambda images, name, device, *, effort: Features(name=name, embed=None))
+def test_features_are_those_of_the_datas_own_classes_if_there_is_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A classifier is trained neither for too long nor for held-out images that are too few to choose by."""
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(judge, "BATCH", 2)
+    monkeypatch.setattr(judge, "IMAGES_SEEN", 1000)
+    monkeypatch.setattr(guidance, "choose", lambda images, name, device: Features(name=name, embed=None))
     monkeypatch.setattr(
         guidance, "choose_name", lambda images: "efficientnet" if images.labels is None else "classifier"
     )
-    colours, grey = (torch.zeros(20, n, 8, 8, dtype=torch.uint8) for n in (3, 1))
-    classes = torch.arange(20) % 2
+    colours, grey = (torch.zeros(96, n, 8, 8, dtype=torch.uint8) for n in (3, 1))
+    classes = torch.arange(96) % 2
     labels = Labels(train=classes, validation=classes, test=classes, names=("a", "b"))
-    told, plain = Dataset(colours, colours, colours, labels), Dataset(colours, colours, colours)
-    table = [(mnist(), False, "digit classifier"), (told, True, "classifier"), (told, False, "efficientnet")]
-    table += [(plain, True, "efficientnet"), (Dataset(grey, grey, grey), True, "pixels")]
-    for images, thorough, name in table:
-        assert guidance.features_for(images, CPU, thorough=thorough, effort=1.0).name == name
+    told, plain = Dataset(colours, colours, colours, labels, "it"), Dataset(colours, colours, colours)
+    few = replace(told, validation=colours[1:], labels=replace(labels, validation=classes[1:]))
+    table = [(mnist(), 0.0, "digit classifier"), (told, 1e-9, "efficientnet"), (told, 0.0, "efficientnet")]
+    table += [(told, math.inf, "classifier of it"), (few, math.inf, "efficientnet")]
+    table += [(told, 1e-9, "classifier of it")]  # from the cache
+    table += [(plain, 60.0, "efficientnet"), (Dataset(grey, grey, grey), 60.0, "pixels")]
+    said = []
+    for images, seconds, name in table:
+        assert guidance.features_for(images, CPU, seconds=seconds, effort=0.02).name == name
+        said.append("without a classifier, because training one would take" in capsys.readouterr().out)
+    assert said == [False, True, *[False] * 6]

@@ -20,7 +20,7 @@ import ncsn
 from ncsn import Run, ScoreModel
 from ncsn.machine import hardware, messages
 from ncsn.machine.hardware import Load, threads_for
-from ncsn.networks import MLP, UNet
+from ncsn.networks import MLP, Block, UNet
 from ncsn.settings import TrainSettings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -61,6 +61,25 @@ def test_a_machine_that_cannot_compile_says_why_and_goes_on(
     compiled = Mock(side_effect=lambda module, _: module)
     torch.compile(lambda x: x + 1, backend=compiled)(torch.zeros(2))
     compiled.assert_called_once()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_blocks_of_a_unet_are_compiled_however_many_kinds_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, compiled, limits = UNet(1, (4, 6), 2, 8), list[nn.Module](), list[int]()
+
+    def compile_function(function: Any, **_: object) -> Any:
+        compiled.append(function.__self__)
+        return function
+
+    def trial() -> Tensor:
+        limits.append(torch._dynamo.config.recompile_limit)
+        value: Tensor = network(torch.zeros(2, 1, 8, 8), torch.zeros(2))
+        return value
+
+    monkeypatch.setattr(torch, "compile", compile_function)
+    hardware.compile_network(network, trial)
+    assert compiled == [module for module in network.modules() if isinstance(module, Block)]
+    assert limits == [100], "torch's own is eight"
 
 
 @pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor has no such mode")

@@ -36,7 +36,7 @@ def losses(*rows: int) -> list[dict[str, Any]]:
     return [{"step": i, "loss": 1 / i, "validation_loss": 2 / i, "validation_bands": [3 / i, None]} for i in rows]
 
 
-@pytest.mark.parametrize(("channels", "seen"), [(1, 1), (2, 1), (3, 3), (5, 3)])
+@pytest.mark.parametrize(("channels", "seen"), [(1, 1), (2, 1), (3, 3), (4, 4), (5, 3)])
 def test_a_grid_shows_bytes_and_the_reals_that_stand_for_them(channels: int, seen: int, tmp_path: Path) -> None:
     x = pixels(4, channels)
     grid = plots.image_grid(x, str(tmp_path / "x.png"), columns=3, zoom=1)
@@ -44,7 +44,8 @@ def test_a_grid_shows_bytes_and_the_reals_that_stand_for_them(channels: int, see
     for i, image in enumerate(x[:, :seen].permute(0, 2, 3, 1).numpy()):
         down, right = 9 * (i // 3), 11 * (i % 3)
         assert np.array_equal(sheet[down + 1 : down + 8, right + 1 : right + 10], image)
-    assert (sheet[9:, 11:] == 64).all()
+    assert (sheet[9:, 11:, :3] == 64).all()
+    assert (sheet[9:, 11:, 3:] == 0).all(), "transparent"
     assert np.array_equal(np.asarray(plots.image_grid((x + 0.5) / 256, columns=3))[1::2, ::2], np.asarray(grid))
     assert Image.open(tmp_path / "x.png").tobytes() == grid.tobytes()
 

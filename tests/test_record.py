@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogNormal
 from ncsn.objectives import dsm, training_loss
 from ncsn.run.folder import EVALUATION, read_config, write_config, write_model
+from ncsn.samplers import NonFiniteSampleError
 from ncsn.score import ScoreModel
 from ncsn.settings import Job, TrainSettings
 from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
@@ -236,6 +238,20 @@ def test_a_run_that_goes_on_has_a_new_budget_rows_in_a_new_file_and_no_evaluatio
     assert read_config(folder).settings["steps"] == 3
     assert before.read_text() == first != (folder / "metrics.jsonl").read_text()
     assert not any((folder / name).exists() for name in EVALUATION)
+
+
+def test_every_report_draws_samples_which_change_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even if they can't be drawn."""
+    drawn = list[tuple[Path, int]]()
+    monkeypatch.setattr("ncsn.plots.image_grid", lambda x, path, **_: drawn.append((path, len(x))))
+    alone = ncsn.fit(pictures(), settings=tiny())
+    run = ncsn.fit(pictures(), settings=tiny(), record=Record(folder=tmp_path / "run"))
+    assert drawn == [(tmp_path / "run" / "samples.png", 20)] * 6
+    assert all(map(torch.equal, run.model.parameters(), alone.model.parameters()))
+    monkeypatch.setattr(ncsn.Run, "sample", Mock(side_effect=NonFiniteSampleError("not finite")))
+    ncsn.fit(pictures(), settings=tiny(guidance=1.0), record=Record(folder=tmp_path / "other"))
+    assert (tmp_path / "other" / "model.safetensors").exists()
+    assert len(drawn) == 6
 
 
 def test_the_held_out_loss_of_rows_is_the_averages(tmp_path: Path) -> None:

@@ -190,23 +190,26 @@ def test_classes_are_learned_where_there_are_some_of_enough_images(
 
 
 def test_what_takes_time_first_is_for_trainings_in_which_it_pays() -> None:
-    """Compiling, and a classifier to choose guidance by."""
-    for given, long, effort in (
-        ({"minutes": 4.9}, False, 0.5),
-        ({"minutes": 5.0}, True, 0.5),
-        ({"minutes": 60.0}, True, 1),
-        ({"steps": 1999}, False, 1),
-        ({"steps": 2000}, True, 1),
+    """Compiling, and a classifier to choose guidance by, which may take a twentieth."""
+    for given, compiled, classifying, effort in (
+        ({"minutes": 1.9}, False, 5.7, 0.5),
+        ({"minutes": 2.0}, True, 6, 0.5),
+        ({"minutes": 60.0}, True, 180, 1),
+        ({"steps": 1999}, False, 0, 1),
+        ({"steps": 2000}, True, math.inf, 1),
     ):
         found = effort_of(**given)
-        assert (found.long, found.share) == (long, effort)
+        assert (found.compiled, found.share) == (compiled, effort)
+        assert found.classifying == pytest.approx(classifying)
     assert (effort_of(minutes=4.0).compiling, effort_of(steps=9).compiling) == (60, 0), "a quarter, or without a limit"
+    rows = dataset_of(torch.randn(40, 2)).kind
+    assert [rules.Effort.of(TrainSettings(minutes=m), rows).compiled for m in (4.9, 5.0)] == [False, True]
 
 
 def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn() -> None:
     long = effort_of(minutes=20.0)
-    assert long.budgets(70.0, guided=False)[0] == Budget(seconds=39 / 40 * 1200 - 77)
-    assert [budget.seconds for budget in long.budgets(70.0, guided=True)] == pytest.approx([1038.35, 54.65])
+    assert long.budgets(70.0, guided=False, after=9)[0] == Budget(seconds=39 / 40 * 1200 - 75, after=9)
+    assert [budget.seconds for budget in long.budgets(70.0, guided=True)] == pytest.approx([1040.25, 54.75])
     assert long.budgets(1190.0, guided=False)[0].seconds == 120, "a tenth, whatever else there is"
     assert effort_of(steps=101).budgets(9.0, guided=True) == (Budget(steps=101), Budget(steps=11))
     assert effort_of().minutes == 10

@@ -66,7 +66,7 @@ HEARD: list[tuple[str, Any, dict[str, Any], Read, object]] = [
     ("seed", 5, {}, lambda x: float(next(x.states[-1].average.parameters()).sum()), None),
     ("samples", 3, {}, lambda x: x.run.settings["samples"], 3),
 ]
-ELSEWHERE = {"signals", "start", "job", "dataset", "compile", "size", "fit", "background", "max_broken"}
+ELSEWHERE = {"signals", "start", "job", "dataset", "compile", "size", "fit", "background", "transparent", "max_broken"}
 
 
 @pytest.fixture(scope="module")

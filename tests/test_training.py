@@ -107,6 +107,14 @@ def test_seconds_that_were_spent_before_count(tmp_path: Path) -> None:
     assert [p.fraction >= 1 for p in run(resumed, seconds=progress.seconds + 0.25)].count(True) == 1
 
 
+def test_time_may_be_left_for_as_much_work_as_some_steps() -> None:
+    """For 50 more steps at 0.2 seconds each, of 100 seconds, until half of them are left."""
+    budget = Budget(seconds=100.0, after=50)
+    assert [budget.fraction(step, 0.2 * step) for step in (0, 225, 450)] == pytest.approx([0, 0.5, 1])
+    assert budget.fraction(10, 40.0) == 0.8
+    assert Budget(steps=8, after=50).fraction(2, 9.0) == 0.25
+
+
 @pytest.mark.parametrize(
     "budget", [{}, {"steps": 0}, {"seconds": math.inf}, {"seconds": -1.0}, {"steps": 1, "seconds": 2.0}]
 )

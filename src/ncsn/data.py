@@ -577,11 +577,11 @@ class Kind(ABC, Generic[R]):
         return Curriculum(self.held_out)
 
     def choose_guidance(
-        self, data: Dataset, device: torch.device, *, thorough: bool, effort: float
+        self, data: Dataset, device: torch.device, *, seconds: float, effort: float
     ) -> Callable[[R, int, int], float] | None:
         """A function of (run, images seen, seed) that chooses the guidance; None if there is nothing to choose.
 
-        ``thorough``: whether there is time to train a classifier for it.
+        ``seconds``: how long a classifier may be trained for it.
         ``effort``: the share of the usual images and samples that there is time for.
         """
         return None

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -256,6 +256,12 @@ class UNet(nn.Module):
         # The modulations of all blocks in one product, in the order in which forward uses them.
         self.widths = [2 * c for c in (*channels, *reversed(channels)) for _ in range(blocks)]
         self.modulation = nn.Linear(features, sum(self.widths))
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the blocks, as ``torch.compile`` does: equal ones once, a third of the work for the whole network."""
+        for block in self.modules():
+            if isinstance(block, Block):
+                block.compile(*args, **options)
 
     def forward(
         self,

@@ -58,8 +58,8 @@ def _figure(path: Place, width: float, height: float) -> Iterator["Figure"]:
 
 
 def _visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d h w"]:
-    """The channels to show: the first three as RGB, or the first one of one or two as grey."""
-    return images[:, : 3 if images.shape[1] >= 3 else 1]
+    """The channels to show: four as RGBA, the first three as RGB, or the first one of one or two as grey."""
+    return images[:, : {2: 1, 4: 4}.get(images.shape[1], 3)]
 
 
 def _here(name: str, x: object, *shapes: str) -> Tensor:
@@ -70,8 +70,8 @@ def _here(name: str, x: object, *shapes: str) -> Tensor:
 def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int = 10, zoom: int = 2) -> Image.Image:
     """A grid of images, with a gap of two pixels between them.
 
-    ``x``: images (n, c, h, w), bytes or reals, which are clipped to [0, 1].  Of two channels the first is shown, of
-    more than three the first three.
+    ``x``: images (n, c, h, w), bytes or reals, which are clipped to [0, 1].  Four channels are RGBA.  Of two channels
+    the first is shown, of more than four the first three.
     ``path``: a file to write the picture to, in the format of its suffix.
     ``columns``: images per row.
     ``zoom``: each pixel becomes ``zoom`` × ``zoom`` pixels.
@@ -84,6 +84,7 @@ def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     padded = torch.full((rows * columns, channels, height + 2, width + 2), 64, dtype=torch.uint8)
+    padded[:, 3:] = 0  # transparent
     padded[:n, :, 1:-1, 1:-1] = images
     sheet = padded.view(rows, columns, channels, height + 2, width + 2).permute(0, 3, 1, 4, 2)
     sheet = sheet.reshape(rows * (height + 2), columns * (width + 2), channels)
@@ -157,7 +158,7 @@ def evolution(steps: Iterable[Noisy], path: Place = None, *, examples: int = 8, 
     ``columns``: maximum number of states.
     """
     shown = _thin(steps, columns)
-    images = torch.stack([visible(x[:examples], sigma).cpu() for sigma, x in shown], 1)
+    images = torch.stack([visible(x[:examples, :3], sigma).cpu() for sigma, x in shown], 1)
     picture = image_grid(images.flatten(0, 1), columns=len(shown), zoom=3)
     with _figure(path, 10.0, 10.0 * picture.height / picture.width + 0.45) as figure:
         axes = figure.subplots()
@@ -176,7 +177,7 @@ def evolution_animation(steps: Iterable[Noisy], path: Path | str, *, examples: i
     ``path``: the .gif to write.
     ``examples``: number of images.
     """
-    frames = [image_grid(visible(x[:examples], sigma), columns=6).quantize(16) for sigma, x in _thin(steps, 40)]
+    frames = [image_grid(visible(x[:examples, :3], sigma), columns=6).quantize(16) for sigma, x in _thin(steps, 40)]
     durations = [120] * (len(frames) - 1) + [2500]  # hold the last frame
     with _written(path) as temporary:
         frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=durations, loop=0)
@@ -373,7 +374,7 @@ def posterior_page(
     if len(samples) > 1:
         deviation = samples.std(0)
         white = deviation.max().clamp_min(1e-6)
-        images[f"standard deviation (white: {white:.2f})"] = deviation / white
+        images[f"standard deviation (white: {white:.2f})"] = (deviation / white)[:3]
     rows = -(-len(samples) // columns)
     with _figure(path, 1.15 * columns, 2.0 + 1.15 * rows) as figure:
         top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.7, 1.15 * rows])[:, 0]

@@ -4,6 +4,7 @@ Torch isn't imported here, so that ``--help`` responds immediately.
 """
 
 import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -21,7 +22,7 @@ Split = Literal["train", "validation", "test"]
 PARTS: tuple[Split, ...] = ("validation", "test", "train")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*DELIMITERS, ".parquet")
-OF_IMAGES = ("size", "fit", "background", "max_broken")  # options for images only
+OF_IMAGES = ("size", "fit", "background", "transparent", "max_broken")  # options for images only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +30,20 @@ class Reading:
     """How files become pixels.
 
     Args:
-        size: Resize images, to 64 or, for height x width, 48x64. By default they keep their size.
-        fit: How images with another aspect ratio get that size: crop their centre, or stretch them.
-        background: The colour behind transparent pixels: white, #rrggbb or the name of a colour.
+        size: Resize images, to 64 or, for height x width, 48x64. By default they keep their size; if more than half of
+            them have one size, the others get it.
+        fit: How images with another aspect ratio get that size: crop their centre, stretch them, or pad their sides.
+        background: The colour behind transparent pixels and of padding: white, #rrggbb or the name of a colour.
+        transparent: Keep the transparency of image files as a fourth channel; padding is transparent, too.
         max_broken: Number of unreadable files that may be skipped. If there are more, ncsn lists them and stops.
         signals: The array holds signals (n, channels, length), or (n, length) for one channel, instead of images or
             rows.
     """
 
     size: str | None = None
-    fit: Literal["crop", "stretch"] = "crop"
+    fit: Literal["crop", "stretch", "pad"] = "crop"
     background: str = "white"
+    transparent: bool = False
     max_broken: Annotated[int, Interval(ge=0, le=10**9)] = 0
     signals: bool = False
 
@@ -70,7 +74,7 @@ class Reading:
 
 
 AS_THEY_ARE = Reading()
-"""The defaults: images keep their size, on white, and none may be broken."""
+"""The defaults: images keep their size, or get the most frequent one; on white; none may be broken."""
 
 
 T = TypeVar("T")
@@ -95,6 +99,7 @@ class Job:
         device: Where to compute. auto is CUDA if available, otherwise the CPU.
         precision: The network's arithmetic: bf16 (16 bits; weights keep 32) or fp32. auto is the fastest on the
             device. A processor without hardware for bf16 is many times slower with it.
+        began: When the command began, by time.perf_counter.
     """
 
     out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
@@ -102,6 +107,7 @@ class Job:
     resume: bool = False
     device: validation.DeviceName = "auto"
     precision: PrecisionName = "auto"
+    began: tyro.conf.Suppress[float] = field(default_factory=time.perf_counter, compare=False)
 
     def __post_init__(self) -> None:
         """Raise ValueError for an unknown precision, and for options that contradict each other."""
@@ -154,8 +160,8 @@ class TrainSettings(Reading):
         guidance: The guidance scale; 1 is no guidance. The guide is the network's unconditional score, or without
             classes a smaller network that trains for a twentieth of the budget. chosen selects the scale on held-out
             images after training; for annealed and langevin, which guidance does not help, it is 1.
-        compile: --no-compile disables torch.compile. By default it is used for trainings of at least five minutes or
-            2,000 steps, if it works on this machine. The first time takes up to a minute.
+        compile: --no-compile disables torch.compile. By default it is used for trainings of at least two minutes (five
+            for tables) or 2,000 steps, if it works on this machine. The first time takes up to half a minute.
         samples: The number of samples to draw at the end; for a table ten times as many.
         seed: The seed of all random numbers.
     """

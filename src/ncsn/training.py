@@ -41,11 +41,13 @@ class Budget:
 
     ``steps``: the number of steps.
     ``seconds``: seconds of wall clock, including whatever happens between the steps.
-    Raises ValueError unless exactly one is given and it is positive.
+    ``after``: how many steps' worth of these seconds to leave for what follows training, at most half of them.
+    Raises ValueError unless exactly one of ``steps`` and ``seconds`` is given and it is positive.
     """
 
     steps: int | None = None
     seconds: float | None = None
+    after: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -62,7 +64,10 @@ class Budget:
         ``step``: the number of steps so far.
         ``seconds``: how long they took.
         """
-        return step / self.steps if self.steps is not None else seconds / (self.seconds or math.inf)
+        if self.steps is not None:
+            return step / self.steps
+        whole = self.seconds or math.inf
+        return seconds / max(whole / 2, whole - self.after * seconds / max(1, step))
 
 
 class Stateful(Protocol):

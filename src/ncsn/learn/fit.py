@@ -341,7 +341,7 @@ def of_other_colours(weights: Tensor, axis: int, shape: tuple[int, ...], colours
 def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int], float] | None:
     """Compile the network if that pays off; return the function that chooses the guidance, if it is to be chosen."""
     settings, effort, size = lesson.plan.settings, lesson.plan.effort, lesson.share
-    if effort.long and settings.compile:
+    if effort.compiled and settings.compile:
         example = torch.zeros(size, *run.recipe.shape, device=lesson.plan.device)
         sigma = torch.ones(size, device=lesson.plan.device)
         hardware.compile_network(state.model.network, lambda: state.model(example, sigma), seconds=effort.compiling)
@@ -349,14 +349,17 @@ def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int],
     if not (lesson.record.group.is_main and settings.guidance == "chosen" and guided):
         return None
     choose = lesson.data.kind.choose_guidance
-    return choose(lesson.data, lesson.plan.device, thorough=effort.long, effort=effort.share)
+    return choose(lesson.data, lesson.plan.device, seconds=effort.classifying, effort=effort.share)
 
 
 def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledger: Ledger) -> None:
     """Train the guide, if there is one, and then the network; the leading process keeps the time."""
     record, effort = lesson.record, lesson.plan.effort
     elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began).encode()))
-    budget, guide_budget = effort.budgets(elapsed, guided=guide is not None)
+    # An evaluation takes a third as long as learning from an example, and the figures have samples of their own.
+    evaluations = run.recipe.kind.shown * lesson.plan.settings.samples * run.recipe.sampling.guided_nfe
+    after = 2 / 3 * evaluations / lesson.plan.settings.batch_size
+    budget, guide_budget = effort.budgets(elapsed, guided=guide is not None, after=after)
     if budget.fraction(state.step, state.seconds) >= 1:
         log.info(f"nothing is left to train after {state.step:,} steps; increase --steps or --minutes to continue")
     if guide is not None and run.guide_recipe is not None:
@@ -431,6 +434,7 @@ def learn(
         loss = (ledger.total[0] / ledger.total[1]).item() if step else None
         ledger.add(judge.report(step, loss, seconds), state.average)
         record.write_rows()
+        record.draw_samples()
 
     if reports.from_start and not state.step:
         look(0, 0.0)
@@ -454,14 +458,14 @@ def learn(
 def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, Plan, Record]:
     """The data to train on, the plan for it, and a record of the training in the run's folder.
 
-    With ``--resume`` the settings are the run's own.  The budget begins before the data is read.  Every process reads
+    With ``--resume`` the settings are the run's own.  The budget begins with the command.  Every process reads
     it, the leading one first, because it may have to be downloaded.
     ``numbered``: if the default folder is taken, the record uses the next one, such as runs/mnist-2 (``claim_next``),
     instead of refusing; not with ``--out``, ``--overwrite``, ``--resume`` or several processes.
     Raises ValueError if the data cannot be read, does not suit the settings, or differs from the run's or from the
     leading process's; and if the folder holds another run.
     """
-    began, group = time.perf_counter(), hardware.join()
+    group = hardware.join()
     first = b"" if group.is_main else group.broadcast()
     folder = given.job.out or Path("runs") / short_name(given.dataset)
     numbered = numbered and group.size == 1 and not (given.job.out or given.job.overwrite or given.job.resume)
@@ -482,7 +486,7 @@ def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, 
     here = json.dumps([storable_settings(asdict(planned.settings)), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
         raise ValueError(f"process {group.rank} has other data or settings than process 0; they must be the same")
-    record = Record(folder=folder, numbered=numbered, job=given.job, origin=origin, group=group, began=began)
+    record = Record(folder=folder, numbered=numbered, job=given.job, origin=origin, group=group, began=given.job.began)
     return data, planned, record
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ncsn.machine.messages import Stopped, bar, handle_signals, log
 from ncsn.run.folder import CHECKPOINT, claim, claim_next, read_config, remove_run, write_config, write_model
 from ncsn.run.run import Run, config_of
 from ncsn.run.steps import Drawn
+from ncsn.samplers import NonFiniteSampleError
 from ncsn.score import ScoreModel
 from ncsn.settings import Job
 from ncsn.training import NonFiniteLossError, Progress, State
@@ -145,6 +146,7 @@ class Record:
     rows: list[Row] = field(default_factory=list)
     signals: list[int] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
+    run: Run | None = None
     lock: FileLock | None = None
 
     @property
@@ -168,7 +170,7 @@ class Record:
         Raises ValueError if the folder holds another run, or if another process is writing it.
         """
         if self.folder is not None:
-            replaces = False
+            self.run, replaces = self.run or run, False
             if self.writes and self.lock is None and self.numbered:
                 self.folder, self.lock = claim_next(self.folder)
             elif self.writes and self.lock is None:
@@ -200,6 +202,13 @@ class Record:
         if self.writes:
             with storage.atomic(self.path("metrics.jsonl")) as temporary:
                 temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.rows))
+
+    def draw_samples(self) -> None:
+        """Draw a few samples of the unfinished run in a few steps, if its kind of data has such pictures."""
+        if (run := self.run) is None or not self.writes or (write := run.recipe.kind.writers.get(".png")) is None:
+            return
+        with suppress(NonFiniteSampleError):
+            write(run, run.sample(20, sampler="dpmpp-sde", levels=8, guidance=1), [], self.path("samples.png"))
 
     def watch(
         self, progress: Iterable[Progress], state: State, *, part: str = "", settle: Callable[[], None] = lambda: None

@@ -132,37 +132,46 @@ class Effort:
 
     ``steps``: the number of steps; None for a training by the clock.
     ``minutes``: the time; a training by steps counts as one of ten minutes.
-    ``long``: whether compiling, and a classifier that chooses the guidance, pay off.
-    ``share``: the share of the usual images and samples for choosing the guidance.
+    ``compiled``: whether compiling pays off.
     ``compiling``: the most seconds for compiling, which takes minutes on a busy machine; 0 for no limit.
+    ``classifying``: the most seconds for a classifier that chooses the guidance.
+    ``share``: the share of the usual images and samples for choosing the guidance.
     """
 
     steps: int | None
     minutes: float
-    long: bool
-    share: float
+    compiled: bool
     compiling: float
+    classifying: float
+    share: float
 
     @classmethod
     def of(cls, settings: TrainSettings, kind: AnyKind) -> "Effort":
         """What the settings say, or else the kind of data."""
-        if settings.steps is not None:
-            return cls(steps=settings.steps, minutes=10.0, long=settings.steps >= 2000, share=1.0, compiling=0.0)
+        if (steps := settings.steps) is not None:
+            limit = math.inf if steps >= 2000 else 0.0
+            return cls(steps=steps, minutes=10.0, compiled=limit > 0, compiling=0.0, classifying=limit, share=1.0)
         minutes = kind.minutes if settings.minutes is None else settings.minutes
-        share = 0.5 if minutes < 60 else 1.0
-        return cls(steps=None, minutes=minutes, long=minutes >= 5, share=share, compiling=15 * minutes)
+        return cls(
+            steps=None,
+            minutes=minutes,
+            compiled=minutes >= (2 if kind.network == "unet" else 5),  # only the U-Net has equal blocks
+            compiling=15 * minutes,
+            classifying=3 * minutes,  # a twentieth; sampling at several scales takes another
+            share=0.5 if minutes < 60 else 1.0,
+        )
 
-    def budgets(self, elapsed: float, *, guided: bool) -> tuple[Budget, Budget]:
+    def budgets(self, elapsed: float, *, guided: bool, after: float = 0.0) -> tuple[Budget, Budget]:
         """The budgets of the network and its guide: what is left after ``elapsed`` seconds, at least a tenth of all.
 
         The guide gets a twentieth of the time, or a tenth of the steps, which take half as long.  A fortieth of the
-        total is reserved for choosing guidance, and seven seconds for samples and figures.
+        total is reserved for choosing guidance, the time of ``after`` steps for samples, and five seconds for figures.
         """
         if self.steps is not None:
             return Budget(steps=self.steps), Budget(steps=math.ceil(self.steps / 10))
         whole = 60 * self.minutes
-        seconds = max(whole / 10, 39 / 40 * whole - 7 - elapsed)
-        return Budget(seconds=seconds * (0.95 if guided else 1.0)), Budget(seconds=seconds / 20)
+        seconds = max(whole / 10, 39 / 40 * whole - 5 - elapsed)
+        return Budget(seconds=seconds * (0.95 if guided else 1.0), after=after), Budget(seconds=seconds / 20)
 
 
 def widths_and_batch(

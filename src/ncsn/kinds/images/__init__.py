@@ -27,10 +27,10 @@ class Images(Kind[Run]):
     """Images with any number of channels."""
 
     def choose_guidance(
-        self, data: Dataset, device: torch.device, *, thorough: bool, effort: float
+        self, data: Dataset, device: torch.device, *, seconds: float, effort: float
     ) -> Callable[[Run, int, int], float]:
         """Choose the scale on held-out images, in features that are prepared now."""
-        features = features_for(data, device, thorough=thorough, effort=effort)
+        features = features_for(data, device, seconds=seconds, effort=effort)
         return lambda run, seen, seed: choose_weight(run, data, features, seen=seen, seed=seed, effort=effort)
 
     def numbers(self, run: Run, x: object, unseen: Unseen = "error") -> Shaped[Tensor, "b c h w"]:
@@ -43,8 +43,8 @@ class Images(Kind[Run]):
 
     def show(self, run: Run, data: Dataset, samples: Float[Tensor, "n *d"], path: Sequence[Step], folder: Path) -> None:
         """Draw samples, how they emerge from noise, and samples by the paper's annealed Langevin dynamics."""
-        steps = run.steps(min(len(samples), 20), seed=run.settings["seed"], sampler="annealed")
-        for step in bar(steps, f"{min(len(samples), 20)} samples", total=len(steps)):
+        steps = run.steps(min(len(samples), 10), seed=run.settings["seed"], sampler="annealed")  # hundreds of levels
+        for step in bar(steps, f"{steps.n} samples", total=len(steps)):
             annealed = step.x.cpu()
         plots.image_grid(samples, folder / "samples.png")
         plots.image_grid(annealed, folder / "samples_annealed.png")
@@ -77,7 +77,7 @@ def share_clipped(pixels: Shaped[Tensor, "n c h w"]) -> float:
 
 IMAGES = Images(
     noun="images",
-    named={1: "grey", 3: "RGB"},
+    named={1: "grey", 3: "RGB", 4: "RGBA"},
     prior="prior",
     compiled=True,
     guided=True,

@@ -11,7 +11,7 @@ from torch import Tensor
 from ncsn import metrics
 from ncsn.batching import quantize, reals
 from ncsn.data import Dataset
-from ncsn.kinds.images.judge import Features, at_8_bits, choose, choose_name, digits, is_mnist
+from ncsn.kinds.images.judge import Features, at_8_bits, choose, choose_name, digits, is_mnist, own_classifier
 from ncsn.machine.messages import bar, log
 from ncsn.run.run import Run
 from ncsn.validation import GuideName
@@ -39,19 +39,23 @@ class Trial(NamedTuple):
     pixels: Float[Tensor, "n p"]
 
 
-def features_for(dataset: Dataset, device: torch.device, *, thorough: bool, effort: float) -> Features:
+def features_for(dataset: Dataset, device: torch.device, *, seconds: float, effort: float) -> Features:
     """The features to compare samples in: of a classifier of the data's own classes, of EfficientNet, or pixels.
 
-    ``thorough``: whether there is time to train a classifier; it's cached.
+    ``seconds``: how long a classifier may be trained; it's cached.
     ``effort``: the share of the usual training images that it sees; all of them take one to three minutes.
     EfficientNet is used for RGB images only, because for letters it doesn't see what guidance improves.
     """
     images = at_8_bits(dataset)
     if is_mnist(images):
         return digits(device)
-    name = choose_name(images if thorough else replace(images, labels=None))
-    name = "pixels" if name == "efficientnet" and images.shape[0] != 3 else name
-    return choose(images, name, device, effort=effort)
+    if seconds > 0 and choose_name(images) == "classifier" and len(images.validation) >= 3 * MIN_TRIALS:
+        try:
+            return own_classifier(images, device, effort, seconds)
+        except TimeoutError as error:
+            log.info(f"guidance will be chosen without a classifier, because {error}")
+    name = choose_name(replace(images, labels=None)) if images.shape[0] == 3 else "pixels"
+    return choose(images, name, device)
 
 
 def choose_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, seed: int, effort: float) -> float:

@@ -6,7 +6,9 @@ training images.
 """
 
 import hashlib
+import math
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +34,7 @@ from ncsn.machine.storage import atomic, digest, read_tensors, seal
 from ncsn.networks import Classifier
 
 IMAGES_SEEN, MAX_EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # one to three minutes for 32 × 32 pixels
+TIMED = 3  # training steps that show how long all of them will take
 PROCESSOR = torch.device("cpu")
 Embed = Callable[[Tensor], Tensor]
 
@@ -103,7 +106,7 @@ PIXELS = Features(name="pixels", embed=None)
 """No features: images are compared by their pixels only."""
 
 
-def choose(images: Dataset, name: str = "auto", device: torch.device = PROCESSOR, *, effort: float = 1.0) -> Features:
+def choose(images: Dataset, name: str = "auto", device: torch.device = PROCESSOR) -> Features:
     """The features of that name for a dataset.
 
     ``images``: the dataset.
@@ -111,13 +114,12 @@ def choose(images: Dataset, name: str = "auto", device: torch.device = PROCESSOR
     the package for MNIST, a classifier for other data with classes, EfficientNet-lite0, if installed, for data without
     classes, and pixels otherwise.
     ``device``: where features are computed.
-    ``effort``: the share of the usual images that a classifier is trained on.
     Raises ValueError for other names, and for features that don't suit the images.
     """
     if name == "auto":
         return digits(device) if is_mnist(images) else choose(images, choose_name(images), device)
     if name == "classifier":
-        return own_classifier(images, device, round(effort * IMAGES_SEEN))
+        return own_classifier(images, device)
     if name == "efficientnet":
         return efficientnet(device)
     if name != "pixels":
@@ -167,16 +169,18 @@ def digits(device: torch.device = PROCESSOR) -> Features:
     return of_classifier(network, "digit classifier", tuple("0123456789"), device)
 
 
-def own_classifier(images: Dataset, device: torch.device, seen: int) -> Features:
+def own_classifier(images: Dataset, device: torch.device, effort: float = 1.0, seconds: float = math.inf) -> Features:
     """The features of a classifier of the data's own classes, which is trained once and cached.
 
     ``images``: a dataset of bytes with classes.
-    ``seen``: how many images it is trained on, counting repetitions.
-    Raises ValueError if it has fewer than two classes.
+    ``effort``: the share of the usual images that it is trained on.
+    ``seconds``: how long that may take.
+    Raises ValueError if it has fewer than two classes, and TimeoutError soon if training will take longer.
     """
     labels = images.labels
     if labels is None or len(labels.names) < 2:
         raise ValueError(f"{images.name or 'the data'} needs at least two classes for a classifier")
+    seen = round(effort * IMAGES_SEEN)
     # The file name depends on the data and on the way to train.
     recipe = f"{seen} {MAX_EPOCHS} {BATCH} {PEAK_RATE} {len(labels.names)} {images.digest}"
     key = hashlib.sha256(recipe.encode() + labels.train.numpy().tobytes()).hexdigest()
@@ -190,7 +194,7 @@ def own_classifier(images: Dataset, device: torch.device, seen: int) -> Features
         try:
             network.load_state_dict(read_tensors(path))
         except (ValueError, RuntimeError):  # missing, damaged, or from another version
-            teach(network.to(device), images.train, labels.train, device, seen)
+            teach(network.to(device), images.train, labels.train, device, seen, seconds)
             with suppress(OSError):  # without a cache it is trained again next time
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with atomic(path) as temporary:
@@ -202,16 +206,22 @@ def own_classifier(images: Dataset, device: torch.device, seen: int) -> Features
 
 
 @torch.enable_grad()
-def teach(network: Classifier, images: Tensor, labels: Tensor, device: torch.device, seen: int) -> None:
+def teach(
+    network: Classifier, images: Tensor, labels: Tensor, device: torch.device, seen: int, seconds: float = math.inf
+) -> None:
     """Train a classifier on ``seen`` images, for at most ``MAX_EPOCHS`` epochs.
 
+    Raises TimeoutError if the first steps show that this will take more than ``seconds``.
     Images are shifted by up to a sixteenth of their sides.  They aren't mirrored, since that would change letters.
     """
     generator = torch.Generator().manual_seed(0)
     steps = max(10, min(seen, MAX_EPOCHS * len(images)) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
-    for _ in bar(range(steps), "training a classifier"):
+    began = time.perf_counter()
+    for step in bar(range(steps), "training a classifier"):
+        if step == TIMED and (expected := steps / step * (time.perf_counter() - began)) > seconds:
+            raise TimeoutError(f"training one would take {expected:.0f} s, more than {seconds:.0f} s")
         chosen = torch.randint(len(images), (BATCH,), generator=generator)
         x = shift_images(images[chosen].to(device).float() / 255, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=hardware.fast_bfloat16(device)):
@@ -434,12 +444,11 @@ class Ruler:
         shuffled = torch.randperm(sizes[2], generator=torch.Generator().manual_seed(0))
         # The nearest training image of each is itself.
         self.training = self.measure(self.train[shuffled[: self.n]], torch.zeros(self.n))
+        needed = "classes, or pip install 'ncsn[features]'" if images.shape[0] in (1, 3) else "classes"
         remarks = {
             f"only {self.n:,} of {n:,} samples are compared, because there are no more real images": self.n < n,
             "the data has more than 8 bits, but is compared at 8": images is not data,
-            "only pixels are compared; features need classes, or pip install 'ncsn[features]'": (
-                self.features.embed is None
-            ),
+            f"only pixels are compared; kernel and Fréchet distances need {needed}": self.features.embed is None,
             "the Fréchet distance is unreliable: there are fewer than two images per feature": self.n
             < 2 * self.seen.features.shape[1],
         }

@@ -270,6 +270,12 @@ def pixels_of_file(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
     }
     notes = [note for note, happens in conversions.items() if happens]
     upright = ImageOps.exif_transpose(image)
+    if reading.transparent:
+        if upright.mode in DEEP_MODES:
+            raise ValueError("it has more than 8 bits, so transparent doesn't apply")
+        layer = np.array(upright.convert("RGBA"))
+        layer[layer[..., 3] == 0] = 0  # files have any colours there
+        return layer[None], notes
     if upright.mode in DEEP_MODES:
         deep = np.asarray(upright)[None, ..., None]
         # Pillow opens some 16-bit files as int32.
@@ -291,21 +297,34 @@ def drops_bits(image: ImageFile.ImageFile) -> bool:
     return image.format in ("PNG", "TIFF") and image.mode not in DEEP_MODES and ";16" in str(arguments)
 
 
-def fit_size(one: Picture, reading: Reading) -> Picture:
-    """Resize images as requested, with a Lanczos filter."""
-    size = reading.pixels()
-    if size is None or one.pixels.shape[1:3] == size:
+def fit_size(one: Picture, reading: Reading, why: str = "") -> Picture:
+    """Resize images as requested, with a Lanczos filter, and note ``why``."""
+    size, sides = reading.pixels(), one.pixels.shape[1:3]
+    if size is None or sides == size:
         return one
-    deep = one.dtype != "uint8"
+    deep, colour = one.dtype != "uint8", reading.colour()
     pixels = one.pixels.astype(np.float32) if deep else one.pixels
-    planes = [Image.fromarray(np.ascontiguousarray(p)) for image in pixels for p in image.transpose(2, 0, 1)]
-    fit = ImageOps.fit if reading.fit == "crop" else Image.Image.resize
-    resized = np.stack([np.asarray(fit(plane, size[::-1], Image.Resampling.LANCZOS)) for plane in planes])
-    resized = resized.reshape(len(pixels), -1, *size).transpose(0, 2, 3, 1)
+    if reading.fit == "pad" and pixels.shape[3] == 1 and len({*colour}) > 1:
+        pixels = pixels.repeat(3, 3)
+    channels = pixels.shape[3]
+    ends = (one.low, one.high) if deep else (0, 255)
+    edges = np.interp(np.resize(colour, channels), (0, 255), ends).astype(pixels.dtype).tolist()
+    rgba = channels == 4 and not deep  # of which Pillow weights colours by their opacity
+
+    def fit(part: np.ndarray, edge: object) -> np.ndarray:
+        image, to, way = Image.fromarray(np.ascontiguousarray(part)), size[::-1], Image.Resampling.LANCZOS
+        if reading.fit == "pad":
+            return np.asarray(ImageOps.pad(image, to, way, edge))
+        return np.asarray(ImageOps.fit(image, to, way) if reading.fit == "crop" else image.resize(to, way))
+
+    if rgba:
+        resized = np.stack([fit(image, (0, 0, 0, 0)) for image in pixels])
+    else:
+        resized = np.stack([np.stack([*map(fit, image.transpose(2, 0, 1), edges)], 2) for image in pixels])
     if deep:
         # The filter overshoots at edges; bytes are clipped to 0 and 255, reals to the image's own range.
         resized = resized.clip(pixels.min((1, 2), keepdims=True), pixels.max((1, 2), keepdims=True))
-    return one._replace(pixels=resized, notes=[*one.notes, f"{reading.fit} to {size[0]} x {size[1]}"])
+    return one._replace(pixels=resized, notes=[*one.notes, f"{reading.fit} to {size[0]} x {size[1]}{why}"])
 
 
 def depth_of(pictures: Sequence[Picture]) -> Depth:
@@ -418,8 +437,9 @@ def items_of(name: str, stack: np.ndarray, labels: np.ndarray | None, index: np.
 def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str], reading: Reading) -> Dataset:
     """The images of three splits as a dataset.
 
-    Raises ValueError if a split is empty, if more images are broken than allowed, if their sizes differ and no size is
-    given, or if some are integers and others floats.
+    Images of other sizes are resized to that of the majority.
+    Raises ValueError if a split is empty, if more images are broken than allowed, if no size is given and there is no
+    majority, or if some are integers and others floats.
     """
     items = [(part, item) for part, members in parts.items() for item in members]
     decoded = [*bar(decode_items([item for _, item in items], reading), "images", total=len(items))]
@@ -433,7 +453,7 @@ def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str]
         number, skipped = sum(sizes.values()), [f"broken images: {listed}"] if broken else []
         facts = [f"{name} has {number} images, but none for {' and '.join(empty)}", *skipped, *notes]
         raise ValueError("; ".join(facts))
-    pixels, depth, lines = join_pictures([one for _, _, one in whole])
+    pixels, depth, lines = join_pictures([one for _, _, one in whole], reading)
     if broken:
         lines.append(f"broken images skipped: {listed}")
     validation, test, train = torch.split(torch.from_numpy(pixels), list(sizes.values()))
@@ -441,18 +461,22 @@ def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str]
     return Dataset(train, validation, test, labels, name, depth, (*notes, *lines))
 
 
-def join_pictures(found: list[Picture]) -> tuple[np.ndarray, Depth, list[str]]:
+def join_pictures(found: list[Picture], reading: Reading) -> tuple[np.ndarray, Depth, list[str]]:
     """The pixels of images as one array, their depth, and a line for each conversion.
 
-    Raises ValueError if they have several sizes.
+    Raises ValueError if they have several sizes, unless most of them have the same.
     """
     sizes = Counter[tuple[int, ...]]()
     for one in found:
         sizes[one.pixels.shape[1:3]] += len(one.pixels)
-    if len(sizes) > 1:
+    total, ((h, w), most) = sizes.total(), sizes.most_common(1)[0]
+    if len(sizes) > 1 and most <= total / 2:
         listed = ", ".join(f"{h} x {w} ({n})" for (h, w), n in sizes.most_common(5))
         raise ValueError(f"images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as 64")
-    depth, channels, total = depth_of(found), max(one.pixels.shape[3] for one in found), sizes.total()
+    if len(sizes) > 1:
+        like = replace(reading, size=f"{h}x{w}")
+        found = [fit_size(one, like, " as most images are (--size sets another)") for one in found]
+    depth, channels = depth_of(found), max(one.pixels.shape[3] for one in found)
     pixels = np.empty((total, channels, *found[0].pixels.shape[1:3]), np.uint8 if depth == BYTES else np.float32)
     notes, end = Counter[str](), 0
     for one in found:
