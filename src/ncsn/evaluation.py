@@ -14,14 +14,10 @@ from ncsn.kinds.images.judge import REPORTABLE, FeaturesLike
 from ncsn.kinds.images.judge import Evaluation as Evaluation
 from ncsn.kinds.images.judge import Features as Features
 from ncsn.kinds.images.judge import Metric as Metric
-from ncsn.kinds.images.judge import Recognition as Recognition
 from ncsn.kinds.images.judge import Ruler as Ruler
-from ncsn.kinds.images.judge import as_bytes as as_bytes
-from ncsn.kinds.images.judge import at_8_bits as at_8_bits
 from ncsn.kinds.images.judge import choose as choose
 from ncsn.kinds.images.judge import digits as digits
 from ncsn.kinds.images.judge import nearest as nearest
-from ncsn.kinds.images.judge import of_classifier as of_classifier
 from ncsn.learn.loading import dataset_of
 from ncsn.metrics import Calibration as Calibration
 from ncsn.metrics import calibration as calibration
