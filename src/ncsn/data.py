@@ -146,7 +146,7 @@ class Dataset:
     ``labels``: the classes of all examples, if there are classes.
     ``name``: mnist, or the last part of the path without its suffix.
     ``transform``: from the user's numbers to these.
-    ``notes``: what was converted, one line each: a summary, a colon, which and how many.
+    ``notes``: a line for each conversion, such as "alpha on white: 40 of 121 images".
     ``codes``: of a table, how many values each of its last coordinates can have, which are codes of discrete values.
     ``sha256``: of the numbers in the user's units, if these differ; in hexadecimal.
     """

@@ -44,7 +44,8 @@ def evaluate(
     a function.
     ``n``: the number of samples that a run draws, at most the number of held-out examples.
     ``seed``: of the samples.  ``options``: how they are drawn, as for ``Run.sample``.
-    Raises ValueError for unknown data, for too few held-out examples, and for features of anything but images.
+    Raises ValueError if the data isn't known, if there are too few held-out examples, or for features of tables or
+    signals.
 
     >>> images = ncsn.load_dataset("mnist")
     >>> result = ncsn.evaluation.evaluate(images.validation[:100], images, ncsn.evaluation.PIXELS)
