@@ -68,7 +68,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         f"ncsn.{room.__name__.split('.')[-1]}.{name}" for room in (plots, evaluation) for name in public_names(room)
     }
     public -= {"ncsn.evaluation", "ncsn.plots", "ncsn.posteriors"}
-    documented = re.findall(r"^(?:<!-- auto\w+|```\{py:data\}) ([^\s;]+)", REFERENCE, re.M)
+    documented = re.findall(r"^(?:<!-- auto\w+|```\{py:data\}) ([^\s;(]+)", REFERENCE, re.M)
     assert public - {*documented} == set()
     assert len({*documented}) == len(documented)
     assert [name for name in documented if locate(name) is None] == []
@@ -157,7 +157,7 @@ def test_quoted_lines_are_in_the_code(quote: str) -> None:
 
 
 def test_every_command_is_in_the_reference() -> None:
-    assert set(re.findall(r"^<!-- command ncsn (\w+) -->$", REFERENCE, re.M)) == set(cli.MODULES)
+    assert set(re.findall(r"^<!-- command ncsn (\w+)(?:; as: .*)? -->$", REFERENCE, re.M)) == set(cli.MODULES)
 
 
 @pytest.mark.parametrize("code", blocks("python", ALL))

@@ -1,6 +1,8 @@
 """Figures are looked at by their data: what is drawn where, not how it looks."""
 
+import pickle
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,7 @@ def test_score_field_shows_both_fields_and_their_relative_error() -> None:
     fine = torch.cartesian_prod(*[torch.linspace(-4, 4, 160)] * 2).flip(1)  # rows go up, columns to the right
     for row, sigma in enumerate((0.5, 2.0)):
         exact, estimate, error = figure.axes[3 * row : 3 * row + 3]
+        assert estimate.get_title() == f"learned score, σ = {sigma:.3g}"
         size = MIXTURE(fine, sigma).norm(dim=1).view(160, 160)
         for axes, expected in ((exact, size), (estimate, 1.5 * size), (error, torch.full_like(size, 0.5))):
             torch.testing.assert_close(torch.as_tensor(np.asarray(axes.images[0].get_array())), expected)
@@ -98,6 +101,15 @@ def test_score_field_shows_both_fields_and_their_relative_error() -> None:
         torch.testing.assert_close(drawn, direction / direction.norm(dim=1, keepdim=True))
         assert np.array_equal(error.collections[0].get_offsets(), POINTS)
         assert {axes.images[0].origin for axes in (exact, estimate, error)} == {"lower"}, "rows go up"
+
+
+def test_a_notebook_shows_a_figure_as_a_picture_before_pyplot_has_been_used() -> None:
+    formatters = pytest.importorskip("IPython.core.formatters")
+    figure = plots.scatter_panels([[("a", POINTS)]])
+    shown, _ = formatters.DisplayFormatter().format(figure)
+    with Image.open(BytesIO(shown["image/png"])) as picture:
+        assert picture.width > 200
+    assert isinstance(pickle.loads(pickle.dumps(figure)), mpl.figure.Figure)
 
 
 def test_loss_curves_show_every_row() -> None:

@@ -25,14 +25,24 @@ QUOTES = "'"
 
 
 def filled(page: str) -> str:
-    """A page with its marked blocks filled in."""
-    return BLOCK.sub(lambda found: f"{found[0].splitlines()[0]}\n\n{content(*found.groups())}\n\n<!-- end -->", page)
+    """A page with its marked blocks filled in.
+
+    Arguments that the page's own text explains, in the same words, are left out of the blocks.
+    """
+    shared = set(re.findall(r"^- `.*\n", BLOCK.sub("", page), re.M))
+
+    def block(found: re.Match[str]) -> str:
+        lines = f"{content(*found.groups())}\n".splitlines(keepends=True)
+        text = re.sub(r"\n{3,}", "\n\n", "".join(line for line in lines if line not in shared))
+        return f"{found[0].splitlines()[0]}\n\n{text.rstrip()}\n\n<!-- end -->"
+
+    return BLOCK.sub(block, page)
 
 
 def content(kind: str, name: str, options: str | None) -> str:
     """The content of a block."""
     if kind == "command":
-        return command(name)
+        return command(name, *re.findall(r"as: (.*)", options or ""))
     if kind == "samplers":
         return samplers()
     hidden, shown = (re.findall(rf"{word}: ([^;]*)", options or "") for word in ("exclude-members", "members"))
@@ -42,14 +52,19 @@ def content(kind: str, name: str, options: str | None) -> str:
 
 
 def entry(name: str, excluded: set[str], only: set[str] | None) -> str:
-    """The signature and the docstring of a public name, and of the methods of a class."""
-    room, _, short = name.rpartition(".")
+    """The signature and the docstring of a public name, and of the methods of a class.
+
+    Brackets after a name hide the signature, as in autodoc: of results, which users don't make themselves.
+    """
+    bare = name.removesuffix("()")
+    room, _, short = bare.rpartition(".")
     thing = getattr(__import__(room, fromlist=[short]), short)
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(thing)))).body
     if isinstance(node, ast.FunctionDef):
         return heading(3, name, signature(name, node), ast.get_docstring(node))
     assert isinstance(node, ast.ClassDef)
-    parts = [heading(3, name, class_signature(name, thing, node), ast.get_docstring(node))]
+    shown = class_signature(name, thing, node) if name == bare else ""
+    parts = [heading(3, bare, shown, ast.get_docstring(node))]
     for line, doc in zip(node.body, node.body[1:], strict=False):
         if isinstance(line, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
             parts.append(f"- `{ast.unparse(line)}`: {prose(str(doc.value.value))}")
@@ -65,7 +80,8 @@ def entry(name: str, excluded: set[str], only: set[str] | None) -> str:
 def heading(depth: int, name: str, signature: str, docstring: str | None) -> str:
     """A name as a heading, with its signature and its docstring below."""
     quoted = signature.replace("'", '"')
-    return f"{'#' * depth} {name}\n\n```python signature\n{quoted}\n```\n\n{prose(docstring or '')}".rstrip()
+    block = f"```python signature\n{quoted}\n```\n\n" if quoted else ""
+    return f"{'#' * depth} {name}\n\n{block}{prose(docstring or '')}".rstrip()
 
 
 def signature(name: str, node: ast.FunctionDef, *, returns: bool = True) -> str:
@@ -149,17 +165,21 @@ def marked(text: str) -> str:
     return "".join(part if i % 2 else re.sub(r"([*|<])", r"\\\1", part) for i, part in enumerate(parts))
 
 
-def command(name: str) -> str:
-    """A command's usage, what it does, and its options, with their defaults."""
+def command(name: str, other: str | None = None) -> str:
+    """A command's usage, what it does, and its options, with their defaults; of those of another, only the names."""
     text = help_of(name)
     usage, about = re.split(r"\n\n", text.split("╭")[0].strip(), maxsplit=1)
     lines = [f"```text\n{usage.removeprefix('usage: ')}\n```\n\n{about}\n"]
-    for option, said in options(text):
+    known = options(help_of(other)) if other else []
+    found = options(text)
+    if same := ", ".join(f"`{pair[0].split()[0].rstrip(',')}`" for pair in found if pair in known):
+        lines[0] += f"\n{same}: as for [`{other}`](#{str(other).replace(' ', '-')})\n"
+    for option, said in (pair for pair in found if pair not in known):
         default = re.search(r" ?\(default: (.*?)\)", said)
         said = re.sub(r" ?\((?:default: .*?|required)\)", "", said)
         if not said:
             raise ValueError(f"{name} {option} has no description; is its docstring well-formed?")
-        shown = f" (default `{default[1]}`)" if default and default[1] not in ("False", "True") else ""
+        shown = f" (default `{default[1]}`)" if default and default[1] not in ("", "False", "True") else ""
         lines.append(f"- `{option}`{shown}: {marked(said)}")
     return "\n".join(lines)
 

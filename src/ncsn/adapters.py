@@ -83,8 +83,7 @@ def from_variance_preserving(
     ``prediction_type``: "epsilon" for z, "v_prediction" for √ᾱ_t·z − √(1 − ᾱ_t)·x₀, "sample" for x₀.
 
     At noise level σ the network is called with x/√(1 + σ²) and the time at which ln √(1/ᾱ_t − 1), interpolated linearly
-    between integer t, equals ln σ.  Outside the range of noise levels a warning is issued: below it the score is that
-    at the smallest σ, and above it the network is called at its last time.
+    between integer t, equals ln σ.  Outside of its noise levels, the nearest one is used, with a warning.
 
     Ho et al. 2020 (arXiv:2006.11239); v: Salimans & Ho 2022 (arXiv:2202.00512), section 4; fractional times as in
     k-diffusion.  Raises ValueError for invalid ``alphas`` or another ``prediction_type``.

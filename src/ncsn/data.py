@@ -146,7 +146,7 @@ class Dataset:
     ``labels``: the classes of all examples, if there are classes.
     ``name``: mnist, or the last part of the path without its suffix.
     ``transform``: from the user's numbers to these.
-    ``notes``: what was converted, one line each: a summary, a colon, which and how many.
+    ``notes``: a line for each conversion, such as "alpha on white: 40 of 121 images".
     ``codes``: of a table, how many values each of its last coordinates can have, which are codes of discrete values.
     ``sha256``: of the numbers in the user's units, if these differ; in hexadecimal.
     """
@@ -297,7 +297,7 @@ class Imputed:
     ``draws``: completed examples, (n, b, *d), with observed values unchanged.
     ``point``: the best guess of each value, (b, *d): the mean of the draws, or the most frequent draw.
     ``variation``: its uncertainty, (b, *d): the standard deviation of the draws, or the share of draws that agree.
-    ``again``: imputes held-out examples in the same way, for ``interval``; see ``Run.draw_held_out``.
+    ``again``: imputes held-out examples in the same way, for ``interval``.
     """
 
     observed: Float64[Tensor, "b *d"]
@@ -325,14 +325,13 @@ class Imputed:
     def interval(self, level: float = 0.9, *, conformal: object = False) -> tuple[UserData, UserData]:
         """Lower and upper ends of central intervals that contain this share of values, if the draws are right.
 
-        With ``conformal`` they do even if the draws are too narrow or too wide.  They then extend as many deviations
-        below and above the median of the draws as it takes to contain this share of values that are hidden in held-out
-        examples, in the same patterns (split conformal prediction, Lei et al. 2018, arXiv:1604.04173, section 5.2).
+        With ``conformal`` they do even if the draws are too narrow or too wide: they extend as many deviations below
+        and above the median as it takes to contain this share of values that are hidden in held-out examples, in the
+        same patterns (split conformal prediction, Lei et al. 2018, arXiv:1604.04173, section 5.2).
 
-        The guarantee is marginal: on average over held-out and imputed examples, the intervals contain at least this
-        share of values that are missing at random, up to the dependence of values in one example.  Coverage can vary
-        between columns and between patterns of missing values (Zaffran et al. 2023, arXiv:2306.02732; see also
-        arXiv:2507.11297), and nothing is guaranteed if values are missing because of what they are.
+        The guarantee holds on average, for values that are missing at random, up to the dependence of values in one
+        example.  Coverage can vary between columns and between patterns of missing values (Zaffran et al. 2023,
+        arXiv:2306.02732; see also arXiv:2507.11297).
 
         ``level``: between 0 and 1; without ``conformal``, 90 % needs at least 19 draws.
         ``conformal``: True for the held-out examples of the run's data, or other examples that weren't used for

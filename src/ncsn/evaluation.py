@@ -14,14 +14,10 @@ from ncsn.kinds.images.judge import REPORTABLE, FeaturesLike
 from ncsn.kinds.images.judge import Evaluation as Evaluation
 from ncsn.kinds.images.judge import Features as Features
 from ncsn.kinds.images.judge import Metric as Metric
-from ncsn.kinds.images.judge import Recognition as Recognition
 from ncsn.kinds.images.judge import Ruler as Ruler
-from ncsn.kinds.images.judge import as_bytes as as_bytes
-from ncsn.kinds.images.judge import at_8_bits as at_8_bits
 from ncsn.kinds.images.judge import choose as choose
 from ncsn.kinds.images.judge import digits as digits
 from ncsn.kinds.images.judge import nearest as nearest
-from ncsn.kinds.images.judge import of_classifier as of_classifier
 from ncsn.learn.loading import dataset_of
 from ncsn.metrics import Calibration as Calibration
 from ncsn.metrics import calibration as calibration
@@ -48,7 +44,8 @@ def evaluate(
     a function.
     ``n``: the number of samples that a run draws, at most the number of held-out examples.
     ``seed``: of the samples.  ``options``: how they are drawn, as for ``Run.sample``.
-    Raises ValueError for unknown data, for too few held-out examples, and for features of anything but images.
+    Raises ValueError if the data isn't known, if there are too few held-out examples, or for features of tables or
+    signals.
 
     >>> images = ncsn.load_dataset("mnist")
     >>> result = ncsn.evaluation.evaluate(images.validation[:100], images, ncsn.evaluation.PIXELS)

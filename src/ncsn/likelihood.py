@@ -81,7 +81,7 @@ def log_prob(
     """Log p_σ(x) at σ = ``sigma_min``, in nats, by an adaptive Runge–Kutta method (scipy's RK45) in ln σ.
 
     The results are on the CPU, in double precision; the score is evaluated on x's device, in its type.  A compiled
-    network must be evaluated within ``torch.compiler.set_stance("force_eager")``.
+    network needs ``torch.compiler.set_stance("force_eager")`` around the call.
 
     ``score``: the score of the noised data.
     ``x``: points, (b, *d).

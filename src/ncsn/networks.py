@@ -223,8 +223,7 @@ class UNet(nn.Module):
     ``features``: numbers in the embedding of the noise level.
     ``num_classes``: the number of classes of a class-conditional network; by default it is unconditional.
     ``dimensions``: 1 for signals (b, c, l), 2 for images (b, c, h, w), 3 for volumes (b, c, d, h, w).
-    Sides may have any length; they are padded to multiples of 2 ** len(channels) internally, and cropped at the end.
-    The ranges in the types are checked where a recipe is read.
+    Sides may have any length.
     """
 
     def __init__(

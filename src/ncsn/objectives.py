@@ -58,8 +58,7 @@ def posterior_dsm(
     """Denoising score matching with less noise in its gradient: ½σ²‖s(x + σz, σ) − t‖² with a target t for σ > above.
 
     At high noise many clean examples could have produced the same noisy one, and the target of ``dsm``, −z/σ, points to
-    a random one.  The mean of −z/σ given the noisy example is the score of the dataset.  As a target it has the
-    same minimiser and the same expected gradient, without that variance.
+    a random one.  Its mean given the noisy example is the score of the dataset, a target with the same minimiser.
     Xu et al. 2023 (arXiv:2302.00670) use a subset of the data, which is biased; this uses all of it.
 
     ``score``: the score to train.

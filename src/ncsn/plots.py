@@ -1,4 +1,4 @@
-"""Figures and animations; only this module uses matplotlib, which is imported by the first figure."""
+"""Figures and animations; matplotlib is imported by the first figure."""
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,7 +48,8 @@ def _figure(path: Place, width: float, height: float) -> Iterator["Figure"]:
     Our style is on top of matplotlib's defaults, because a user's matplotlibrc may need LaTeX, for example.
     """
     import matplotlib.style
-    from matplotlib.figure import Figure
+
+    from ncsn.figure import Figure
 
     with matplotlib.style.context(["default", STYLE]):
         yield (figure := Figure(figsize=(width, height), layout="constrained"))
@@ -118,7 +119,7 @@ def signal_rows(rows: Mapping[str, Float[Tensor, "n c l"]], path: Place = None, 
     """The first signals of each set in a row under its name, all on one scale, with a line for each channel.
 
     ``rows``: sets of signals by their names, such as held-out signals and samples.
-    ``path``: a file to write the figure to, in the format of its suffix.
+    ``path``: a file to write the picture to, in the format of its suffix.
     ``columns``: signals per row.
     """
     check_type("rows", rows, Mapping, some=True)
@@ -153,7 +154,7 @@ def evolution(steps: Iterable[Noisy], path: Place = None, *, examples: int = 8, 
     """How images emerge from noise: an example per row, and noise levels from left to right, with σ = 0 at the end.
 
     ``steps``: a sampler's states, images (n, c, h, w).
-    ``path``: a file to write the figure to, in the format of its suffix.
+    ``path``: a file to write the picture to, in the format of its suffix.
     ``examples``: number of images, one per row.
     ``columns``: maximum number of states.
     """
@@ -214,16 +215,16 @@ def score_field(
     *,
     view: float = 8,
 ) -> "Figure":
-    """The exact and the estimated score field and the error between them, with a row for each noise level.
+    """The exact and the learned score field and the error between them, with a row for each noise level.
 
     Arrows show the direction and colours the magnitude ‖s‖, on one logarithmic scale per row.  The error is relative,
     ‖ŝ − s‖/‖s‖ at each point.
 
-    ``score``: the estimate.
+    ``score``: the learned score, or another estimate.
     ``truth``: the exact score.
     ``sigmas``: the noise levels.
     ``data``: the training data (n, 2), drawn on top of the error.
-    ``path``: a file to write the figure to, in the format of its suffix.
+    ``path``: a file to write the picture to, in the format of its suffix.
     ``view``: the figure covers [−view, view]².
     """
     data, sigmas = as_floats("data", data, "n, 2"), as_floats("sigmas", sigmas, "levels,").tolist()
@@ -246,7 +247,7 @@ def score_field(
             magnitude = magnitude.clamp_min(1e-3 * float(magnitude.max()))  # the score is 0 where the density is flat
             scale = float(magnitude.quantile(0.02)), float(magnitude.max()), "viridis"
             show(left, "exact score", exact, *scale)
-            colours = show(middle, "estimated score", estimate, *scale)
+            colours = show(middle, "learned score", estimate, *scale)
             errors = show(right, "relative error", (estimate - exact) / magnitude[:, None], 0.01, 10, "magma")
             for axes, function in ((left, truth), (middle, score)):
                 arrows = function(coarse, sigma).cpu()
@@ -263,7 +264,7 @@ def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view:
     """Scatter plots of sets of points in the plane.
 
     ``rows``: rows of panels; a panel is a title and points (n, 2).
-    ``path``: a file to write the figure to, in the format of its suffix.
+    ``path``: a file to write the picture to, in the format of its suffix.
     ``view``: each panel covers [−view, view]²; None adapts it to the points.
     """
     counts = [len(row) for row in rows]
@@ -283,7 +284,7 @@ def loss_curves(rows: Sequence[Json], bands: Sequence[str], path: Place = None) 
 
     ``rows``: the rows of metrics.jsonl.
     ``bands``: the names of the ``validation_bands``.
-    ``path``: a file to write the figure to, in the format of its suffix.
+    ``path``: a file to write the picture to, in the format of its suffix.
     """
     import matplotlib as mpl
 
@@ -313,7 +314,7 @@ def columns(
 
     ``real``: rows of the table, with NaN for missing cells.  ``samples``: rows drawn from a run.
     ``names``: the column names.
-    ``path``: a file to write the figure to, in the format of its suffix.
+    ``path``: a file to write the picture to, in the format of its suffix.
     The axis of a column is the same in all panels, from the 0.5th to the 99.5th percentile of the real rows plus a
     margin of 5 %.
     """
@@ -366,7 +367,7 @@ def posterior_page(
     ``truth``: an image (c, h, w), or None.
     ``measurement``: the measurement as an image (c, h, w).
     ``samples``: posterior samples (n, c, h, w); the standard deviation needs at least two.
-    ``path``: a file to write the figure to, in the format of its suffix.
+    ``path``: a file to write the picture to, in the format of its suffix.
     """
     samples, columns = reals(_here("samples", samples, IMAGES)), 8
     images = {} if truth is None else {"truth": _here("truth", truth, "c, h, w")}
@@ -395,7 +396,7 @@ def calibration(ranks: Mapping[str, Mapping[str, Float[Tensor, "n"]]], path: Pla
     """Histograms of ranks, the coverage of central intervals, and TARP, each with the band of an exact sampler (grey).
 
     ``ranks``: for each source of truths, the ranks of several numbers as shares, (n,); see ``ncsn.metrics``.
-    ``path``: a file to write the figure to, in the format of its suffix.
+    ``path``: a file to write the picture to, in the format of its suffix.
     """
     from scipy import stats
 

@@ -207,8 +207,7 @@ def consistent_annealed(
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
     ``sigmas``: the noise levels, descending, > 0.
     ``eta``: 1 − γ ≤ η ≤ 1 at every level; the paper's ε/σ_L².  η = 1 − γ adds no noise (Euler on the probability flow),
-    and η = 1 replaces all of it.  By default η = 1 − γ², with γ of the whole ladder: as much fresh noise as ancestral
-    sampling adds.
+    and η = 1 replaces all of it.  By default 1 − γ²: as much fresh noise as ancestral sampling adds.
     ``denoise``: append the posterior mean, without noise, as a last state.
     ``generator``: draws the noise; by default torch's own.
     Raises ValueError for a ladder or an η out of range.
@@ -294,9 +293,8 @@ def euler(
 
     ``score``: the score of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
-    ``sigmas``: the noise levels, > 0, descending except for restarts.  Where they rise, fresh noise is added, which
-    costs no evaluation, and descending again corrects errors of the first descent (Xu et al. 2023, arXiv:2306.14878,
-    algorithm 1).
+    ``sigmas``: the noise levels, > 0, descending except for restarts: where they rise, fresh noise is added, and
+    descending again corrects errors of the first descent (Xu et al. 2023, arXiv:2306.14878, algorithm 1).
     ``denoise``: append the posterior mean, without noise, as a last state.
     ``generator``: draws the noise of restarts; by default torch's own.
     Raises ValueError for a ladder out of range.
@@ -460,7 +458,7 @@ class SamplerSpec:
     ``steps``: the default number of Langevin steps, chosen likewise.
     ``nfe_per_step``: how often it evaluates the score in one step.
     ``langevin``: whether it is Langevin dynamics, which has a step size, needs only one noise level, and doesn't take
-    over a run's guidance: its steps converge to the distribution of a level, but a guided score has none.
+    over a run's guidance, because a guided score has no distribution.
     ``restarts``: whether explicit levels may rise, which costs no evaluation.
     """
 

@@ -148,9 +148,9 @@ class TrainSettings(Reading):
         posterior_above: Above this noise level the training target is the mean over all training images that could have
             produced the noisy one. By default it starts where there are several such images; off (sigma_max) if it is
             too expensive.
-        class_conditional: --no-classes ignores classes. By default unet is class-conditional if there are at least two
-            classes with 20 training images each on average. Samples get better, and `ncsn sample RUN --class 7` draws
-            one class.
+        class_conditional: --no-classes trains without classes. By default the U-Net is class-conditional if there are
+            at least two classes with 20 training images each on average. Samples get better, and `ncsn sample RUN
+            --class 7` draws one class.
         sampler: The sampler; annealed is the paper's annealed Langevin dynamics.
         levels: The number of noise levels for sampling; the default suits the sampler and the range of noise.
         langevin_steps: Langevin steps per level for annealed, in total for langevin; the default suits the sampler.

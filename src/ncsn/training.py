@@ -85,8 +85,8 @@ class State:
     """Everything that training changes: the model, its running average, the optimisers, the step and the randomness.
 
     The attribute ``average`` is the result: the same model with an exponential moving average of the weights.
-    The window grows with training, over about the last tenth of the steps: decay 1 − 10/(t + 10) at step t, the power
-    function profile of Karras et al. 2024 (arXiv:2312.02696, equation 1), which needs no tuning to the budget.
+    Its window is about the last tenth of the steps: decay 1 − 10/(t + 10) at step t, the power function profile of
+    Karras et al. 2024 (arXiv:2312.02696, equation 1).
     The attribute ``parts`` holds whatever else the caller wants in checkpoints, by name, see ``Stateful``.
 
     ``model``: the model to train.
@@ -254,10 +254,6 @@ def train(
 ) -> Iterator[Progress]:
     """Train until the budget is spent; yields after every step, and can be abandoned at any of them.
 
-    A network as small as an MLP of points is trained on one thread, and any other by the clock on as many as other
-    programs leave free, unless the environment sets their number.  By steps the number stays, as the weights depend on
-    it.
-
     ``state``: what to train; ``state.average`` is the result.
     ``batches``: endless batches, see ``ncsn.batches``; with several processes, this one's share of each.
     ``loss``: a loss for each example of a batch, see ``training_loss``.
@@ -266,7 +262,7 @@ def train(
     the leading process keeps the time.
     ``signals``: the numbers of the signals (SIGINT, SIGTERM) that this process has received, as they arrive.
     Raises NonFiniteLossError if the loss is NaN or infinite in any process: on a CPU before the weights change; on a
-    GPU, which is not synchronised at every step, after ten steps and a second, before a checkpoint, and at the end.
+    GPU, which is not synchronised at every step, at the latest before a checkpoint and at the end.
     Raises PeerError if another process has ended.
 
     >>> from ncsn.noise import LogUniform
@@ -329,8 +325,8 @@ def muon_and_adam(
 ) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, Adam for everything else: biases, gains, embeddings, and the layers called stem and head.
 
-    These are the first and last layers of the package's networks for images, whose few channels have no directions to
-    balance.  Muon also trains those of an MLP, and of a network of your own in which they have other names.
+    Stem and head are the first and last layers of a U-Net.  Muon also trains those of an MLP, and of a network of your
+    own in which they have other names.
 
     ``model``: the model whose parameters they change.
     ``muon_rate``: the peak learning rate of the matrices, above 0.

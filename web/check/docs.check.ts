@@ -14,7 +14,7 @@ const PAGES = [
   "howto/samplers",
   "howto/wrong",
   "reference/commands",
-  "reference/images",
+  "howto/image-files",
   "theory/matching",
   "tutorials/circle",
   "tutorials/your-tables",

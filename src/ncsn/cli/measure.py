@@ -26,14 +26,14 @@ NUMBERS, PAGE, SAMPLES = FILES = ("evaluation.json", "evaluation.png", "evaluati
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(SamplingOptions):
-    """Measure sample quality: each number next to those of real examples.
+    """Measure sample quality, and print each metric next to its value for real examples.
 
     Args:
         data: Where the run's training data is now, if it has moved.
         features: The features that distances are measured in: pixels, classifier (trained on the data's classes, and
             cached) or efficientnet. auto uses the classifier in the package for MNIST, classifier for other data with
             classes, and efficientnet for data without.
-        n: Number of samples; limited by the number of test images or training rows. Results from fewer than 10,000
+        n: Number of samples; limited by the number of held-out examples. Results from fewer than 10,000
             images aren't comparable with published ones.
         seed: The same seed gives the same samples on the same machine.
         out: The folder for evaluation.json, evaluation.png and the samples, evaluation.npz. Defaults to the run's

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Train(TrainSettings):
-    """Train a score model by denoising score matching, a U-Net on images or signals or an MLP on a table; sample it.
+    """Train a U-Net on images or signals, or an MLP on a table, by denoising score matching, and draw samples.
 
     Other settings are chosen from the data, the budget and the machine.
 

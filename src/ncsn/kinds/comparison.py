@@ -17,7 +17,7 @@ class Comparison:
     """Quality of samples of a table or of signals.
 
     ``n``: the number of samples, compared with equally many held-out examples.
-    ``numbers``: by their names, which "Metrics of tables" explains; ``log_density``: of the first 1,000 held-out rows
+    ``numbers``: by their names, as they are printed; ``log_density``: of the first 1,000 held-out rows
     under the run, in nats.
     """
 

@@ -55,20 +55,18 @@ def fit(
 ) -> Run:
     """Learn the score of data, as ``ncsn train`` does; returns a run, which can be sampled, evaluated and saved.
 
-    A tenth of the examples selects the best average of the weights; another tenth is held out for evaluation.  Points
-    are standardised column by column (``Columns``), and samples, log densities and posteriors are in the units of the
-    data.  For images the run is class-conditional, and its guide and guidance scale are chosen on held-out images.
+    A tenth of the examples selects the best average of the weights; another tenth is held out for evaluation.  Samples,
+    log densities and posteriors are in the units of the data.
 
     ``data``: points (n, d) or a DataFrame, with NaN for missing values (constant columns are left out); or
     images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a list; or a
     dataset as ``load_dataset`` returns it, or a path that it accepts.
     ``minutes``: the time budget, including samples and pictures; by default one minute, or that of ``settings``.
     ``steps``: the number of training steps, instead of minutes.  A training of points ends earlier once the held-out
-    loss is a quarter above its minimum, or, after at least 200 steps, 2.5 % above a minimum that was reached in the
-    first half of all steps so far.
+    loss rises.
     ``seed``: the same seed gives the same run on one machine if training is by steps; by default 0.
     ``signals``: the array holds signals (n, channels, length), or (n, length) of one channel, or volumes (n, channels,
-    d, h, w): real numbers, whose location and scale the run remembers for each channel.
+    d, h, w), of real numbers.
     ``changes``: these and other settings of ``ncsn train``, such as ``channels`` and ``guidance``, by their names in
     ``ncsn.settings.TrainSettings``.  They take precedence over ``settings``.
     ``settings``: all of the settings of ``ncsn train``.
@@ -76,7 +74,8 @@ def fit(
     has its own.
     ``network``: your own network(x, c), which keeps the shape of x, with c = ¼ ln σ; by default an MLP or a U-Net.
     Your own network learns only the joint density of points, so it needs complete rows and cannot ``impute``.
-    ``objective``: the training objective, see ``training_loss``; by default ``dsm``.
+    ``objective``: the training objective, see ``training_loss``; by default ``dsm``, for images and signals at high
+    noise ``posterior_dsm``.
     ``noise``: the distribution of noise levels in training, in standard deviations of points.  Sampling descends from
     its ``sigma_max`` to its ``sigma_min``, if it has them.
     ``start``: a run of images or signals, or its folder, whose network and weights training starts from; only what it
@@ -87,8 +86,7 @@ def fit(
     ``quiet``: print nothing and show no progress bar; ``logging.getLogger("ncsn")`` controls this for the whole
     package.
     Raises ValueError for data without a density to learn (a wrong shape, fewer than ten examples, only constant
-    columns, numbers that are not finite); and for two budgets, an unknown sampler, labels of a dataset that has its
-    own, signals of a wrong shape, guidance of your own network, or a ``start`` whose network does not fit.
+    columns, numbers that are not finite), and for settings or parts that don't fit the data or each other.
 
     >>> data = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1000.0])
     >>> run = ncsn.fit(data, steps=50)  # doctest: +ELLIPSIS

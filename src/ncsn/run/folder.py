@@ -113,8 +113,8 @@ class Recipe:
     ) -> ScoreModel:
         """Build the untrained model.
 
-        ``start``: the data's statistics by name: ``data_mean`` and ``data_std``, by default 0 and 1; for a table the
-        arguments of ``ConditionalModel``, by default those of a standard Gaussian.
+        ``start``: the data's statistics by name: ``data_mean`` and ``data_std``, by default 0 and 1; for a table other
+        ones, by default those of a standard Gaussian.
         ``network``: the user's own network, if the recipe names one.
         ``autocast``: the dtype that the network runs in; by default that of its weights.
         Raises ValueError if this version has no such network, if the arguments don't fit it, or if ``data_std`` isn't

@@ -118,8 +118,7 @@ class Run:
 
         ``score``: a function ``score(x, sigma)``.
         ``shape``: the shape of one example.
-        ``sigma_max``: the noise level at which sampling starts.
-        ``sigma_min``: the noise level at which it ends, > 0.
+        ``sigma_max``, ``sigma_min``: the noise levels > 0 at which sampling starts and ends.
         Raises ValueError for an empty shape, and for noise levels out of range.
 
         >>> score = ncsn.GaussianMixture(torch.tensor([[-5.0, 0.0], [5.0, 0.0]]))
@@ -243,10 +242,10 @@ class Run:
         are known, but "none" for a posterior.
         ``batch_size``: the largest number of samples per network evaluation.
         ``start``: states to start from instead of noise, (n, *d), in the score's units.
-        ``particles``: the number of particles that correct a posterior; 1 is plain moment matching with dpmpp-sde.  All
-        samples of a measurement share a population, which has at least as many particles as samples.  For examples of
-        up to 64 numbers, the default is 1,000, or 250 if more than 16 numbers are measured, or 64 for each of several
-        measurements.  For larger examples, with a sampler of your choice and with guidance it is 1.
+        ``particles``: the number of particles that correct a posterior, at least as many as samples; 1 is plain moment
+        matching with dpmpp-sde.  For examples of up to 64 numbers, the default is 1,000, or 250 if more than 16 numbers
+        are measured, or 64 for each of several measurements.  For larger examples, with a sampler of your choice and
+        with guidance it is 1.
         Raises ValueError for options that the run does not support.
 
         >>> run = ncsn.load("mnist", device="cpu")
@@ -307,9 +306,7 @@ class Run:
 
         A block has 1,000 samples, or fewer if they exceed 16 million numbers.
 
-        The first block has the samples of ``steps`` with this seed, and every other block a generator of its own.
-
-        ``seed``: the seed of the first block; those of the others follow from it.
+        ``seed``: the seed of the first block, as for ``steps``; those of the others follow from it.
         ``options``: as for ``steps``; ``label`` must be one class for all, "any" or "none".
         Raises ValueError as ``steps`` does.
         """
@@ -376,8 +373,8 @@ class Run:
     def log_evidence(self, **options: Unpack[SeededOptions]) -> LogDensities:
         """Log p(y), in nats, for each measurement of a posterior: how well model and operator together explain it.
 
-        The difference between two models, or two operators, is their log Bayes factor.  The standard error estimates
-        how much seeds differ; it is unreliable if ``steps.effective`` is only a handful.
+        The difference between two models, or two operators, is their log Bayes factor.  The standard error says how
+        much seeds differ; it is unreliable if ``steps.effective`` is only a handful.
 
         ``options``: as for ``steps``.
         Raises ValueError as ``steps`` does, for runs that don't come from ``run.posterior``, and without particles.
@@ -410,9 +407,8 @@ class Run:
     ) -> Calibration:
         """Test whether this run's posteriors are calibrated: whether 90 % intervals contain nine truths out of ten.
 
-        Each trial observes part of a known example, and ranks the example among draws from the posterior; see
-        ``ncsn.metrics``.  Examples come from two sources, which are tested separately: samples of the run itself
-        test how posteriors are drawn, as if the model were exact, and held-out examples test the model, too.
+        Each trial observes part of a known example, and ranks the example among draws from the posterior.  Samples of
+        the run itself test how posteriors are drawn, and held-out examples test the model, too.
 
         ``examples``: held-out examples, in the form that ``impute`` takes; by default the run's test examples.
         ``hidden``: what to hide.  For a table, the names of columns, a share of the cells at random (by default one
@@ -424,8 +420,7 @@ class Run:
         ``n``: trials per source, at least 30.  Each held-out example is used once, so there may be fewer.
         ``draws``: draws from each posterior.
         ``options``: how to sample the posterior of a measurement, as for ``steps``.
-        Raises ValueError as ``impute`` and ``posterior`` do, for other ``truths``, for fewer than 30 trials, and if
-        nothing is hidden.
+        Raises ValueError as ``impute`` and ``posterior`` do, for fewer than 30 trials, and if nothing is hidden.
 
         >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=20.0, sigma_min=0.02)
         >>> found = run.calibrate(measure=lambda x: x[:, :1], noise_std=1.0, truths="run", n=100, draws=9)
@@ -479,9 +474,8 @@ class Run:
     ) -> Imputed:
         """Draw the missing values of rows or signals from their distribution given the observed ones.
 
-        Observed values are taken as exact and kept.  ``fit`` learns the conditional distributions of a table directly
-        (``ConditionalModel``).  Signals are drawn by moment matching, which is approximate where several answers
-        compete.  A progress bar appears if it takes more than a second.
+        Observed values are taken as exact and kept.  Signals are drawn by moment matching, which is approximate where
+        several answers compete.
 
         ``rows``: a DataFrame or a dict of columns, which are matched by name and may be absent; or an array (b, *d).
         NaN means missing.
@@ -490,10 +484,8 @@ class Run:
         ``unseen``: what to do with values that are impossible, judging by the training data.  "error" rejects them.
         "missing" imputes unseen categories; impossible numbers are kept, but not conditioned on.  "skip" leaves rows
         that have any unchanged.
-        Returns the draws, the best guesses and their spread, see ``Imputed``; for a DataFrame or a dict an
-        ``ImputedTable``, which turns them into DataFrames.
-        Raises ValueError for unknown columns or impossible values, for images, and for rows if the run was not trained
-        by ``fit`` on a table with the package's own network.
+        Returns the draws, the best guesses and their spread: for an array ``Imputed``, otherwise ``ImputedTable``.
+        Raises ValueError for unknown columns or impossible values, for images, and for rows if the network is your own.
         """
         if not isinstance(unseen, str) or unseen not in get_args(Unseen):
             raise ValueError(f"unseen is {unseen!r}; it must be one of {', '.join(get_args(Unseen))}")
@@ -607,13 +599,12 @@ class Run:
 
         ``x``: examples, (b, *d), or a DataFrame or a dict of columns.
         ``given``: exact values of some columns of a table to condition on; ``x`` then has the other columns.
-        ``sigma_min``: the noise level at which the density is evaluated, in the score's units; by default the run's
-        smallest.
+        ``sigma_min``: the noise level of the density, in the score's units; by default the run's smallest.
         ``probes``: random directions for estimating the divergence; by default 4, or the exact trace for up to 16
         dimensions.
         ``tolerance``: the relative and absolute tolerance of each solver step, in (0, 1].
         ``batch_size``: examples per batch; by default as many as have 4,096 numbers, but at least 32.
-        ``seed``: the seed of the random directions.  If it is a number, each batch has its own generator.
+        ``seed``: the seed of the random directions.
         Returns a tensor (b,), or a Series with the index of ``x`` if that is a DataFrame.
         Raises ValueError for posteriors, whose density is unknown, for x of another shape, and for missing or
         impossible values.
@@ -659,8 +650,8 @@ class Run:
 
         ``folder``: the run's folder, which must not hold another run.
         ``overwrite``: replace an existing run.
-        Raises ValueError if the folder holds another run and ``overwrite`` is not set, if the score isn't a
-        ``ScoreModel``, as for a posterior, or if the guide has a different size and no recipe.
+        Raises ValueError if the folder holds another run and ``overwrite`` is not set, if the score isn't a network,
+        as for a posterior, or if the guide has a different size and no recipe.
         """
         require_prior(self, "saved")
         check_type("folder", folder or None, str, Path)

@@ -312,9 +312,8 @@ class Evaluation:
     ``accuracy``: the classifier's accuracy on validation images, if features are a classifier's.
     ``metrics``: the numbers by their names.
     ``class_names``: the names of the classes.
-    ``generated_histogram``: the share of each class in the samples.
-    ``held_out_histogram``: the same in equally many validation images.
-    ``training_histogram``: the same in equally many training images.
+    ``generated_histogram``, ``held_out_histogram``, ``training_histogram``: the share of each class in the samples, and
+    in equally many validation and training images.
     ``notes``: caveats about the numbers.
     """
 
@@ -403,9 +402,7 @@ class Ruler:
     """Compares sets of images with test images; one ruler can judge any number of sets.
 
     Fréchet distance, KID, density and coverage are computed in features, the sliced Wasserstein distance in pixels.
-    ``memorisation`` is the probability that a sample is closer to the training set than a test image is (½ is ideal;
-    Mann–Whitney).  ``near_duplicates``, for 100 images or more, is the share of samples closer to it than 99 % of the
-    test images, not counting test images that are in the training set.
+    ``near_duplicates`` needs 100 images, and doesn't count test images that are in the training set.
 
     ``images``: the dataset.
     ``features``: a name as for ``choose``, ``Features``, or a function of bytes (b, c, h, w) that returns (b, f).
