@@ -390,8 +390,8 @@ def refitted(
 def test_fitting_crops_the_middle_stretches_and_pads() -> None:
     pixels = np.zeros((10, 30, 1), np.uint8)
     pixels[:, 10:20] = 200
-    for size, fit, padded in (("20x30", "pad", (5, 0)), ("10x40", "pad", (0, 5)), ("20x60", "pad", (0, 0))):
-        whole = refitted(pixels, size, fit)
+    for size, padded in (("20x30", (5, 0)), ("10x40", (0, 5)), ("20x60", (0, 0))):
+        whole = refitted(pixels, size, "pad")
         inside = whole[padded[0] : len(whole) - padded[0], padded[1] : whole.shape[1] - padded[1]]
         assert (np.sort(whole, None)[inside.size :] == 255).all(), "white around the whole image"
         assert float(inside.mean()) == pytest.approx(200 / 3, abs=2)

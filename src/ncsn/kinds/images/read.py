@@ -273,9 +273,9 @@ def pixels_of_file(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
     if reading.transparent:
         if upright.mode in DEEP_MODES:
             raise ValueError("it has more than 8 bits, so transparent doesn't apply")
-        layer = np.array(upright.convert("RGBA"))
-        layer[layer[..., 3] == 0] = 0  # files have any colours there
-        return layer[None], notes
+        rgba = np.array(upright.convert("RGBA"))
+        rgba[rgba[..., 3] == 0] = 0  # files have any colours there
+        return rgba[None], notes
     if upright.mode in DEEP_MODES:
         deep = np.asarray(upright)[None, ..., None]
         # Pillow opens some 16-bit files as int32.
@@ -306,21 +306,21 @@ def fit_size(one: Picture, reading: Reading, why: str = "") -> Picture:
     pixels = one.pixels.astype(np.float32) if deep else one.pixels
     if reading.fit == "pad" and pixels.shape[3] == 1 and len({*colour}) > 1:
         pixels = pixels.repeat(3, 3)
-    channels = pixels.shape[3]
-    ends = (one.low, one.high) if deep else (0, 255)
+    channels, ends = pixels.shape[3], (one.low, one.high) if deep else (0, 255)
     edges = np.interp(np.resize(colour, channels), (0, 255), ends).astype(pixels.dtype).tolist()
-    rgba = channels == 4 and not deep  # of which Pillow weights colours by their opacity
+    if rgba := channels == 4 and not deep:  # Pillow weights its colours by their opacity
+        edges = [(0, 0, 0, 0)]
 
-    def fit(part: np.ndarray, edge: object) -> np.ndarray:
+    def fit(part: np.ndarray, channel: int) -> np.ndarray:
         image, to, way = Image.fromarray(np.ascontiguousarray(part)), size[::-1], Image.Resampling.LANCZOS
         if reading.fit == "pad":
-            return np.asarray(ImageOps.pad(image, to, way, edge))
+            return np.asarray(ImageOps.pad(image, to, way, edges[channel]))
         return np.asarray(ImageOps.fit(image, to, way) if reading.fit == "crop" else image.resize(to, way))
 
     if rgba:
-        resized = np.stack([fit(image, (0, 0, 0, 0)) for image in pixels])
+        resized = np.stack([fit(image, 0) for image in pixels])
     else:
-        resized = np.stack([np.stack([*map(fit, image.transpose(2, 0, 1), edges)], 2) for image in pixels])
+        resized = np.stack([np.stack([*map(fit, image.transpose(2, 0, 1), range(channels))], 2) for image in pixels])
     if deep:
         # The filter overshoots at edges; bytes are clipped to 0 and 255, reals to the image's own range.
         resized = resized.clip(pixels.min((1, 2), keepdims=True), pixels.max((1, 2), keepdims=True))
