@@ -2,7 +2,7 @@
 
 python benchmarks/prior.py photos/ icons.npy --pictures 500 --minutes 1 3 --seeds 0 1 2
 
-Training gets ``pictures`` images, a tenth of them held out, and up to 1,000 of the others are what samples are compared
+Training gets ``pictures`` images, a tenth of them held out, and up to 600 of the others are what samples are compared
 with.  Prints the processor's seconds, the Fréchet and the kernel distance of samples (EfficientNet)
 and those of other real images, and draws 40 samples of each training.
 """
@@ -47,7 +47,7 @@ def divide(images: Tensor, pictures: int) -> tuple[Dataset, Tensor]:
     test, validation, train, others = images[order].split_with_sizes(
         [held_out, held_out, pictures - 2 * held_out, len(images) - pictures]
     )
-    return Dataset(train, validation, test), others[:1000]
+    return Dataset(train, validation, test), others[:600]
 
 
 def compare(options: Starts) -> None:
