@@ -490,7 +490,6 @@ def commands_of_tables(device: str, folder: Path) -> None:
 train {0}/rows.csv --out {0}/run --steps 4 --batch-size 16
 sample {0}/run -n 4 --levels 3 --out {0}/x.csv
 impute {0}/run {0}/blank.csv -n 2 --out {0}/filled.csv
-likelihood {0}/run {0}/rows.csv --tolerance 0.5 --out {0}/density.csv
 """
     commanded(device, folder, commands)
 

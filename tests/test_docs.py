@@ -293,7 +293,7 @@ def test_the_first_command_of_readme_can_be_repeated(tmp_path: Path) -> None:
             ["bash", "-c", line], cwd=tmp_path, env=os.environ | {"PYTHONPATH": there, "PATH": here}, check=True
         )
     assert (tmp_path / ".venv" / "bin" / "ncsn").exists()
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"mnist", "mnist-2"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"mnist"}
     with Image.open(tmp_path / "grid.png") as picture:
         assert picture.size == (480, 480)  # eight digits in a row, of 28 pixels and a margin, two by two
 

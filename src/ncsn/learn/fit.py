@@ -429,23 +429,19 @@ def learn(
             write_model(record.path(), state.average, origin=record.origin)
 
 
-def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, Plan, Record]:
+def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
     """The data to train on, the plan for it, and a record of the training in the run's folder.
 
     With ``--resume`` the settings are the run's own.  The budget begins before the data is read.  Every process reads
     it, the leading one first, because it may have to be downloaded.
-    ``numbered``: if the default folder is taken, the record uses the next one, such as runs/mnist-2 (``claim_next``),
-    instead of refusing; not with ``--out``, ``--overwrite``, ``--resume`` or several processes.
     Raises ValueError if the data cannot be read, does not suit the settings, or differs from the run's or from the
     leading process's; and if the folder holds another run.
     """
     began, group = time.perf_counter(), hardware.join()
     first = b"" if group.is_main else group.broadcast()
     folder = given.job.out or Path("runs") / short_name(given.dataset)
-    numbered = numbered and group.size == 1 and not (given.job.out or given.job.overwrite or given.job.resume)
     if group.is_main:
-        if not numbered:
-            check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
+        check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
         if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
             raise ValueError(f"{folder} is inside the data, so its pictures would become data; choose another --out")
     with training_lock():
@@ -460,7 +456,7 @@ def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, 
     here = json.dumps([storable_settings(asdict(planned.settings)), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
         raise ValueError(f"process {group.rank} has other data or settings than process 0; they must be the same")
-    record = Record(folder=folder, numbered=numbered, job=given.job, origin=origin, group=group, began=began)
+    record = Record(folder=folder, job=given.job, origin=origin, group=group, began=began)
     return data, planned, record
 
 

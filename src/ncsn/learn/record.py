@@ -16,7 +16,7 @@ from ncsn.data import Origin
 from ncsn.machine import storage
 from ncsn.machine.hardware import ALONE, Group
 from ncsn.machine.messages import Stopped, bar, handle_signals, log
-from ncsn.run.folder import CHECKPOINT, claim, claim_next, read_config, remove_run, write_config, write_model
+from ncsn.run.folder import CHECKPOINT, claim, read_config, remove_run, write_config, write_model
 from ncsn.run.run import Run, config_of
 from ncsn.run.steps import Drawn
 from ncsn.score import ScoreModel
@@ -132,13 +132,11 @@ class Record:
     """A training's folder, rows and signals, and the processes that share it.
 
     ``folder``: the run's folder, which this process claims; None keeps everything in memory.
-    ``numbered``: if the folder is taken, claim the next one, such as runs/mnist-2.
     ``job``: whether an existing run may be replaced or is resumed.  ``origin``: of the data, for config.json.
     ``group``: the processes; the leading one writes.
     """
 
     folder: Path | None = None
-    numbered: bool = False
     job: Job = field(default_factory=Job)
     origin: Origin | None = None
     group: Group = ALONE
@@ -169,9 +167,7 @@ class Record:
         """
         if self.folder is not None:
             replaces = False
-            if self.writes and self.lock is None and self.numbered:
-                self.folder, self.lock = claim_next(self.folder)
-            elif self.writes and self.lock is None:
+            if self.writes and self.lock is None:
                 replaces, resume = self.job.overwrite, self.job.resume
                 self.lock = claim(self.folder, overwrite=replaces, resume=resume, keep=True)
             checkpoint = self.path(part, CHECKPOINT)

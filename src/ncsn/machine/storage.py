@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import socket
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,6 @@ from typing_extensions import Buffer
 
 from ncsn.validation import Json, opened_as
 
-SEAL = b"\nsha256:"  # a sealed file ends in this and 64 digits
-SEAL_LENGTH = len(SEAL) + 64
 HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
 # Names of the temporary files of ``atomic``.
 UNFINISHED = re.compile(r"\..*\.partial\.(?P<host>[\w-]+)\.(?P<process>\d+)\.[0-9a-f]{16}(\.\w+)?")
@@ -131,40 +130,15 @@ def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:
     return tensors
 
 
-def seal_of(content: Buffer, job: str = "") -> bytes:
-    """The sha256 of a file's content and of the ``job`` that wrote it, as it is appended to the file."""
-    return SEAL + sha256_of([content, job]).encode()
-
-
-def append_seal(path: Path, job: str = "") -> None:
-    """Append the sha256 of a file and of the ``job`` that wrote it, which programs that show pictures ignore."""
-    seal = seal_of(np.memmap(path, mode="r").data, job)
-    with path.open("ab") as file:
-        file.write(seal)
-
-
-def was_written_by(job: str, path: Path) -> bool:
-    """Whether there is a file that this ``job`` wrote and sealed, and that hasn't changed since."""
-    content = path.read_bytes() if path.is_file() else b""
-    return content[-SEAL_LENGTH:] == seal_of(content[:-SEAL_LENGTH], job)
-
-
-def save_checkpoint(content: Json, path: Path) -> None:
-    """Write tensors, numbers and text with ``torch.save``, and append the file's sha256."""
-    torch.save(content, path)
-    append_seal(path)
-
-
 def read_checkpoint(path: Path) -> Json:
-    """The content of a checkpoint; one without a sha256 is read unchecked.
+    """What ``torch.save`` has written: a zip archive, whose checksums torch itself doesn't look at.
 
     Raises ValueError if it can't be read, or was changed.
     """
     with opened_as("a checkpoint", path):
-        content = np.memmap(path, mode="r")
-        whole, seal = content[:-SEAL_LENGTH], content[-SEAL_LENGTH:].tobytes()
-        if seal.startswith(SEAL) and seal != seal_of(whole.data):
-            raise ValueError("its sha256 is not the one written with it")
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
         state: Json = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}")
