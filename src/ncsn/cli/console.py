@@ -40,9 +40,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ncsn.data import Transform
-    from ncsn.run.run import Run
-    from ncsn.run.steps import Drawn, SeededOptions, Steps
-    from ncsn.run.steps import SamplingOptions as SamplingKeywords
+    from ncsn.run.run import Drawn, Run, SeededOptions, Steps
+    from ncsn.run.run import SamplingOptions as SamplingKeywords
 
 MIN_COLUMNS = 40  # of a terminal; in one or two columns tyro's help never ends
 MIN_CALLS_TO_COMPILE = 60_000  # network evaluations of single images; for fewer, compiling takes longer than it saves
@@ -69,7 +68,7 @@ class RunOptions:
 
     def options(self) -> "SamplingKeywords":
         """The options that ``Run.steps`` takes."""
-        from ncsn.run.steps import SamplingOptions
+        from ncsn.run.run import SamplingOptions
 
         names = SamplingOptions.__annotations__
         return cast("SamplingKeywords", {name: value for name, value in vars(self).items() if name in names})
@@ -221,7 +220,7 @@ def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> 
     Batches of a size that networks weren't compiled for run uncompiled.
     """
     from ncsn.machine.hardware import nothing_compiled
-    from ncsn.run.steps import Drawn
+    from ncsn.run.run import Drawn
 
     path = []
     with nothing_compiled():
@@ -241,7 +240,7 @@ def write_array(
     """
     import numpy as np
 
-    from ncsn.run.steps import cost
+    from ncsn.run.run import cost
 
     blocks, kind = run.blocks(n, seed=seed, **options), run.recipe.kind
     began, count, drawn = time.perf_counter(), 1, list["Drawn"]()

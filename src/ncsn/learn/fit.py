@@ -267,7 +267,6 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
     """Carry out a plan: train the guide and the network, keep the best average, choose the guidance."""
     with training_lock():
         settings, recipe, smaller, own = plan.settings, plan.recipe, plan.guide_recipe, plan.own
-        hardware.allow_tf32(plan.precision != "fp32")
         share = record.group.share(settings.batch_size)
         goes_on = record.folder is not None and record.job.resume and (record.folder / CHECKPOINT).exists()
         start = own.start

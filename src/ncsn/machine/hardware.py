@@ -14,8 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from operator import attrgetter
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import psutil
 import torch
@@ -27,7 +26,6 @@ from torch.distributed.rendezvous import rendezvous
 from ncsn.machine.messages import limit_seconds, log
 from ncsn.validation import one_line
 
-T = TypeVar("T")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt sets, in malloc.h
 FIRST_LOOK, LOOK = 0.2, 2.0  # seconds until the first check of other programs' load, and between later ones
 TOLERATED = 0.4  # processors that other programs may use before ncsn drops a thread
@@ -142,23 +140,13 @@ def autocast_of(precision: str) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" else None
 
 
-def allow_tf32(allowed: bool) -> None:
-    """Allow NVIDIA GPUs to round the factors of 32-bit products to 19 bits, or forbid it."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
-
-
 @contextmanager
 def preserve_settings() -> Iterator[None]:
-    """Restore torch's global settings afterwards: TF32, threads, default dtype and device, and the random state.
+    """Within it, the default dtype is float32 and the default device is the CPU.
 
-    Within it, the default dtype is float32 and the default device is the CPU.
-    Torch has an older and a newer API for the precision of products, and both must be restored.
+    Afterwards they and the random state are as before.
     """
-    places = attrgetter("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul")(torch.backends)
-    newer = [place.fp32_precision for place in places]
-    matmul = older_setting(torch.get_float32_matmul_precision, "highest")
-    cudnn = older_setting(lambda: torch.backends.cudnn.allow_tf32, True)
-    threads, dtype, device = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
     elsewhere = device.type != "cpu"  # setting a default device, even the CPU, slows down every call of torch
     with torch.random.fork_rng(devices=[]):
         try:
@@ -170,19 +158,6 @@ def preserve_settings() -> Iterator[None]:
             torch.set_default_dtype(dtype)
             if elsewhere:
                 torch.set_default_device(device)
-            torch.set_num_threads(threads)
-            torch.set_float32_matmul_precision(matmul)
-            torch.backends.cudnn.allow_tf32 = cudnn
-            for place, precision in zip(places, newer, strict=True):
-                place.fp32_precision = precision
-
-
-def older_setting(read: Callable[[], T], default: T) -> T:
-    """What ``read`` returns, or the default if torch refuses because only the newer API was used."""
-    try:
-        return read()
-    except RuntimeError:
-        return default
 
 
 def is_small(score: object) -> bool:
