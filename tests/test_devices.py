@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import ncsn
 from ncsn import evaluation, metrics, plots
 from ncsn.batching import Batch
-from ncsn.cli.main import main
+from ncsn.cli.console import main
 from ncsn.distributions import TOYS, Empirical, GaussianMixture
 from ncsn.kinds.images import judge as features
 from ncsn.learn import fit as learning

@@ -22,7 +22,6 @@ from safetensors import safe_open
 import ncsn
 from ncsn import evaluation, plots
 from ncsn.cli import console
-from ncsn.cli import main as cli
 from ncsn.settings import TrainSettings
 from training_toy import Toy
 
@@ -157,7 +156,7 @@ def test_quoted_lines_are_in_the_code(quote: str) -> None:
 
 
 def test_every_command_is_in_the_reference() -> None:
-    assert set(re.findall(r"^<!-- command ncsn (\w+) -->$", REFERENCE, re.M)) == set(cli.MODULES)
+    assert set(re.findall(r"^<!-- command ncsn (\w+) -->$", REFERENCE, re.M)) == set(console.MODULES)
 
 
 @pytest.mark.parametrize("code", blocks("python", ALL))
@@ -261,7 +260,7 @@ def ours(line: str) -> tuple[Any, list[str]] | None:
     words = shlex.split(line, comments=True)
     for at, word in enumerate(words):
         if word == "ncsn" and (at == 0 or words[at - 1] in ("-m", "&&")):
-            return cli.find_command(words[at + 1]), words[at + 2 :]
+            return console.find_command(words[at + 1]), words[at + 2 :]
         if (script := word.removeprefix("./")) in SCRIPTS:
             return SCRIPTS[script], words[at + 1 :]
     return None

@@ -1,9 +1,11 @@
-"""Shared by scripts and commands: options, parsing, one-line errors, progress bars and sampling.
+"""The command ``ncsn``; and what scripts and commands share: options, parsing, one-line errors, bars and sampling.
 
 Torch is imported inside the functions that need it, so that ``--help`` responds immediately.
 """
 
+import functools
 import io
+import operator
 import os
 import re
 import shutil
@@ -14,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass, fields
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn, cast
@@ -21,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import tyro
 from annotated_types import MinLen
 
+from ncsn import __version__
 from ncsn.machine.messages import Stopped, bar, log, stop_on_signals
 from ncsn.settings import Given
 from ncsn.validation import (
@@ -48,6 +52,14 @@ MIN_CALLS_TO_COMPILE = 60_000  # network evaluations of single images; for fewer
 FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # tyro draws boxes around its messages
 AFTER_MESSAGE = (" Got errors:", " Argument helptext:", " For full helptext")  # what tyro adds to messages
 ClassName = Annotated[str, MinLen(1)]
+COMMANDS = {
+    "train": "train",
+    "sample": "sample",
+    "share": "export play",
+    "measure": "evaluate likelihood calibrate",
+    "solve": "impute inpaint denoise superres deblur",
+}
+MODULES = {name: module for module, names in COMMANDS.items() for name in names.split()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +176,25 @@ def run(command: Callable[[Any], None], settings: Any, args: list[str] | None = 
     if status > 128 and not is_main():  # the main process reports it
         raise SystemExit(status)
     fail(line, status)
+
+
+def find_command(name: str) -> type:
+    """The dataclass of a command.  Only its own module is imported, so that it starts sooner."""
+    command: type = getattr(import_module(f"ncsn.cli.{MODULES[name]}"), name.capitalize())
+    return command
+
+
+def main(args: list[str]) -> None:
+    """Run the command that ``args`` name."""
+    if args == ["--version"]:
+        print(f"ncsn {__version__}")  # noqa: T201
+    elif not is_main() and args[:1] != ["train"]:
+        return  # of the processes that torchrun starts, one does what isn't training
+    elif args and args[0] in MODULES:
+        run(lambda command: command(), find_command(args[0]), args[1:], f"ncsn {args[0]}")
+    else:
+        commands = (Annotated[find_command(name), tyro.conf.subcommand(name)] for name in MODULES)
+        run(lambda command: command(), functools.reduce(operator.or_, commands), args, "ncsn")
 
 
 def is_main() -> bool:
