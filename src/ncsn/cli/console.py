@@ -11,15 +11,14 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, redirect_stderr
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from dataclasses import dataclass
 from importlib import import_module
-from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import tyro
 from annotated_types import MinLen
@@ -40,7 +39,6 @@ from ncsn.validation import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     from typing_extensions import Unpack
 
     from ncsn.data import Transform
@@ -84,12 +82,6 @@ class RunOptions:
 
         names = SamplingOptions.__annotations__
         return cast("SamplingKeywords", {name: value for name, value in vars(self).items() if name in names})
-
-    def refuse(self, *names: str, of: str) -> None:
-        """Raises ValueError if any of these options was changed; only ``of`` use them."""
-        given = [option.name for option in fields(self) if getattr(self, option.name) != option.default]
-        if ignored := [f"--{name.replace('_', '-')}" for name in given if name in names]:
-            raise ValueError(f"{', '.join(ignored)} would be ignored: only for {of}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,48 +258,34 @@ def write_array(
 ) -> "Drawn":
     """Write ``n`` samples of a run to an .npz, an .npy or a table, drawn block by block (``Run.blocks``).
 
+    A block is on the disk before the next one is drawn, in a file without a name, which no kill leaves behind.
+
     ``transform``: of the array's units; the run's by default.
     Returns the last block.
     """
     import numpy as np
 
+    from ncsn.machine import storage
     from ncsn.run.run import cost
 
-    blocks, kind = run.blocks(n, seed=seed, **options), run.recipe.kind
-    began, count, drawn = time.perf_counter(), 1, list["Drawn"]()
-
-    def arrays() -> "Iterator[np.ndarray]":
-        nonlocal count
-        for number, steps in enumerate(blocks, 1):
+    kind, began, count = run.recipe.kind, time.perf_counter(), 1
+    with tempfile.TemporaryFile(dir=out.parent) as file:
+        for number, steps in enumerate(run.blocks(n, seed=seed, **options), 1):
             if number == 1:
                 count = -(-n // steps.n)
                 compile_for(run, n, steps)
-            drawn[:] = [follow(steps, f"block {number} of {count}", began)]
-            yield np.asarray(kind.stored(transform or run.transform, drawn[0].samples))
-
-    if (write := kind.writers[out.suffix]) is None:
-        write_blocks(out, arrays(), n)
-    else:
-        write(run, np.concatenate([*arrays()]), [], out)
-    log.info(f"{out}: {cost(n, drawn[0].steps, drawn[0].seconds)}")
-    return drawn[0]
-
-
-def write_blocks(out: Path, blocks: "Iterator[np.ndarray]", n: int) -> None:
-    """Write an array of ``n`` rows, whose blocks are drawn only when the previous one is in the file."""
-    from numpy.lib import format
-
-    from ncsn.machine import storage
-
-    first = next(blocks)
-    header = {"descr": first.dtype.str, "fortran_order": False, "shape": (n, *first.shape[1:])}
-    file: IO[bytes]
-    with storage.atomic(out) as temporary, ExitStack() as files:
-        if out.suffix == ".npy":
-            file = files.enter_context(temporary.open("wb"))
-        else:
-            archive = files.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED))
-            file = files.enter_context(archive.open("samples.npy", "w", force_zip64=True))
-        format.write_array_header_1_0(file, header)
-        for block in chain([first], blocks):
+            drawn = follow(steps, f"block {number} of {count}", began)
+            block = np.asarray(kind.stored(transform or run.transform, drawn.samples))
             file.write(block.tobytes())
+        file.flush()
+        array = np.memmap(file, block.dtype, "c", shape=(n, *block.shape[1:]))
+        if (write := kind.writers[out.suffix]) is not None:
+            write(run, array, [], out)
+        else:
+            with storage.atomic(out) as temporary:
+                if out.suffix == ".npy":
+                    np.save(temporary, array)
+                else:
+                    np.savez_compressed(temporary, samples=array)
+    log.info(f"{out}: {cost(n, drawn.steps, drawn.seconds)}")
+    return drawn

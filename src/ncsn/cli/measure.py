@@ -57,8 +57,8 @@ class Evaluate(SamplingOptions):
 
         run = ncsn.load(self.run, device=self.device)
         kind = run.recipe.kind
-        if not kind.guided:
-            self.refuse("features", of="evaluations of images")
+        if not kind.guided and self.features != "auto":
+            raise ValueError(f"--features {self.features} would be ignored: only images have features")
         out = self.out or (self.run if self.run == run.folder else Path())
         storage.check_files(out, FILES, overwrite=self.overwrite)
         data = run.data(self.data)
@@ -92,7 +92,6 @@ class Likelihood(RunOptions):
 
     Args:
         n: Number of test images.
-        data: Where the run's training data is now, if it has moved.
         probes: Random directions for estimating the divergence of the score.
         sigma_min: The noise level at which the density is evaluated; the run's smallest by default.
         tolerance: Relative and absolute tolerance of the ODE solver.
@@ -100,7 +99,6 @@ class Likelihood(RunOptions):
     """
 
     n: Annotated[int, Interval(ge=2, le=10**9), tyro.conf.arg(name="n", aliases=["-n"])] = 64
-    data: Annotated[Given[str], tyro.conf.arg(metavar="DATA")] = None
     probes: Annotated[int, Interval(ge=2, le=10**4)] = 4
     sigma_min: Given[NoiseLevel] = None
     tolerance: Annotated[float, Interval(ge=1e-10, le=1)] = 1e-3
@@ -116,7 +114,7 @@ class Likelihood(RunOptions):
         began = time.perf_counter()
         run = ncsn.load(self.run, device=self.device)
         console.require(run, "images", self.run, "in Python, run.log_prob returns log densities of any data")
-        test, generator = run.data(self.data).test, torch.Generator().manual_seed(self.seed)
+        test, generator = run.data().test, torch.Generator().manual_seed(self.seed)
         pixels = test[torch.randperm(len(test), generator=generator)[: self.n]]
         x = dequantize(pixels, generator=generator) if pixels.dtype == torch.uint8 else pixels
         n, dimensions = len(x), x.shape[1:].numel()
@@ -147,7 +145,6 @@ class Calibrate(RunOptions):
             0.5); for signals, a share of the length.
         rows: A table with empty cells, or an .npy of signals with NaN, whose patterns of missing values are hidden.
         truths: Samples of the run test how posteriors are drawn; held-out examples also test the model.
-        data: Where the run's training data is now, if it has moved.
         n: Trials per source of truths, at least 30.
         seed: The same seed gives the same trials on one machine.
         out: The picture of ranks, coverage and TARP.
@@ -157,7 +154,6 @@ class Calibrate(RunOptions):
     hide: tuple[str, ...] = ()
     rows: Given[Path] = None
     truths: Literal["both", "run", "held-out"] = "both"
-    data: Annotated[Given[str], tyro.conf.arg(metavar="DATA")] = None
     n: Annotated[int, Interval(ge=30, le=10**5), tyro.conf.arg(name="n", aliases=["-n"])] = 300
     seed: Seed = 0
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("calibration.png")
@@ -171,8 +167,7 @@ class Calibrate(RunOptions):
         check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
         imputation_of(run, "use run.calibrate(measure=...) in Python")
-        known = None if self.data is None else run.held_out(self.data)
-        result = run.calibrate(known, hidden=self.hidden(run), truths=self.truths, n=self.n, seed=self.seed)
+        result = run.calibrate(hidden=self.hidden(run), truths=self.truths, n=self.n, seed=self.seed)
         ncsn.plots.calibration(result.ranks, self.out)
         log.info(f"{result}\n{self.out}: ranks, coverage and TARP")
 
@@ -181,7 +176,8 @@ class Calibrate(RunOptions):
         if self.rows is not None:
             from ncsn.tables.read import read_rows
 
-            self.refuse("hide", of="calibrations without --rows")
+            if self.hide:
+                raise ValueError("--hide and --rows both say what to hide; give one of them")
             return run.recipe.kind.numbers(run, read_rows(self.rows)).isnan().numpy()
         with suppress(ValueError, TypeError):
             return float(*self.hide) if self.hide else None
