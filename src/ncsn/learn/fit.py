@@ -35,7 +35,6 @@ from ncsn.validation import DeviceName, Json, check_ranges, check_type, counted,
 
 OF_COLOURS_AND_CLASSES = ("stem.", "head.", "labels.")  # layers of a network
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
-UNSETTLED = 100  # steps whose losses stay on a GPU before they are read
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
 
 
@@ -394,33 +393,24 @@ def learn(
     the end.
     ``ledger``: a part of the state, so that a resumed run continues with its rows, sum and best average.
     """
-    record.rows, done, pending = ledger.rows, -1, list[Tensor]()
-
-    def settle() -> None:
-        """Add the losses so far to the sum, and check that they are finite, which synchronises a GPU."""
-        state.check()
-        for losses in pending:
-            ledger.total.add_(torch.tensor([losses.cpu().double().sum().item(), len(losses)]))
-        pending.clear()
+    record.rows, done = ledger.rows, -1
 
     def look(step: int, seconds: float) -> None:
         """Add a row, and keep the average if it is the best so far."""
-        loss = (ledger.total[0] / ledger.total[1]).item() if step else None
+        state.check()
+        loss = float(ledger.sum) / ledger.count if step else None
         ledger.add(judge.report(step, loss, seconds), state.average)
         record.write_rows()
 
     if reports.from_start and not state.step:
         look(0, 0.0)
-    for p in record.watch(progress, state, settle=settle):
+    for p in record.watch(progress, state):
         last = ledger.rows[-1].step if ledger.rows else 0
         if done < 0:  # a resumed run already has some of its reports
             done = reports.due(p.fraction * last / p.step)
-        pending.append(p.losses)
-        if p.losses.device.type == "cpu" or len(pending) == UNSETTLED:
-            settle()
+        ledger.note(p.losses)
         if reports.due(p.fraction) > done and (p.step >= last + reports.spacing or p.fraction >= 1):
             done = reports.due(p.fraction)
-            settle()
             look(p.step, p.seconds)
     if ledger.rows and best_row(ledger.rows, reports.tolerance) is not ledger.rows[-1]:
         state.average.load_state_dict(ledger.best.state_dict())
