@@ -93,9 +93,10 @@ def test_a_device_gets_the_precision_that_it_is_fast_at(
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *, including_emulation: auto == "bf16")
-    assert [hardware.choose_precision("auto", device) for device in (CPU, GPU)] == [auto, auto]
-    assert hardware.choose_precision("bf16", CPU) == "bf16"
-    assert [hardware.autocast_of(name) for name in ("bf16", "fp32")] == [torch.bfloat16, None]
+    dtypes = {"bf16": torch.bfloat16, "fp32": None}
+    for device in (CPU, GPU):
+        assert hardware.choose_autocast("auto", device) is dtypes[auto]
+        assert {name: hardware.choose_autocast(name, device) for name in dtypes} == dtypes
 
 
 @pytest.mark.parametrize("local_rank", [None, "1"])

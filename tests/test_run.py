@@ -349,7 +349,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_images_have_the_fastest_precision_and_points_their_own(pictures: Path) -> None:
-    fast = hardware.autocast_of(hardware.choose_precision("auto", torch.device("cpu")))
+    fast = hardware.choose_autocast("auto", torch.device("cpu"))
     assert ncsn.load(pictures, device="cpu").model.autocast == fast
     assert Run(score=model(), recipe=RECIPE).to("cpu").model.autocast is None
 

@@ -139,7 +139,7 @@ class Plan:
     ``noise``: the distribution of noise levels.
     ``own``: the user's own parts.
     ``effort``: the budget, and what it leaves time for.
-    ``device``, ``precision``: of the network.
+    ``device``, ``autocast``: of the network, see ``ScoreModel``.
     """
 
     settings: ResolvedSettings
@@ -149,7 +149,7 @@ class Plan:
     own: OwnParts
     effort: rules.Effort
     device: torch.device
-    precision: str
+    autocast: torch.dtype | None
 
     def facts(self) -> Json:
         """The settings for config.json, with the names of the user's own parts instead of the settings they replace."""
@@ -197,7 +197,7 @@ def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved
         own=own,
         effort=rules.Effort.of(settings, data.kind),
         device=device,
-        precision=hardware.choose_precision(precision, device),
+        autocast=hardware.choose_autocast(precision, device),
     )
 
 
@@ -219,7 +219,7 @@ class Lesson:
         self.examples = data.train.to(device) if small else data.train
         self.held_out = Batch(data.validation.to(device), None if labels is None else labels.validation.to(device))
         # The dtype of large products outside of the network.
-        self.products = torch.bfloat16 if plan.precision == "bf16" else torch.float32
+        self.products = plan.autocast or torch.float32
         self.objective: Objective = plan.own.objective or dsm
         if plan.own.objective is None and plan.settings.posterior_above < plan.settings.sigma_max:
             self.objective = self.posterior_objective()
@@ -237,7 +237,7 @@ class Lesson:
         """The initial state of training a recipe's model, with the weights of ``start``."""
         plan, kind = self.plan, self.data.kind
         beginning = kind.start(self.data, recipe.preconditioning)
-        model = recipe.build(beginning, network=network, autocast=hardware.autocast_of(plan.precision))
+        model = recipe.build(beginning, network=network, autocast=plan.autocast)
         model = model.to(plan.device)
         if start is not None:
             take_weights(model, start)

@@ -124,20 +124,15 @@ def fast_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def choose_precision(name: str, device: torch.device) -> str:
-    """The precision of that name; auto is the fastest on the device.
+def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype of autocast for bf16, fp32 or auto, the faster of the two on the device; None for fp32.
 
     With bf16 the network computes in 16 bits, but its weights stay in 32.
     """
     fast = fast_bfloat16(device)
-    if name == "bf16" and device.type == "cpu" and not fast:
-        log.info(f"precision {name}: this processor may emulate it, which is many times slower than fp32")
-    return ("bf16" if fast else "fp32") if name == "auto" else name
-
-
-def autocast_of(precision: str) -> torch.dtype | None:
-    """The dtype of autocast; None for fp32."""
-    return torch.bfloat16 if precision == "bf16" else None
+    if precision == "bf16" and device.type == "cpu" and not fast:
+        log.info("precision bf16: this processor may emulate it, which is many times slower than fp32")
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and fast) else None
 
 
 @contextmanager

@@ -418,8 +418,7 @@ class Run:
             if score.data_mean.device != chosen:  # a copy, because the original run stays where it is
                 score = copy.deepcopy(score).to(chosen)
             # 256 levels of a pixel survive bfloat16; points would lose digits.
-            precision = hardware.choose_precision(self.recipe.kind.precision, chosen)
-            score.autocast = hardware.autocast_of(precision)
+            score.autocast = hardware.choose_autocast(self.recipe.kind.precision, chosen)
             return score
 
         guide = None if self.guide is None else there(self.guide)
