@@ -287,7 +287,7 @@ def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, keep: 
     # Again, because the previous holder of the lock may have left a run.
     check_folder(folder, overwrite=overwrite, resume=resume)
     for run in (folder / "guide", folder):
-        sweep(run, everybodys=True)
+        sweep(run)
     if overwrite and not keep:
         remove_run(folder)
     return lock
