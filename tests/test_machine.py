@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock, call
@@ -245,12 +246,12 @@ def test_memory_is_kept_where_the_library_can(library: str, calls: list[Any], mo
     assert c.mallopt.call_args_list == calls
 
 
-def test_a_logger_is_as_before_when_the_last_of_overlapping_blocks_has_ended() -> None:
-    """As when two threads calibrate: the second begins before the first ends."""
-    first, second = messages.quieter(logging.ERROR), messages.quieter(logging.WARNING)
-    before = messages.log.level
-    with first:
-        second.__enter__()
-    assert messages.log.level == logging.WARNING
-    second.__exit__(None, None, None)
-    assert messages.log.level == before
+def test_messages_are_dropped_within_a_block_and_in_its_thread_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with messages.quieter(logging.ERROR):
+        messages.log.warning("here")
+        with messages.quieter(logging.INFO):
+            messages.log.warning("inside")
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(messages.log.warning, "elsewhere").result()
+    messages.log.warning("afterwards")
+    assert capsys.readouterr().err.split() == ["elsewhere", "afterwards"]

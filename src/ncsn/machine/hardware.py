@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from ncsn.machine.messages import limit_seconds, log
+from ncsn.machine.messages import is_shown, limit_seconds, log
 from ncsn.validation import one_line
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt sets, in malloc.h
@@ -181,7 +181,7 @@ class Load:
             self.before, self.next_look = (now, spare_seconds()), now + LOOK
             self.free = (self.before[1] - spare) / (now - then)
         number = max(1, int(min(most, self.free + TOLERATED)))
-        if number < most and not self.announced and log.isEnabledFor(logging.WARNING):
+        if number < most and not self.announced and is_shown(logging.WARNING):
             self.announced = True
             log.warning(f"other programs leave {self.free:.1f} processors free; ncsn uses {number} of {most} threads")
         return number

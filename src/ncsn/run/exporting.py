@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ncsn.machine.messages import quieter
 from ncsn.machine.storage import atomic, check_out
 from ncsn.noise import Geometric
 from ncsn.run.folder import Recipe
@@ -130,7 +129,8 @@ def onnx_of(model: ScoreModel, example: tuple[Tensor, ...], metadata: Json) -> b
     import onnx
 
     batch = torch.export.Dim("batch")
-    with warnings.catch_warnings(), quieter(logging.ERROR, "torch.onnx"):
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they concern torch's own code, and the exported file is checked afterwards
         program = torch.onnx.export(
             model,
