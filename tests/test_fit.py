@@ -253,7 +253,7 @@ def test_the_same_images_give_the_command_and_python_the_same_run(
 @pytest.mark.parametrize("flip", [False, True])
 def test_images_are_learned_towards_the_score_of_their_class_at_high_noise(flip: bool) -> None:
     assert IMAGES.labels is not None
-    asked = replace(plan(IMAGES, tiny(flip=flip, posterior_above=0.6, sigma_max=10.0)), precision="fp32")
+    asked = replace(plan(IMAGES, tiny(flip=flip, posterior_above=0.6, sigma_max=10.0)), autocast=None)
     objective = Lesson(asked, IMAGES, Record(), torch.Generator(), 16).objective
     every, classes = centres(IMAGES.train), IMAGES.labels.train
     if flip:
