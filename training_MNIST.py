@@ -4,7 +4,7 @@ python ./training_MNIST.py                          # about ten minutes on two c
 python ./training_MNIST.py --minutes 60             # better digits
 python ./training_MNIST.py --dataset my/pictures    # what `ncsn train my/pictures` does
 
-The run is written to runs/mnist, or if there is one already, to runs/mnist-2 and so on.
+The run is written to runs/mnist, where it replaces the previous one; with --out it is written to a folder of yours.
 """
 
 import sys
@@ -16,6 +16,8 @@ except ModuleNotFoundError as error:
 
 if __name__ == "__main__":
     quit_on_signals()
+from dataclasses import replace
+
 from ncsn.cli.train import finish
 from ncsn.learn.fit import open_run, train
 from ncsn.settings import TrainSettings
@@ -33,7 +35,9 @@ def main(given: TrainSettings) -> None:
     """Train on images, sample, and plot."""
     # Data: validation images select the checkpoint, test images are for evaluation.  The plan has all settings,
     # including those that follow from the data.  The record writes the training to the run's folder.
-    data, plan, record = open_run(given, numbered=True)
+    if given.job.out is None and not given.job.resume:
+        given = replace(given, job=replace(given.job, overwrite=True))
+    data, plan, record = open_run(given)
     if data.kind.noun != "images":
         raise ValueError(f"this script trains on images; for {data.kind.noun}, use `ncsn train {given.dataset}`")
 

@@ -22,13 +22,12 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from annotated_types import Interval
-from filelock import FileLock
 
 from ncsn import metrics, validation
 from ncsn.distributions import TOYS
 from ncsn.machine.messages import bar
 from ncsn.machine.storage import write_json
-from ncsn.run.folder import claim, claim_next, has_run
+from ncsn.run.folder import claim
 from ncsn.settings import Given
 
 
@@ -51,9 +50,9 @@ class Toy:
         samples: Samples per sampler; 0 plots only the score field. The default is 5,000 for gaussian, to estimate the
             weights of its modes, and 0 otherwise.
         seed: Seed of all random numbers.
-        out: Folder for the run and its pictures. The default is runs/toy-GENERATOR, or if that is taken,
-            runs/toy-GENERATOR-2 and so on.
-        overwrite: Replace an existing run.
+        out: Folder for the run and its pictures. The default is runs/toy-GENERATOR, where a run replaces the previous
+            one.
+        overwrite: Replace an existing run in another folder.
     """
 
     generator: Literal["circle", "gaussian", "moons", "swiss-roll"] = "circle"
@@ -97,7 +96,8 @@ def main(settings: Toy) -> None:
     state = ncsn.State(recipe.build({"data_mean": data.mean(0), "data_std": data.std()}), generator=generator)
 
     # Folder: locked before the training and until this function returns, so that no other process writes to it.
-    out, _lock = claim_folder(settings)
+    out, overwrite = settings.out or Path("runs") / f"toy-{name}", settings.overwrite or settings.out is None
+    _lock = claim(out, overwrite=overwrite, keep=True)
 
     # Training: denoising score matching, or an objective that also works without noise.
     batches = ncsn.batches(data, settings.batch_size, generator=generator)
@@ -106,7 +106,7 @@ def main(settings: Toy) -> None:
     for _ in bar(progress, "training", total=settings.steps):
         pass
     run = ncsn.Run(score=state.average, recipe=recipe)
-    run.save(out, overwrite=settings.overwrite)
+    run.save(out, overwrite=overwrite)
     (out / "samples.png").unlink(missing_ok=True)  # of the run that is replaced
 
     # Is the score accurate near the data, and far away from it?
@@ -143,16 +143,6 @@ def main(settings: Toy) -> None:
         print(f"{out / 'samples.png'}: {describe_samples(numbers['samplers'])}")
     write_json(out / "metrics.json", numbers)
     print(f"{out / 'metrics.json'}: all numbers")
-
-
-def claim_folder(settings: Toy) -> tuple[Path, FileLock]:
-    """The run's folder, and a lock on it."""
-    folder, figures = settings.out or Path("runs") / f"toy-{settings.generator}", ("score_field.png",)
-    if settings.out is None and not settings.overwrite:
-        return claim_next(folder, figures=figures)
-    if has_run(folder) and not settings.overwrite:
-        raise ValueError(f"{folder} holds another run; pass --overwrite to replace it")
-    return folder, claim(folder, overwrite=settings.overwrite, keep=True, figures=figures)
 
 
 def describe_samples(found: dict[str, Any]) -> str:

@@ -64,7 +64,7 @@ class Series(NamedTuple):
 def new_model(channels: tuple[int, int]) -> ncsn.ScoreModel:
     """A new network for colour images, in the processor's fastest precision."""
     torch.manual_seed(0)
-    autocast = hardware.autocast_of(hardware.choose_precision("auto", torch.device("cpu")))
+    autocast = hardware.choose_autocast("auto", torch.device("cpu"))
     return ncsn.ScoreModel(ncsn.UNet(3, channels, features=channels[0]), 0.5, 0.25, autocast=autocast)
 
 

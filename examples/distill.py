@@ -21,6 +21,7 @@ from torch import Tensor
 
 import ncsn
 from ncsn.batching import Batch
+from ncsn.machine.storage import check_files
 from ncsn.run.folder import check_folder
 
 STEPS = 3  # of the teacher (DPM-Solver++(2M)) per step of the student
@@ -110,7 +111,9 @@ def distil(
 
 def main(job: Distill) -> ncsn.Run:
     """Train the student, save it as a run, and sample from both networks."""
-    check_folder(job.out, overwrite=job.overwrite, figures=("student.png", "teacher.png"))
+    check_folder(job.out, overwrite=job.overwrite)
+    if job.out.exists():
+        check_files(job.out, ("student.png", "teacher.png"), overwrite=job.overwrite)
     teacher = ncsn.load(job.run, device=job.device)
     data = teacher.data()
     labels = data.labels.train.to(teacher.device) if data.labels and teacher.recipe.num_classes else None

@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import numpy as np
     from learning import TINY, arrays
 
-    from ncsn.cli.main import main
+    from ncsn.cli.console import main
 
     folder = tmp_path_factory.mktemp("trained")
     images, labels = arrays(600)

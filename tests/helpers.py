@@ -8,7 +8,7 @@ import torch
 from jaxtyping import config
 from torch import Tensor
 
-from ncsn.cli import main as cli
+from ncsn.cli import console
 from ncsn.networks import ResidualMLP
 from ncsn.run.folder import Argument, Recipe
 from ncsn.run.run import Run
@@ -61,14 +61,14 @@ def unchecked() -> Iterator[None]:
 
 def command(line: str) -> None:
     """Run ``ncsn`` on the processor, with arguments without blanks in them."""
-    cli.main([*line.split(), "--device", "cpu"])
+    console.main([*line.split(), "--device", "cpu"])
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     """Run ``ncsn`` with arguments that must be refused; returns the line that says why."""
     capsys.readouterr()
     with pytest.raises(SystemExit, match=r"^2$"):
-        cli.main(list(args))
+        console.main(list(args))
     printed = capsys.readouterr()
     assert (printed.out, printed.err.count("\n")) == ("", 1)
     return printed.err

@@ -23,7 +23,7 @@ from ncsn.machine.messages import quit_on_signals
 quit_on_signals()
 from ncsn import training
 from ncsn.machine import hardware
-from ncsn.cli import main as cli
+from ncsn.cli import console
 from ncsn.learn import record
 hardware.fast_bfloat16 = lambda _: False  # which rounds sums of other sizes otherwise
 hardware.join = functools.cache(hardware.join)  # once for all commands
@@ -39,7 +39,7 @@ if {shares} > 1:  # one process learns from what several would, one after the ot
     hardware.Group.share = lambda _, n: n // {shares}
     training.add_gradients = lambda *args: sum(add(*args[:3], Part(rank=i, size={shares})) for i in range({shares}))
 for words in sys.argv[1:]:
-    cli.main(words.split())
+    console.main(words.split())
 """
 
 

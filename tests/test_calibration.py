@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Generator, Tensor
 
 import ncsn
-from ncsn.cli import main as cli
+from ncsn.cli import console
 from ncsn.distributions import GaussianMixture
 from ncsn.kinds.signals import hide_gap
 from ncsn.metrics import Calibration, Trials, calibration, rank, rank_histogram
@@ -186,7 +186,7 @@ def test_the_command_prints_the_verdict_and_draws_it_into_one_file(
     """A single one, so that a kill leaves all or nothing, and the same command then isn't refused."""
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: conditional_run(THREE), raising=False)
     line = f"calibrate it --truths run -n 30 --out {tmp_path / 'x.png'}".split()
-    cli.main(line)
+    console.main(line)
     expected = conditional_run(THREE).calibrate(truths="run", n=30)
     assert str(expected) in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from ncsn.cli import console
-from ncsn.cli.main import MODULES, find_command
+from ncsn.cli.console import MODULES, find_command
 from ncsn.machine.hardware import PeerError
 from ncsn.machine.messages import Stopped, bar, stop_on_signals
 from ncsn.samplers import NonFiniteSampleError

@@ -22,7 +22,6 @@ from safetensors import safe_open
 import ncsn
 from ncsn import evaluation, plots
 from ncsn.cli import console
-from ncsn.cli import main as cli
 from ncsn.settings import TrainSettings
 from training_toy import Toy
 
@@ -157,7 +156,7 @@ def test_quoted_lines_are_in_the_code(quote: str) -> None:
 
 
 def test_every_command_is_in_the_reference() -> None:
-    assert set(re.findall(r"^<!-- command ncsn (\w+)(?:; as: .*)? -->$", REFERENCE, re.M)) == set(cli.MODULES)
+    assert set(re.findall(r"^<!-- command ncsn (\w+)(?:; as: .*)? -->$", REFERENCE, re.M)) == set(console.MODULES)
 
 
 @pytest.mark.parametrize("code", blocks("python", ALL))
@@ -261,7 +260,7 @@ def ours(line: str) -> tuple[Any, list[str]] | None:
     words = shlex.split(line, comments=True)
     for at, word in enumerate(words):
         if word == "ncsn" and (at == 0 or words[at - 1] in ("-m", "&&")):
-            return cli.find_command(words[at + 1]), words[at + 2 :]
+            return console.find_command(words[at + 1]), words[at + 2 :]
         if (script := word.removeprefix("./")) in SCRIPTS:
             return SCRIPTS[script], words[at + 1 :]
     return None
@@ -293,7 +292,7 @@ def test_the_first_command_of_readme_can_be_repeated(tmp_path: Path) -> None:
             ["bash", "-c", line], cwd=tmp_path, env=os.environ | {"PYTHONPATH": there, "PATH": here}, check=True
         )
     assert (tmp_path / ".venv" / "bin" / "ncsn").exists()
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"mnist", "mnist-2"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"mnist"}
     with Image.open(tmp_path / "grid.png") as picture:
         assert picture.size == (480, 480)  # eight digits in a row, of 28 pixels and a margin, two by two
 

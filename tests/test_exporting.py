@@ -16,7 +16,7 @@ from refinenet import NCSNv2
 from torch import Tensor, nn
 
 import ncsn
-from ncsn.cli import main as cli
+from ncsn.cli import console
 from ncsn.kinds.signals import Scale
 from ncsn.networks import MLP, UNet
 from ncsn.run import exporting
@@ -136,9 +136,9 @@ def test_the_command_writes_score_and_guide_and_what_sampling_needs(
     run = ncsn.load(folder, device="cpu")
     beside.touch()
     with pytest.raises(SystemExit, match="2"):  # its guide is there
-        cli.main(["export", str(folder), str(out)])
+        console.main(["export", str(folder), str(out)])
     assert not out.exists()
-    cli.main(["export", str(folder), str(out), "--overwrite"])
+    console.main(["export", str(folder), str(out), "--overwrite"])
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [str(out), str(beside)]
     assert not [record for record in caplog.records if record.name.startswith("torch.onnx")]
     metadata = {}

@@ -4,12 +4,11 @@ import json
 import logging
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -31,7 +30,6 @@ from ncsn.kinds.images import guidance
 from ncsn.learn.fit import ALL_OURS, Judge, Lesson, OwnParts, Plan, learn, plan, take_weights
 from ncsn.learn.loading import dataset_of
 from ncsn.learn.record import Ledger, Record, Row, until_spoiled
-from ncsn.machine import hardware
 from ncsn.machine.hardware import ALONE
 from ncsn.machine.messages import Stopped
 from ncsn.networks import UNet
@@ -256,7 +254,7 @@ def test_the_same_images_give_the_command_and_python_the_same_run(
 @pytest.mark.parametrize("flip", [False, True])
 def test_images_are_learned_towards_the_score_of_their_class_at_high_noise(flip: bool) -> None:
     assert IMAGES.labels is not None
-    asked = replace(plan(IMAGES, tiny(flip=flip, posterior_above=0.6, sigma_max=10.0)), precision="fp32")
+    asked = replace(plan(IMAGES, tiny(flip=flip, posterior_above=0.6, sigma_max=10.0)), autocast=None)
     objective = Lesson(asked, IMAGES, Record(), torch.Generator(), 16).objective
     every, classes = centres(IMAGES.train), IMAGES.labels.train
     if flip:
@@ -416,40 +414,31 @@ def test_a_training_says_nothing_where_it_is_to_be_quiet(quiet: bool, capsys: py
 
 def process() -> list[object]:
     """What a training could leave changed."""
-    places = attrgetter("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul")(torch.backends)
-    precision = hardware.older_setting(torch.get_float32_matmul_precision, "unreadable")
-    allowed = hardware.older_setting(lambda: torch.backends.cudnn.allow_tf32, None)
-    others = [torch.get_num_threads(), logging.getLogger("ncsn").level, torch.random.get_rng_state().tolist()]
-    return [precision, allowed, *others, *(place.fp32_precision for place in places)]
+    own = [torch.get_default_dtype(), torch.get_default_device(), torch.get_float32_matmul_precision()]
+    return [*own, torch.get_num_threads(), logging.getLogger("ncsn").level, torch.random.get_rng_state().tolist()]
 
 
 @pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("allowed", [False, True])
-@pytest.mark.parametrize(
-    "choose",
-    [
-        lambda: None,
-        lambda: torch.set_float32_matmul_precision("medium"),
-        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
-        lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
-    ],
-)
-def test_the_process_is_left_as_it_was_found(choose: Callable[[], None], allowed: bool, fails: bool) -> None:
+def test_the_process_is_left_as_it_was_found(fails: bool) -> None:
     def objective(*args: Any, **how: Any) -> Tensor:
-        hardware.allow_tf32(allowed)
+        assert torch.get_default_dtype() == torch.float32
         torch.set_num_threads(3)
         torch.rand(1)
         if fails:
             raise ZeroDivisionError
         return ncsn.dsm(*args, **how)
 
-    with hardware.preserve_settings():  # for the tests after this one
-        choose()
-        torch.set_num_threads(2)
+    threads = torch.get_num_threads()
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(2)
+    try:
         before = process()
         with pytest.raises(ZeroDivisionError) if fails else nullcontext():
             ncsn.fit(table(100), steps=1, objective=objective, quiet=True)
         assert process() == before
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_num_threads(threads)
 
 
 def test_trainings_in_threads_are_those_of_one_after_the_other() -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock, call
@@ -112,9 +113,10 @@ def test_a_device_gets_the_precision_that_it_is_fast_at(
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *, including_emulation: auto == "bf16")
-    assert [hardware.choose_precision("auto", device) for device in (CPU, GPU)] == [auto, auto]
-    assert hardware.choose_precision("bf16", CPU) == "bf16"
-    assert [hardware.autocast_of(name) for name in ("bf16", "fp32")] == [torch.bfloat16, None]
+    dtypes = {"bf16": torch.bfloat16, "fp32": None}
+    for device in (CPU, GPU):
+        assert hardware.choose_autocast("auto", device) is dtypes[auto]
+        assert {name: hardware.choose_autocast(name, device) for name in dtypes} == dtypes
 
 
 @pytest.mark.parametrize("local_rank", [None, "1"])
@@ -263,12 +265,12 @@ def test_memory_is_kept_where_the_library_can(library: str, calls: list[Any], mo
     assert c.mallopt.call_args_list == calls
 
 
-def test_a_logger_is_as_before_when_the_last_of_overlapping_blocks_has_ended() -> None:
-    """As when two threads calibrate: the second begins before the first ends."""
-    first, second = messages.quieter(logging.ERROR), messages.quieter(logging.WARNING)
-    before = messages.log.level
-    with first:
-        second.__enter__()
-    assert messages.log.level == logging.WARNING
-    second.__exit__(None, None, None)
-    assert messages.log.level == before
+def test_messages_are_dropped_within_a_block_and_in_its_thread_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with messages.quieter(logging.ERROR):
+        messages.log.warning("here")
+        with messages.quieter(logging.INFO):
+            messages.log.warning("inside")
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(messages.log.warning, "elsewhere").result()
+    messages.log.warning("afterwards")
+    assert capsys.readouterr().err.split() == ["elsewhere", "afterwards"]

@@ -17,8 +17,7 @@ import pytest
 from helpers import refusal, zero_score
 
 import ncsn
-from ncsn.cli import main as cli
-from ncsn.cli import share
+from ncsn.cli import console, share
 from ncsn.machine.messages import Stopped
 
 ROOT = Path(__file__).parent.parent
@@ -132,7 +131,7 @@ def play(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     def play(*words: str, shape: tuple[int, ...] = (1, 4, 4)) -> list[bytes]:
         run = ncsn.Run.of(zero_score, shape, sigma_max=1.0, sigma_min=0.1)
         monkeypatch.setattr(ncsn, "load", lambda *_, device: run, raising=False)
-        cli.main(["play", *words, "--port", "0"])
+        console.main(["play", *words, "--port", "0"])
         return served
 
     for name in ("model.onnx", "model.guide.onnx"):

@@ -200,7 +200,7 @@ def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(
         ("training_MNIST.py", "data", f"--dataset DATA {TINY} --steps 2 --device cpu"),
     ],
 )
-def test_a_script_that_is_run_again_numbers_its_folder_and_one_that_names_it_is_refused(
+def test_a_script_that_is_run_again_replaces_its_run_but_none_in_a_folder_that_it_is_given(
     script: str,
     folder: str,
     line: str,
@@ -211,25 +211,24 @@ def test_a_script_that_is_run_again_numbers_its_folder_and_one_that_names_it_is_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    line, there = line.replace("DATA", f"{trained}/data.npz"), [Path("runs") / folder]
-    there[0].mkdir(parents=True)
-    (there[0] / "samples.png").write_text("precious")
-    for number in (2, 3):
-        there.append(Path("runs") / f"{folder}-{number}")
-        assert run(script, line) == 0
+    line, place = line.replace("DATA", f"{trained}/data.npz"), Path("runs") / folder
+    for seed in (0, 1):
+        assert run(script, f"{line} --seed {seed}") == 0
         printed = capsys.readouterr().out
-        assert f"{there[-2]} is taken, so this run is written to {there[-1]}" in printed
-        assert ("--resume --out" in printed) == (script == "training_MNIST.py" and number == 3)
-        named = set(re.findall(rf"^{there[-1]}/(\S+\.(?:png|gif)): \S", printed, re.M))
-        assert named == {path.name for path in there[-1].iterdir() if path.suffix in (".png", ".gif")}
-    assert sorted(Path("runs").iterdir()) == there
-    assert [path.read_text() for path in there[0].iterdir() if path.is_file() and path.suffix] == ["precious"]
-    assert run(script, f"{line} --out {there[1]}") == 2
+        assert (f"{place} held another run, which is replaced" in printed) == (seed == 1)
+        named = set(re.findall(rf"^{place}/(\S+\.(?:png|gif)): \S", printed, re.M))
+        assert named == {path.name for path in place.iterdir() if path.suffix in (".png", ".gif")}
+    assert [*Path("runs").iterdir()] == [place]
+    last = ncsn.load(place).digest
+    assert run(script, f"{line} --out {place}") == 2
     assert "holds another run" in capsys.readouterr().err
+    assert ncsn.load(place).digest == last
+    assert run(script, line) == 0
+    assert ncsn.load(place).digest != last
 
 
 @pytest.mark.slow
-def test_two_toys_at_once_have_two_folders_and_cannot_share_one(
+def test_two_toys_at_once_cannot_share_a_folder(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The second begins in the middle of the first one's training, in another process."""
@@ -239,17 +238,14 @@ def test_two_toys_at_once_have_two_folders_and_cannot_share_one(
     def update_beside_others(state: ncsn.State, rate: float) -> None:
         update(state, rate)
         if state.step == 2:
-            for more in ("", "--out runs/toy-moons --overwrite"):
-                words = [sys.executable, str(ROOT / "training_toy.py"), *f"{line} {more}".split()]
-                others.append(subprocess.run(words, capture_output=True, text=True, check=False))
+            words = [sys.executable, str(ROOT / "training_toy.py"), *line.split()]
+            others.append(subprocess.run(words, capture_output=True, text=True, check=False))
 
     monkeypatch.setattr(ncsn.State, "update", update_beside_others)
     assert run("training_toy.py", line) == 0
     assert "runs/toy-moons/score_field.png" in capsys.readouterr().out
-    assert [other.returncode for other in others] == [0, 2]
-    assert "runs/toy-moons-2/score_field.png" in others[0].stdout
-    assert "another process is writing" in others[1].stderr
-    assert names(Path("runs/toy-moons")) == names(Path("runs/toy-moons-2"))
+    assert others[0].returncode == 2
+    assert "another process is writing" in others[0].stderr
 
 
 def test_a_mutant_is_ended_by_a_test_that_fails_hangs_or_cannot_be_read(

@@ -64,15 +64,13 @@ def test_a_run_has_the_tables_columns(trained: Path, tmp_path: Path) -> None:
     assert run.impute(new.assign(normal=math.nan), 3).draws.shape == (3, 30, 8)
 
 
-def test_densities_of_a_files_rows(trained: Path, tmp_path: Path) -> None:
-    """A row with a gap has none; the columns may stand in any order."""
-    run, rows = ncsn.load(trained / "run"), FRAME[:6].assign(beta=FRAME["beta"][:6].mask(np.arange(6) == 1))
-    rows.iloc[:, ::-1].to_csv(tmp_path / "some.csv", index=False)
-    command(f"likelihood {trained}/run {tmp_path}/some.csv --out {tmp_path}/density.csv --tolerance 0.1")
-    known = run.log_prob(rows.drop(1), tolerance=0.1, batch_size=500)
+def test_densities_of_rows_have_their_index_and_their_columns_may_stand_in_any_order(trained: Path) -> None:
+    run, rows = ncsn.load(trained / "run"), FRAME[:6].drop(1)
+    known = run.log_prob(rows, tolerance=0.1)
     assert known.index.tolist() == [0, 2, 3, 4, 5]
-    expected = np.insert(known.to_numpy(), 1, math.nan)
-    np.testing.assert_allclose(pandas.read_csv(tmp_path / "density.csv")["log_density"], expected, rtol=1e-6)
+    pandas.testing.assert_series_equal(run.log_prob(rows.iloc[:, ::-1], tolerance=0.1), known)
+    with pytest.raises(ValueError, match=r"row 2.*only complete rows"):
+        run.log_prob(FRAME[:6].assign(beta=FRAME["beta"][:6].mask(np.arange(6) == 1)))
 
 
 def test_gaps_of_text_numbers_and_dates_are_filled_in(
@@ -131,26 +129,16 @@ def test_a_frame_is_learned_as_its_file_and_a_sum_is_no_measurement(trained: Pat
 
 
 @pytest.mark.parametrize("how", [{"probes": 2, "seed": 4}, {"sigma_min": 0.5}, {"tolerance": 0.3}], ids=str)
-def test_densities_of_rows_are_as_exact_as_is_asked(
-    how: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_densities_of_rows_are_as_exact_as_is_asked(how: dict[str, Any]) -> None:
     """Also of an array of single precision."""
-    monkeypatch.chdir(tmp_path)
-    c = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]])
-    run = conditional_run(c)
+    run = conditional_run(torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]]))
     named = Columns(columns=tuple(Number(name=name, shift=0.0, scale=1.0) for name in "abc"))
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
-    np.save("x.npy", x.numpy())
-    pandas.DataFrame(x.double().numpy(), columns=[*"abc"]).to_csv("x.csv", index=False)
-    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in how.items())
-    usual: dict[str, Any] = {"tolerance": 1e-4, "batch_size": 500}
-    expected, other = (run.log_prob(x, **given).numpy() for given in (usual | how, usual))
-    for name, own in (("x.npy", run), ("x.csv", replace(run, recipe=replace(run.recipe, transform=named)))):
-        monkeypatch.setattr(ncsn, "load", lambda *_, own=own, **__: own)
-        command(f"likelihood it {name} --out y.csv {options} --overwrite")
-        found = pandas.read_csv("y.csv")["log_density"].to_numpy()
-        assert found == pytest.approx(expected, abs=1e-4)
-        assert found != pytest.approx(other, abs=1e-4)
+    frame = pandas.DataFrame(x.double().numpy(), columns=[*"abc"])
+    expected, other = (run.log_prob(x, **given).numpy() for given in (how, {}))
+    found = replace(run, recipe=replace(run.recipe, transform=named)).log_prob(frame, **how).to_numpy()
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert found != pytest.approx(other, abs=1e-4)
 
 
 def test_the_command_evaluates_as_python_does(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 from annotated_types import Interval
 
-from ncsn.cli.main import MODULES, find_command
+from ncsn.cli.console import MODULES, find_command
 from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, one_line, read_json, validated
 from training_toy import Toy
@@ -140,7 +140,7 @@ def test_what_is_no_object_in_json_is_refused(tmp_path: Path, content: bytes | N
 def test_help_needs_no_torch_and_samples_no_plots() -> None:
     code = """
 import sys
-from ncsn.cli.main import main
+from ncsn.cli.console import main
 try:
     main(["sample", "--help"])
 except SystemExit:

@@ -188,7 +188,7 @@ def help_of(name: str) -> str:
     """The ``--help`` text of a command."""
     sys.path.append(str(ROOT))
     from ncsn.cli import console
-    from ncsn.cli.main import find_command
+    from ncsn.cli.console import find_command
     from training_toy import Toy
 
     settings: Any = Toy if name.endswith("training_toy.py") else find_command(name.removeprefix("ncsn "))

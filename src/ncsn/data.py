@@ -270,9 +270,8 @@ class Origin:
         """
         place = self.dataset if dataset is None else absolute(dataset)
         if place != "mnist" and not Path(place).exists():
-            raise ValueError(
-                f"the data is no longer at {place}; pass its new location (--data DATA, or ncsn train DATA)"
-            )
+            moved = "run.data(DATA), ncsn evaluate --data DATA, or ncsn train DATA"
+            raise ValueError(f"the data is no longer at {place}; pass its new location ({moved})")
         data: Dataset = find(LOADER)(place, reading=self.reading)
         if data.digest != self.digest:
             raise ValueError(f"{place} does not hold the data that the run was trained on")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ncsn.batching import Batch
 from ncsn.machine.hardware import ALONE, Group, fast_bfloat16, threads_for
 from ncsn.machine.messages import STOPS, log
-from ncsn.machine.storage import atomic, read_checkpoint, save_checkpoint
+from ncsn.machine.storage import atomic, read_checkpoint
 from ncsn.score import ScoreModel
 from ncsn.validation import Json, one_line, real, whole
 
@@ -163,7 +163,7 @@ class State:
         }
         try:
             with atomic(Path(path)) as temporary:
-                save_checkpoint(content, temporary)
+                torch.save(content, temporary)
         except RuntimeError as error:  # torch's error for a full disk
             raise OSError(f"{path} could not be written; is the disk full? ({str(error).splitlines()[0]})") from error
 

@@ -1,26 +1,29 @@
-"""Shared by scripts and commands: options, parsing, one-line errors, progress bars and sampling.
+"""The command ``ncsn``; and what scripts and commands share: options, parsing, one-line errors, bars and sampling.
 
 Torch is imported inside the functions that need it, so that ``--help`` responds immediately.
 """
 
+import functools
 import io
+import operator
 import os
 import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, redirect_stderr
-from dataclasses import dataclass, fields
-from itertools import chain
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import tyro
 from annotated_types import MinLen
 
+from ncsn import __version__
 from ncsn.machine.messages import Stopped, bar, log, stop_on_signals
 from ncsn.settings import Given
 from ncsn.validation import (
@@ -36,19 +39,25 @@ from ncsn.validation import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     from typing_extensions import Unpack
 
     from ncsn.data import Transform
-    from ncsn.run.run import Run
-    from ncsn.run.steps import Drawn, SeededOptions, Steps
-    from ncsn.run.steps import SamplingOptions as SamplingKeywords
+    from ncsn.run.run import Drawn, Run, SeededOptions, Steps
+    from ncsn.run.run import SamplingOptions as SamplingKeywords
 
 MIN_COLUMNS = 40  # of a terminal; in one or two columns tyro's help never ends
 MIN_CALLS_TO_COMPILE = 60_000  # network evaluations of single images; for fewer, compiling takes longer than it saves
 FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # tyro draws boxes around its messages
 AFTER_MESSAGE = (" Got errors:", " Argument helptext:", " For full helptext")  # what tyro adds to messages
 ClassName = Annotated[str, MinLen(1)]
+COMMANDS = {
+    "train": "train",
+    "sample": "sample",
+    "share": "export play",
+    "measure": "evaluate likelihood calibrate",
+    "solve": "impute inpaint denoise superres deblur",
+}
+MODULES = {name: module for module, names in COMMANDS.items() for name in names.split()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +78,10 @@ class RunOptions:
 
     def options(self) -> "SamplingKeywords":
         """The options that ``Run.steps`` takes."""
-        from ncsn.run.steps import SamplingOptions
+        from ncsn.run.run import SamplingOptions
 
         names = SamplingOptions.__annotations__
         return cast("SamplingKeywords", {name: value for name, value in vars(self).items() if name in names})
-
-    def refuse(self, *names: str, of: str) -> None:
-        """Raises ValueError if any of these options was changed; only ``of`` use them."""
-        given = [option.name for option in fields(self) if getattr(self, option.name) != option.default]
-        if ignored := [f"--{name.replace('_', '-')}" for name in given if name in names]:
-            raise ValueError(f"{', '.join(ignored)} would be ignored: only for {of}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +170,25 @@ def run(command: Callable[[Any], None], settings: Any, args: list[str] | None = 
     fail(line, status)
 
 
+def find_command(name: str) -> type:
+    """The dataclass of a command.  Only its own module is imported, so that it starts sooner."""
+    command: type = getattr(import_module(f"ncsn.cli.{MODULES[name]}"), name.capitalize())
+    return command
+
+
+def main(args: list[str]) -> None:
+    """Run the command that ``args`` name."""
+    if args == ["--version"]:
+        print(f"ncsn {__version__}")  # noqa: T201
+    elif not is_main() and args[:1] != ["train"]:
+        return  # of the processes that torchrun starts, one does what isn't training
+    elif args and args[0] in MODULES:
+        run(lambda command: command(), find_command(args[0]), args[1:], f"ncsn {args[0]}")
+    else:
+        commands = (Annotated[find_command(name), tyro.conf.subcommand(name)] for name in MODULES)
+        run(lambda command: command(), functools.reduce(operator.or_, commands), args, "ncsn")
+
+
 def is_main() -> bool:
     """Whether this is the main process, the only one that prints results."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
@@ -221,7 +243,7 @@ def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> 
     Batches of a size that networks weren't compiled for run uncompiled.
     """
     from ncsn.machine.hardware import nothing_compiled
-    from ncsn.run.steps import Drawn
+    from ncsn.run.run import Drawn
 
     path = []
     with nothing_compiled():
@@ -236,48 +258,34 @@ def write_array(
 ) -> "Drawn":
     """Write ``n`` samples of a run to an .npz, an .npy or a table, drawn block by block (``Run.blocks``).
 
+    A block is on the disk before the next one is drawn, in a file without a name, which no kill leaves behind.
+
     ``transform``: of the array's units; the run's by default.
     Returns the last block.
     """
     import numpy as np
 
-    from ncsn.run.steps import cost
+    from ncsn.machine import storage
+    from ncsn.run.run import cost
 
-    blocks, kind = run.blocks(n, seed=seed, **options), run.recipe.kind
-    began, count, drawn = time.perf_counter(), 1, list["Drawn"]()
-
-    def arrays() -> "Iterator[np.ndarray]":
-        nonlocal count
-        for number, steps in enumerate(blocks, 1):
+    kind, began, count = run.recipe.kind, time.perf_counter(), 1
+    with tempfile.TemporaryFile(dir=out.parent) as file:
+        for number, steps in enumerate(run.blocks(n, seed=seed, **options), 1):
             if number == 1:
                 count = -(-n // steps.n)
                 compile_for(run, n, steps)
-            drawn[:] = [follow(steps, f"block {number} of {count}", began)]
-            yield np.asarray(kind.stored(transform or run.transform, drawn[0].samples))
-
-    if (write := kind.writers[out.suffix]) is None:
-        write_blocks(out, arrays(), n)
-    else:
-        write(run, np.concatenate([*arrays()]), [], out)
-    log.info(f"{out}: {cost(n, drawn[0].steps, drawn[0].seconds)}")
-    return drawn[0]
-
-
-def write_blocks(out: Path, blocks: "Iterator[np.ndarray]", n: int) -> None:
-    """Write an array of ``n`` rows, whose blocks are drawn only when the previous one is in the file."""
-    from numpy.lib import format
-
-    from ncsn.machine import storage
-
-    first = next(blocks)
-    header = {"descr": first.dtype.str, "fortran_order": False, "shape": (n, *first.shape[1:])}
-    file: IO[bytes]
-    with storage.atomic(out) as temporary, ExitStack() as files:
-        if out.suffix == ".npy":
-            file = files.enter_context(temporary.open("wb"))
-        else:
-            archive = files.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED))
-            file = files.enter_context(archive.open("samples.npy", "w", force_zip64=True))
-        format.write_array_header_1_0(file, header)
-        for block in chain([first], blocks):
+            drawn = follow(steps, f"block {number} of {count}", began)
+            block = np.asarray(kind.stored(transform or run.transform, drawn.samples))
             file.write(block.tobytes())
+        file.flush()
+        array = np.memmap(file, block.dtype, "c", shape=(n, *block.shape[1:]))
+        if (write := kind.writers[out.suffix]) is not None:
+            write(run, array, [], out)
+        else:
+            with storage.atomic(out) as temporary:
+                if out.suffix == ".npy":
+                    np.save(temporary, array)
+                else:
+                    np.savez_compressed(temporary, samples=array)
+    log.info(f"{out}: {cost(n, drawn.steps, drawn.seconds)}")
+    return drawn

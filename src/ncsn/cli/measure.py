@@ -5,7 +5,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from annotated_types import Interval
@@ -14,7 +14,7 @@ from ncsn.cli import console
 from ncsn.cli.console import RunOptions, SamplingOptions, check_output, write_array
 from ncsn.machine.messages import bar, log
 from ncsn.settings import Given
-from ncsn.validation import NoiseLevel, Seed, counted
+from ncsn.validation import NoiseLevel, Seed
 
 if TYPE_CHECKING:
     from ncsn import Run
@@ -57,8 +57,8 @@ class Evaluate(SamplingOptions):
 
         run = ncsn.load(self.run, device=self.device)
         kind = run.recipe.kind
-        if not kind.guided:
-            self.refuse("features", of="evaluations of images")
+        if not kind.guided and self.features != "auto":
+            raise ValueError(f"--features {self.features} would be ignored: only images have features")
         out = self.out or (self.run if self.run == run.folder else Path())
         storage.check_files(out, FILES, overwrite=self.overwrite)
         data = run.data(self.data)
@@ -86,31 +86,22 @@ class Evaluate(SamplingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(RunOptions):
-    """Compute the likelihood of test images, in bits per dimension with error bars, or of the rows of a table.
+    """Compute the likelihood of test images, in bits per dimension with error bars.
 
-    In Python, ``run.log_prob`` returns the log density of each example.
+    In Python, ``run.log_prob`` returns the log density of each image, signal or row of a table.
 
     Args:
-        rows: A table with the run's columns; the log density of each row is in nats, in the units of the columns.
-        out: The output file for the densities: .csv, .tsv or .parquet.
-        overwrite: Replace an existing file.
         n: Number of test images.
-        data: Where the run's training data is now, if it has moved.
-        probes: Random directions for estimating the divergence of the score; 4 by default. For up to 16 columns the
-            divergence is exact by default.
+        probes: Random directions for estimating the divergence of the score.
         sigma_min: The noise level at which the density is evaluated; the run's smallest by default.
-        tolerance: Relative and absolute tolerance of the ODE solver; by default 1e-3 for images and 1e-4 for rows.
+        tolerance: Relative and absolute tolerance of the ODE solver.
         seed: Seed of the random directions and of the choice of images.
     """
 
-    rows: tyro.conf.Positional[Given[Path]] = None
-    out: Path = Path("density.csv")
-    overwrite: bool = False
     n: Annotated[int, Interval(ge=2, le=10**9), tyro.conf.arg(name="n", aliases=["-n"])] = 64
-    data: Annotated[Given[str], tyro.conf.arg(metavar="DATA")] = None
-    probes: Given[Annotated[int, Interval(ge=2, le=10**4)]] = None
+    probes: Annotated[int, Interval(ge=2, le=10**4)] = 4
     sigma_min: Given[NoiseLevel] = None
-    tolerance: Given[Annotated[float, Interval(ge=1e-10, le=1)]] = None
+    tolerance: Annotated[float, Interval(ge=1e-10, le=1)] = 1e-3
     seed: Seed = 0
 
     def __call__(self) -> None:
@@ -121,25 +112,16 @@ class Likelihood(RunOptions):
         from ncsn.run.run import block_seed, log_densities
 
         began = time.perf_counter()
-        if self.rows is None:
-            self.refuse("out", "overwrite", of="likelihoods of rows")
-        else:
-            self.refuse("n", "data", of="likelihoods of test images")
         run = ncsn.load(self.run, device=self.device)
-        if self.rows is not None:
-            self.write_densities(run, self.rows)
-            return
-        console.require(run, "images", self.run, f"for rows, use ncsn likelihood {self.run} rows.csv")
-        test, generator = run.data(self.data).test, torch.Generator().manual_seed(self.seed)
+        console.require(run, "images", self.run, "in Python, run.log_prob returns log densities of any data")
+        test, generator = run.data().test, torch.Generator().manual_seed(self.seed)
         pixels = test[torch.randperm(len(test), generator=generator)[: self.n]]
         x = dequantize(pixels, generator=generator) if pixels.dtype == torch.uint8 else pixels
         n, dimensions = len(x), x.shape[1:].numel()
         # Another seed, because this one has already chosen the images.
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
-        probes, tolerance = self.probes or 4, self.tolerance or 1e-3
-        states = log_densities(
-            run, x, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=IMAGES_AT_ONCE, seed=seed
-        )
+        accuracy: dict[str, Any] = {"sigma_min": sigma_min, "probes": self.probes, "tolerance": self.tolerance}
+        states = log_densities(run, x, batch_size=IMAGES_AT_ONCE, seed=seed, **accuracy)
         parts = list(bar(states, f"{n} images", total=-(-n // IMAGES_AT_ONCE), unit="state"))
         bits = ncsn.bits_per_dimension(torch.cat([part.log_prob for part in parts]), dimensions)
         errors = torch.cat([part.standard_error for part in parts]) / (dimensions * math.log(2))
@@ -147,35 +129,8 @@ class Likelihood(RunOptions):
         error, nfe = bits.std() / n**0.5, max(part.nfe for part in parts)
         log.info(
             f"{bits.mean():.3f} bits/dim ± {error:.3f} (over {n} test images; ± {errors.mean():.3f} per image over "
-            f"{probes} probes), for {what} with noise {sigma_min:g}; up to {nfe} evaluations, "
+            f"{self.probes} probes), for {what} with noise {sigma_min:g}; up to {nfe} evaluations, "
             f"{time.perf_counter() - began:.0f} s"
-        )
-
-    def write_densities(self, run: "Run", place: Path) -> None:
-        """Write the log density of each row of a table; rows with missing values have none."""
-        import pandas
-        import torch
-
-        from ncsn.settings import TABLES
-        from ncsn.tables.frames import write_frame
-        from ncsn.tables.read import read_rows
-
-        console.require(run, "rows", self.run, "only tables have rows")
-        console.check_output(self.out, *TABLES, overwrite=self.overwrite)
-        x = run.recipe.kind.numbers(run, read_rows(place))
-        whole, density = ~x.isnan().any(1), x[:, 0] * torch.nan
-        if not bool(whole.any()):
-            missing = run.transform.place(0, int(x[0].isnan().long().argmax()))
-            raise ValueError(f"{place} has no complete row, and only these have a density; {missing} is missing")
-        run.transform.check(x)  # before incomplete rows are dropped, so that the row in an error message is the file's
-        # A looser tolerance overestimates the density by up to a tenth of a nat.
-        tolerance = self.tolerance or 1e-4
-        density[whole] = run.log_prob(
-            x[whole], sigma_min=self.sigma_min, probes=self.probes, tolerance=tolerance, seed=self.seed
-        )
-        write_frame(pandas.DataFrame({"log_density": density.numpy()}), self.out)
-        log.info(
-            f"{self.out}: log densities of {counted(int(whole.sum()), 'row')}, mean {density[whole].mean():.3f} nats"
         )
 
 
@@ -190,7 +145,6 @@ class Calibrate(RunOptions):
             0.5); for signals, a share of the length.
         rows: A table with empty cells, or an .npy of signals with NaN, whose patterns of missing values are hidden.
         truths: Samples of the run test how posteriors are drawn; held-out examples also test the model.
-        data: Where the run's training data is now, if it has moved.
         n: Trials per source of truths, at least 30.
         seed: The same seed gives the same trials on one machine.
         out: The picture of ranks, coverage and TARP.
@@ -200,7 +154,6 @@ class Calibrate(RunOptions):
     hide: tuple[str, ...] = ()
     rows: Given[Path] = None
     truths: Literal["both", "run", "held-out"] = "both"
-    data: Annotated[Given[str], tyro.conf.arg(metavar="DATA")] = None
     n: Annotated[int, Interval(ge=30, le=10**5), tyro.conf.arg(name="n", aliases=["-n"])] = 300
     seed: Seed = 0
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("calibration.png")
@@ -214,8 +167,7 @@ class Calibrate(RunOptions):
         check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
         imputation_of(run, "use run.calibrate(measure=...) in Python")
-        known = None if self.data is None else run.held_out(self.data)
-        result = run.calibrate(known, hidden=self.hidden(run), truths=self.truths, n=self.n, seed=self.seed)
+        result = run.calibrate(hidden=self.hidden(run), truths=self.truths, n=self.n, seed=self.seed)
         ncsn.plots.calibration(result.ranks, self.out)
         log.info(f"{result}\n{self.out}: ranks, coverage and TARP")
 
@@ -224,7 +176,8 @@ class Calibrate(RunOptions):
         if self.rows is not None:
             from ncsn.tables.read import read_rows
 
-            self.refuse("hide", of="calibrations without --rows")
+            if self.hide:
+                raise ValueError("--hide and --rows both say what to hide; give one of them")
             return run.recipe.kind.numbers(run, read_rows(self.rows)).isnan().numpy()
         with suppress(ValueError, TypeError):
             return float(*self.hide) if self.hide else None

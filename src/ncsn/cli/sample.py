@@ -34,7 +34,7 @@ class Sample(SamplingOptions):
         out: The output file. .png is a grid of images, or the first six signals. .gif animates how up to 36 images
             emerge from noise. .npy is an array, .npz has it under the key samples; images are (n, c, h, w) with the
             dtype of the training files, usually uint8. .csv, .tsv and .parquet are tables. Arrays can have any number
-            of samples in the memory of 1,000. The same command also replaces its own picture, but no other file.
+            of samples in the memory of 1,000.
         given: Values to condition a table on, such as sex=F or sex=F,age=40; the other columns are drawn given these,
             and rows are written to .csv, .tsv or .parquet.
         complete: Fill every cell of a table's rows; by default cells are missing as often as in the table.
@@ -52,7 +52,6 @@ class Sample(SamplingOptions):
 
     def __call__(self) -> None:
         import ncsn
-        from ncsn.machine import storage
 
         picture = self.out.suffix in PICTURES
         if picture and self.n > MAX_IN_PICTURE:
@@ -66,9 +65,7 @@ class Sample(SamplingOptions):
             run = kind.conditioning.complete(run)
         if self.out.suffix not in kind.writers:
             raise ValueError(f"{self.out}: {kind.noun} can be written to {', '.join(kind.writers)}")
-        job = job_of(run, self.n, self.seed, sorted(self.options().items()))
-        again = picture and storage.was_written_by(job, self.out)
-        check_output(self.out, *kind.writers, overwrite=self.overwrite or again)
+        check_output(self.out, *kind.writers, overwrite=self.overwrite)
         if self.given is not None:
             if self.out.suffix not in TABLES:
                 raise ValueError(f"{self.out}: with --given, rows can be written to {', '.join(TABLES)}")
@@ -80,9 +77,7 @@ class Sample(SamplingOptions):
         elif write is not None:
             keep = kind.kept if self.out.suffix == ".gif" else 0
             drawn = console.draw(run, self.n, seed=self.seed, keep=keep, **self.options())
-            with storage.atomic(self.out) as temporary:
-                write(run, drawn.samples, drawn.path, temporary)
-                storage.append_seal(temporary, job)
+            write(run, drawn.samples, drawn.path, self.out)
             log.info(f"{self.out}: {drawn.cost}")
 
     def write_given(self, run: "Run", given: str) -> None:
@@ -100,13 +95,3 @@ class Sample(SamplingOptions):
         if (write := run.recipe.kind.writers[self.out.suffix]) is not None:
             write(run, rows, [], self.out)
         log.info(f"{self.out}: {counted(self.n, 'row')} with {given}")
-
-
-def job_of(run: "Run", *how: object) -> str:
-    """A sha256 of everything that samples depend on."""
-    import torch
-
-    from ncsn import __version__
-    from ncsn.machine.storage import sha256_of
-
-    return sha256_of([repr((__version__, torch.__version__, run.digest, run.device.type, *how))])

@@ -35,7 +35,6 @@ from ncsn.validation import DeviceName, Json, check_ranges, check_type, counted,
 
 COLOUR_AXES = {"stem.weight": 1, "head.weight": 0, "head.bias": 0}  # of the U-Net's first and last layers
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
-UNSETTLED = 100  # steps whose losses stay on a GPU before they are read
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
 
 
@@ -141,7 +140,7 @@ class Plan:
     ``noise``: the distribution of noise levels.
     ``own``: the user's own parts.
     ``effort``: the budget, and what it leaves time for.
-    ``device``, ``precision``: of the network.
+    ``device``, ``autocast``: of the network, see ``ScoreModel``.
     """
 
     settings: ResolvedSettings
@@ -151,7 +150,7 @@ class Plan:
     own: OwnParts
     effort: rules.Effort
     device: torch.device
-    precision: str
+    autocast: torch.dtype | None
 
     def facts(self) -> Json:
         """The settings for config.json, with the names of the user's own parts instead of the settings they replace."""
@@ -201,7 +200,7 @@ def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved
         own=own,
         effort=rules.Effort.of(settings, data.kind),
         device=device,
-        precision=hardware.choose_precision(precision, device),
+        autocast=hardware.choose_autocast(precision, device),
     )
 
 
@@ -223,7 +222,7 @@ class Lesson:
         self.examples = data.train.to(device) if small else data.train
         self.held_out = Batch(data.validation.to(device), None if labels is None else labels.validation.to(device))
         # The dtype of large products outside of the network.
-        self.products = torch.bfloat16 if plan.precision == "bf16" else torch.float32
+        self.products = plan.autocast or torch.float32
         self.objective: Objective = plan.own.objective or dsm
         if plan.own.objective is None and plan.settings.posterior_above < plan.settings.sigma_max:
             self.objective = self.posterior_objective()
@@ -241,7 +240,7 @@ class Lesson:
         """The initial state of training a recipe's model, with the weights of ``start``."""
         plan, kind = self.plan, self.data.kind
         beginning = kind.start(self.data, recipe.preconditioning)
-        model = recipe.build(beginning, network=network, autocast=hardware.autocast_of(plan.precision))
+        model = recipe.build(beginning, network=network, autocast=plan.autocast)
         model = model.to(plan.device)
         if start is not None:
             take_weights(model, start, recipe.shape[0])
@@ -270,7 +269,6 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
     """Carry out a plan: train the guide and the network, keep the best average, choose the guidance."""
     with training_lock():
         settings, recipe, smaller, own = plan.settings, plan.recipe, plan.guide_recipe, plan.own
-        hardware.allow_tf32(plan.precision != "fp32")
         share = record.group.share(settings.batch_size)
         goes_on = record.folder is not None and record.job.resume and (record.folder / CHECKPOINT).exists()
         start = own.start
@@ -418,34 +416,25 @@ def learn(
     the end.
     ``ledger``: a part of the state, so that a resumed run continues with its rows, sum and best average.
     """
-    record.rows, done, pending = ledger.rows, -1, list[Tensor]()
-
-    def settle() -> None:
-        """Add the losses so far to the sum, and check that they are finite, which synchronises a GPU."""
-        state.check()
-        for losses in pending:
-            ledger.total.add_(torch.tensor([losses.cpu().double().sum().item(), len(losses)]))
-        pending.clear()
+    record.rows, done = ledger.rows, -1
 
     def look(step: int, seconds: float) -> None:
         """Add a row, and keep the average if it is the best so far."""
-        loss = (ledger.total[0] / ledger.total[1]).item() if step else None
+        state.check()
+        loss = float(ledger.sum) / ledger.count if step else None
         ledger.add(judge.report(step, loss, seconds), state.average)
         record.write_rows()
         record.draw_samples()
 
     if reports.from_start and not state.step:
         look(0, 0.0)
-    for p in record.watch(progress, state, settle=settle):
+    for p in record.watch(progress, state):
         last = ledger.rows[-1].step if ledger.rows else 0
         if done < 0:  # a resumed run already has some of its reports
             done = reports.due(p.fraction * last / p.step)
-        pending.append(p.losses)
-        if p.losses.device.type == "cpu" or len(pending) == UNSETTLED:
-            settle()
+        ledger.note(p.losses)
         if reports.due(p.fraction) > done and (p.step >= last + reports.spacing or p.fraction >= 1):
             done = reports.due(p.fraction)
-            settle()
             look(p.step, p.seconds)
     if ledger.rows and best_row(ledger.rows, reports.tolerance) is not ledger.rows[-1]:
         state.average.load_state_dict(ledger.best.state_dict())
@@ -453,23 +442,19 @@ def learn(
             write_model(record.path(), state.average, origin=record.origin)
 
 
-def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, Plan, Record]:
+def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
     """The data to train on, the plan for it, and a record of the training in the run's folder.
 
     With ``--resume`` the settings are the run's own.  The budget begins with the command.  Every process reads
     it, the leading one first, because it may have to be downloaded.
-    ``numbered``: if the default folder is taken, the record uses the next one, such as runs/mnist-2 (``claim_next``),
-    instead of refusing; not with ``--out``, ``--overwrite``, ``--resume`` or several processes.
     Raises ValueError if the data cannot be read, does not suit the settings, or differs from the run's or from the
     leading process's; and if the folder holds another run.
     """
     group = hardware.join()
     first = b"" if group.is_main else group.broadcast()
     folder = given.job.out or Path("runs") / short_name(given.dataset)
-    numbered = numbered and group.size == 1 and not (given.job.out or given.job.overwrite or given.job.resume)
     if group.is_main:
-        if not numbered:
-            check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
+        check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
         if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
             raise ValueError(f"{folder} is inside the data, so its pictures would become data; choose another --out")
     with training_lock():
@@ -484,7 +469,7 @@ def open_run(given: TrainSettings, *, numbered: bool = False) -> tuple[Dataset, 
     here = json.dumps([storable_settings(asdict(planned.settings)), origin.digest]).encode()
     if here != (group.broadcast(here) if group.is_main else first):
         raise ValueError(f"process {group.rank} has other data or settings than process 0; they must be the same")
-    record = Record(folder=folder, numbered=numbered, job=given.job, origin=origin, group=group, began=given.job.began)
+    record = Record(folder=folder, job=given.job, origin=origin, group=group, began=given.job.began)
     return data, planned, record
 
 

@@ -4,21 +4,21 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from filelock import FileLock
+from torch import Tensor
 
 from ncsn.data import Origin
 from ncsn.machine import storage
 from ncsn.machine.hardware import ALONE, Group
 from ncsn.machine.messages import Stopped, bar, handle_signals, log
-from ncsn.run.folder import CHECKPOINT, claim, claim_next, read_config, remove_run, write_config, write_model
-from ncsn.run.run import Run, config_of
-from ncsn.run.steps import Drawn
+from ncsn.run.folder import CHECKPOINT, claim, read_config, remove_run, write_config, write_model
+from ncsn.run.run import Drawn, Run, config_of
 from ncsn.samplers import NonFiniteSampleError
 from ncsn.score import ScoreModel
 from ncsn.settings import Job
@@ -52,31 +52,37 @@ class Ledger:
     """The progress of a training as a part of its checkpoint, so that a kill does not affect it.
 
     ``rows``: the metrics so far.
-    ``total``: the sum of the losses since the last row, and their number.
+    ``sum``, ``count``: of the losses since the last row.
     ``best``: the ``average`` of the weights with the smallest held-out loss.
     """
 
     def __init__(self, average: ScoreModel) -> None:
         self.rows: list[Row] = []
-        self.total = torch.zeros(2).double()
+        self.sum, self.count = torch.zeros(()).double(), 0
         self.best = copy.deepcopy(average)
+
+    def note(self, losses: Tensor) -> None:
+        """Add the losses of a batch, without waiting for a GPU."""
+        dtype = torch.float32 if losses.device.type == "mps" else torch.float64
+        self.sum = self.sum.to(losses.device, dtype) + losses.to(dtype).sum()
+        self.count += len(losses)
 
     def add(self, row: Row, average: ScoreModel) -> None:
         """Add a row, reset the sum, and keep the average if it is the best so far."""
-        self.total.zero_()
+        self.sum, self.count = torch.zeros(()).double(), 0
         self.rows.append(row)
         if row.validation_loss <= min(row.validation_loss for row in self.rows):
             self.best.load_state_dict(average.state_dict())
 
     def state_dict(self) -> Json:
         rows = [asdict(row) for row in self.rows]
-        return {"rows": rows, "total": self.total.tolist(), "best": self.best.state_dict()}
+        return {"rows": rows, "total": [float(self.sum), self.count], "best": self.best.state_dict()}
 
     def load_state_dict(self, state: Json, /) -> None:
         self.best.load_state_dict(state["best"])
         self.rows = [Row(**row) for row in state["rows"]]
-        loss, count = state["total"]
-        self.total = torch.tensor([loss, count], dtype=torch.float64)
+        loss, self.count = state["total"]
+        self.sum = torch.tensor(loss, dtype=torch.float64)
 
 
 def best_row(rows: Sequence[Row], tolerance: float) -> Row:
@@ -133,13 +139,11 @@ class Record:
     """A training's folder, rows and signals, and the processes that share it.
 
     ``folder``: the run's folder, which this process claims; None keeps everything in memory.
-    ``numbered``: if the folder is taken, claim the next one, such as runs/mnist-2.
     ``job``: whether an existing run may be replaced or is resumed.  ``origin``: of the data, for config.json.
     ``group``: the processes; the leading one writes.
     """
 
     folder: Path | None = None
-    numbered: bool = False
     job: Job = field(default_factory=Job)
     origin: Origin | None = None
     group: Group = ALONE
@@ -171,9 +175,7 @@ class Record:
         """
         if self.folder is not None:
             self.run, replaces = self.run or run, False
-            if self.writes and self.lock is None and self.numbered:
-                self.folder, self.lock = claim_next(self.folder)
-            elif self.writes and self.lock is None:
+            if self.writes and self.lock is None:
                 replaces, resume = self.job.overwrite, self.job.resume
                 self.lock = claim(self.folder, overwrite=replaces, resume=resume, keep=True)
             checkpoint = self.path(part, CHECKPOINT)
@@ -210,12 +212,10 @@ class Record:
         with suppress(NonFiniteSampleError):
             write(run, run.sample(20, sampler="dpmpp-sde", levels=8, guidance=1), [], self.path("samples.png"))
 
-    def watch(
-        self, progress: Iterable[Progress], state: State, *, part: str = "", settle: Callable[[], None] = lambda: None
-    ) -> Iterator[Progress]:
+    def watch(self, progress: Iterable[Progress], state: State, *, part: str = "") -> Iterator[Progress]:
         """Yield a training's progress with a progress bar, checkpoints, and handling of signals and divergence.
 
-        ``part``: the folder within the run's, for a guide.  ``settle``: called before each checkpoint.
+        ``part``: the folder within the run's, for a guide.
         Ctrl-C and SIGTERM end the training after a step, with a checkpoint and a KeyboardInterrupt.
         Raises NonFiniteLossError, which names the last good checkpoint.
         """
@@ -236,10 +236,8 @@ class Record:
                     if stop:
                         break
                     if time.monotonic() - saved > SAVE_EVERY:
-                        settle()
                         self.save(state, part)
                         saved = time.monotonic()
-                settle()
                 self.save(state, part)
             except NonFiniteLossError as error:
                 good = f"; the last good checkpoint is {checkpoint}" if checkpoint else ""

@@ -14,8 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from operator import attrgetter
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import psutil
 import torch
@@ -24,10 +23,9 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from ncsn.machine.messages import limit_seconds, log
+from ncsn.machine.messages import is_shown, limit_seconds, log
 from ncsn.validation import one_line
 
-T = TypeVar("T")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt sets, in malloc.h
 FIRST_LOOK, LOOK = 0.2, 2.0  # seconds until the first check of other programs' load, and between later ones
 TOLERATED = 0.4  # processors that other programs may use before ncsn drops a thread
@@ -128,39 +126,24 @@ def fast_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def choose_precision(name: str, device: torch.device) -> str:
-    """The precision of that name; auto is the fastest on the device.
+def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype of autocast for bf16, fp32 or auto, the faster of the two on the device; None for fp32.
 
     With bf16 the network computes in 16 bits, but its weights stay in 32.
     """
     fast = fast_bfloat16(device)
-    if name == "bf16" and device.type == "cpu" and not fast:
-        log.info(f"precision {name}: this processor may emulate it, which is many times slower than fp32")
-    return ("bf16" if fast else "fp32") if name == "auto" else name
-
-
-def autocast_of(precision: str) -> torch.dtype | None:
-    """The dtype of autocast; None for fp32."""
-    return torch.bfloat16 if precision == "bf16" else None
-
-
-def allow_tf32(allowed: bool) -> None:
-    """Allow NVIDIA GPUs to round the factors of 32-bit products to 19 bits, or forbid it."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    if precision == "bf16" and device.type == "cpu" and not fast:
+        log.info("precision bf16: this processor may emulate it, which is many times slower than fp32")
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and fast) else None
 
 
 @contextmanager
 def preserve_settings() -> Iterator[None]:
-    """Restore torch's global settings afterwards: TF32, threads, default dtype and device, and the random state.
+    """Within it, the default dtype is float32 and the default device is the CPU.
 
-    Within it, the default dtype is float32 and the default device is the CPU.
-    Torch has an older and a newer API for the precision of products, and both must be restored.
+    Afterwards they and the random state are as before.
     """
-    places = attrgetter("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul")(torch.backends)
-    newer = [place.fp32_precision for place in places]
-    matmul = older_setting(torch.get_float32_matmul_precision, "highest")
-    cudnn = older_setting(lambda: torch.backends.cudnn.allow_tf32, True)
-    threads, dtype, device = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
     elsewhere = device.type != "cpu"  # setting a default device, even the CPU, slows down every call of torch
     with torch.random.fork_rng(devices=[]):
         try:
@@ -172,19 +155,6 @@ def preserve_settings() -> Iterator[None]:
             torch.set_default_dtype(dtype)
             if elsewhere:
                 torch.set_default_device(device)
-            torch.set_num_threads(threads)
-            torch.set_float32_matmul_precision(matmul)
-            torch.backends.cudnn.allow_tf32 = cudnn
-            for place, precision in zip(places, newer, strict=True):
-                place.fp32_precision = precision
-
-
-def older_setting(read: Callable[[], T], default: T) -> T:
-    """What ``read`` returns, or the default if torch refuses because only the newer API was used."""
-    try:
-        return read()
-    except RuntimeError:
-        return default
 
 
 def is_small(score: object) -> bool:
@@ -213,7 +183,7 @@ class Load:
             self.before, self.next_look = (now, spare_seconds()), now + LOOK
             self.free = (self.before[1] - spare) / (now - then)
         number = max(1, int(min(most, self.free + TOLERATED)))
-        if number < most and not self.announced and log.isEnabledFor(logging.WARNING):
+        if number < most and not self.announced and is_shown(logging.WARNING):
             self.announced = True
             log.warning(f"other programs leave {self.free:.1f} processors free; ncsn uses {number} of {most} threads")
         return number

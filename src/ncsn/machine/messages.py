@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NoReturn, TypeVar
 
 from tqdm.auto import tqdm
@@ -17,8 +18,7 @@ from tqdm.auto import tqdm
 from ncsn.validation import printable
 
 T = TypeVar("T")
-LOCK = threading.Lock()
-LEVELS: dict[str, list[int]] = {}  # of the loggers within ``quieter``: their own level, and those of all blocks
+QUIET = ContextVar("QUIET", default=logging.NOTSET)  # the level below which this thread's messages are dropped
 
 
 class AboveBars(logging.Handler):
@@ -35,24 +35,22 @@ log = logging.getLogger("ncsn")
 log.setLevel(log.level or logging.INFO)  # unless the user set it before the first call
 log.addHandler(AboveBars())
 log.propagate = False  # otherwise a handler of the root logger would write every line twice
+log.addFilter(lambda record: record.levelno >= QUIET.get())
 
 
 @contextmanager
-def quieter(level: int, name: str = "ncsn") -> Iterator[None]:
-    """Within it, the logger of this name drops messages below ``level``; such blocks may overlap in several threads."""
-    logger = logging.getLogger(name)
-    with LOCK:
-        levels = LEVELS.setdefault(name, [logger.level])
-        levels.append(level)
-        logger.setLevel(max(levels))
+def quieter(level: int) -> Iterator[None]:
+    """Within it, messages below ``level`` are dropped in this thread, and bars as if the logger had this level."""
+    token = QUIET.set(max(level, QUIET.get()))
     try:
         yield
     finally:
-        with LOCK:
-            levels.remove(level)
-            logger.setLevel(max(levels))
-            if len(levels) == 1:
-                del LEVELS[name]
+        QUIET.reset(token)
+
+
+def is_shown(level: int) -> bool:
+    """Whether messages of this level are shown."""
+    return log.isEnabledFor(level) and level >= QUIET.get()
 
 
 def refresh_interval() -> float:
@@ -63,7 +61,7 @@ def refresh_interval() -> float:
 def bar(parts: Iterable[T] | None = None, name: str | None = None, **options: object) -> "tqdm[T]":
     """A tqdm progress bar on standard error, shown after a second, unless the logger only lets warnings through."""
     options = {"delay": 1, "leave": False} | options
-    if not log.isEnabledFor(logging.INFO) or sys.stderr is None:  # as in a program without a console
+    if not is_shown(logging.INFO) or sys.stderr is None:  # as in a program without a console
         options["disable"] = True
     return tqdm(parts, name, mininterval=refresh_interval(), **options)
 

@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import shutil
-import socket
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +21,7 @@ from typing_extensions import Buffer
 
 from ncsn.validation import Json, opened_as
 
-SEAL = b"\nsha256:"  # a sealed file ends in this and 64 digits
-SEAL_LENGTH = len(SEAL) + 64
-HOST = re.sub("[^A-Za-z0-9-]", "_", socket.gethostname()) or "host"
-# Names of the temporary files of ``atomic``.
-UNFINISHED = re.compile(r"\..*\.partial\.(?P<host>[\w-]+)\.(?P<process>\d+)\.[0-9a-f]{16}(\.\w+)?")
+UNFINISHED = re.compile(r"\..*\.partial\.[0-9a-f]{16}(\.\w+)?")  # names of the temporary files of ``atomic``
 
 
 @contextmanager
@@ -33,13 +29,12 @@ def atomic(path: Path) -> Iterator[Path]:
     """A temporary path that replaces ``path`` when the block succeeds, and is removed when it fails.
 
     The content is flushed to the disk before the file is renamed, so neither kill -9 nor a full disk leaves half a
-    file; the next command that writes there removes what a kill leaves (``sweep``).  The temporary file has an
+    file; the next training removes what a kill leaves in its folder (``sweep``).  The temporary file has an
     unpredictable name and is created anew, so that no link is followed.  It takes on the mode of the file it replaces.
     Raises ValueError if ``path`` isn't a regular file, and OSError, naming ``path``, if it can't be written.
     """
     check_regular(path)
-    name = f".{path.stem[:30]}.partial.{HOST}.{os.getpid()}.{secrets.token_hex(8)}{path.suffix}"
-    temporary = path.with_name(name)
+    temporary = path.with_name(f".{path.stem[:30]}.partial.{secrets.token_hex(8)}{path.suffix}")
     try:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         if path.exists():
@@ -62,17 +57,11 @@ def write_json(path: Path, content: Json) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def sweep(folder: Path, *, everybodys: bool = False) -> None:
-    """Remove temporary files that killed processes of this machine have left in ``folder``.
-
-    ``everybodys``: also those of running processes and other machines; only for the holder of the folder's lock.
-    """
+def sweep(folder: Path) -> None:
+    """Remove temporary files that killed processes have left in ``folder``; only for the holder of its lock."""
     for path in folder.glob(".*.partial.*"):
-        if (left := UNFINISHED.fullmatch(path.name)) and path.is_file() and not path.is_symlink():
-            import psutil
-
-            if everybodys or (left["host"] == HOST and not psutil.pid_exists(int(left["process"]))):
-                path.unlink(missing_ok=True)
+        if UNFINISHED.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
 
 
 def check_regular(path: Path) -> None:
@@ -131,40 +120,15 @@ def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:
     return tensors
 
 
-def seal_of(content: Buffer, job: str = "") -> bytes:
-    """The sha256 of a file's content and of the ``job`` that wrote it, as it is appended to the file."""
-    return SEAL + sha256_of([content, job]).encode()
-
-
-def append_seal(path: Path, job: str = "") -> None:
-    """Append the sha256 of a file and of the ``job`` that wrote it, which programs that show pictures ignore."""
-    seal = seal_of(np.memmap(path, mode="r").data, job)
-    with path.open("ab") as file:
-        file.write(seal)
-
-
-def was_written_by(job: str, path: Path) -> bool:
-    """Whether there is a file that this ``job`` wrote and sealed, and that hasn't changed since."""
-    content = path.read_bytes() if path.is_file() else b""
-    return content[-SEAL_LENGTH:] == seal_of(content[:-SEAL_LENGTH], job)
-
-
-def save_checkpoint(content: Json, path: Path) -> None:
-    """Write tensors, numbers and text with ``torch.save``, and append the file's sha256."""
-    torch.save(content, path)
-    append_seal(path)
-
-
 def read_checkpoint(path: Path) -> Json:
-    """The content of a checkpoint; one without a sha256 is read unchecked.
+    """What ``torch.save`` has written: a zip archive, whose checksums torch itself doesn't look at.
 
     Raises ValueError if it can't be read, or was changed.
     """
     with opened_as("a checkpoint", path):
-        content = np.memmap(path, mode="r")
-        whole, seal = content[:-SEAL_LENGTH], content[-SEAL_LENGTH:].tobytes()
-        if seal.startswith(SEAL) and seal != seal_of(whole.data):
-            raise ValueError("its sha256 is not the one written with it")
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
         state: Json = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}")
@@ -185,4 +149,3 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     folder = out.absolute().parent
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise ValueError(f"{out} cannot be written: {out.parent} is not a folder with write permission")
-    sweep(folder)

@@ -22,12 +22,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ncsn.machine.messages import quieter
 from ncsn.machine.storage import atomic, check_out
 from ncsn.noise import Geometric
 from ncsn.run.folder import Recipe
-from ncsn.run.run import Run, require_prior
-from ncsn.run.steps import guidance_of
+from ncsn.run.run import Run, guidance_of, require_prior
 from ncsn.score import ScoreModel, expand
 from ncsn.validation import Json, check_type
 
@@ -84,7 +82,7 @@ def description(run: Run) -> Json:
     shift, scale, _ = recipe.transform.affine(recipe.shape)
     own = recipe.transform.type in ("identity", "depth")
     label = run.recipe.labels(None, 1, torch.Generator(run.device))
-    sampling = guidance_of(run, recipe.sampling, label, weight=None, guide=None)
+    sampling = guidance_of(run, recipe.sampling, label, None)
     return {
         "format": 1,
         "run": run.digest,
@@ -131,7 +129,8 @@ def onnx_of(model: ScoreModel, example: tuple[Tensor, ...], metadata: Json) -> b
     import onnx
 
     batch = torch.export.Dim("batch")
-    with warnings.catch_warnings(), quieter(logging.ERROR, "torch.onnx"):
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they concern torch's own code, and the exported file is checked afterwards
         program = torch.onnx.export(
             model,

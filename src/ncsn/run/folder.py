@@ -143,7 +143,8 @@ MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 # What trainings and evaluations write and --overwrite removes; config.json last, so that a kill leaves no partial run.
 EVALUATION = ("evaluation.json", "evaluation.png", "evaluation.npz")
 WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *EVALUATION, "config.json")
-FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png")  # that trainings draw
+# What trainings draw, the toys included.
+FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png", "score_field.png")
 SHIPPED = ("mnist", "prior")  # the runs in the package, under assets/models
 # Downloaded from the hub: JSON and safetensors, never code or pickles.
 DOWNLOADED = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
@@ -245,14 +246,12 @@ def has_run(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False, figures: tuple[str, ...] = ()) -> None:
+def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
     """Raises ValueError if a run mustn't be written to ``folder``, because it would replace files or another run.
 
     A run without a checkpoint, copied or saved from Python, can't be resumed.
-
-    ``figures``: names of further files that will be written there.
     """
-    guide, names = folder / "guide", (*WRITTEN, *FIGURES, *figures)
+    guide, names = folder / "guide", (*WRITTEN, *FIGURES)
     if folder.is_file() or guide.is_symlink() or guide.is_file():
         wrong = folder if folder.is_file() else guide
         raise ValueError(f"{wrong} is a link or a file instead of the run's own folder; choose another --out")
@@ -270,23 +269,15 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
         raise ValueError(f"{folder} is not a run, but has a {found}; --overwrite (overwrite=True) replaces it")
 
 
-def claim(
-    folder: Path,
-    *,
-    overwrite: bool = False,
-    resume: bool = False,
-    keep: bool = False,
-    figures: tuple[str, ...] = (),
-) -> FileLock:
+def claim(folder: Path, *, overwrite: bool = False, resume: bool = False, keep: bool = False) -> FileLock:
     """Create and lock ``folder`` for a run; with ``overwrite``, remove the old run first.
 
     Only files that runs write are removed, and temporary files of killed processes.
     ``keep``: keep the old run for now; the caller removes it (``remove_run``) once the new one has its first files.
-    ``figures``: names of further files that will be written there.
     Returns the lock, which keeps other processes out; a kill releases it, too.
     Raises ValueError as ``check_folder`` does, and if another process is writing to the folder.
     """
-    check_folder(folder, overwrite=overwrite, resume=resume, figures=figures)
+    check_folder(folder, overwrite=overwrite, resume=resume)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
     try:
@@ -294,36 +285,18 @@ def claim(
     except Timeout as error:
         raise ValueError(f"another process is writing to {folder}; wait for it, or choose another --out") from error
     # Again, because the previous holder of the lock may have left a run.
-    check_folder(folder, overwrite=overwrite, resume=resume, figures=figures)
+    check_folder(folder, overwrite=overwrite, resume=resume)
     for run in (folder / "guide", folder):
-        sweep(run, everybodys=True)
+        sweep(run)
     if overwrite and not keep:
         remove_run(folder)
     return lock
 
 
-def claim_next(folder: Path, *, figures: tuple[str, ...] = ()) -> tuple[Path, FileLock]:
-    """Claim ``folder``, or if it is taken, the first of folder-2, folder-3 and so on that isn't; print which one.
-
-    ``figures``: as for ``claim``.
-    """
-    taken: list[Path] = []
-    while True:
-        place = folder.with_name(f"{folder.name}-{len(taken) + 1}") if taken else folder
-        try:
-            lock = claim(place, figures=figures)
-        except ValueError:  # it holds files, or another process is writing to it
-            taken.append(place)
-            continue
-        if taken:
-            last = taken[-1]
-            hint = f"; --resume --out {last} continues the run there" if (last / CHECKPOINT).exists() else ""
-            log.info(f"{last} is taken, so this run is written to {place}{hint}")
-        return place, lock
-
-
 def remove_run(folder: Path) -> None:
-    """Remove the run in a claimed ``folder``; its figures stay."""
+    """Remove the run in a claimed ``folder`` and say so; its figures stay."""
+    if has_run(folder):
+        log.info(f"{folder} held another run, which is replaced")
     for run in (folder / "guide", folder):
         for name in WRITTEN:
             (run / name).unlink(missing_ok=True)

@@ -1,15 +1,19 @@
-"""A run: a score and everything you can do with it, such as sampling, conditioning, evaluating and saving."""
+"""A run: a score and everything you can do with it, such as sampling, conditioning, evaluating and saving.
+
+``Steps`` draws samples step by step.
+"""
 
 import copy
 import logging
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, TypeAlias, TypedDict, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,12 +42,14 @@ from ncsn.machine.messages import bar, log, quieter
 from ncsn.machine.storage import bytes_of, sha256_of
 from ncsn.metrics import MIN_TRIALS, Calibration, Trials, rank_all
 from ncsn.posteriors import (
+    Classes,
     Measurement,
     MomentMatching,
     Numbers,
     Observation,
     Posterior,
     Replacement,
+    Weight,
     apply,
     as_mask,
     measure_rows,
@@ -60,10 +66,218 @@ from ncsn.run.folder import (
     write_config,
     write_model,
 )
-from ncsn.run.steps import Chained, SamplingOptions, SeededOptions, Steps, guidance_of
-from ncsn.samplers import Sampling
-from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
-from ncsn.validation import OURS, GuideName, Json, as_floats, as_numbers, check_type, real, refuse_options, whole
+from ncsn.samplers import NonFiniteSampleError, Sampling, Step
+from ncsn.score import (
+    Counted,
+    Score,
+    ScoreModel,
+    add_guidance,
+    evaluate_in_batches,
+    even_batch_size,
+    move_to,
+    tweedie,
+)
+from ncsn.validation import Json, as_floats, as_numbers, check_type, counted, real, refuse_options, whole
+
+Levels: TypeAlias = int | Sequence[float] | Float[Tensor | np.ndarray, "levels"]
+
+
+class SamplingChanges(TypedDict, total=False):
+    """The fields of ``Sampling`` that the keywords of ``Run.steps`` replace; None keeps the run's own value."""
+
+    sampler: str | None
+    levels: Levels | None
+    steps: int | None
+    eps: float | None
+    guidance: float | None
+
+
+class SamplingOptions(SamplingChanges, total=False):
+    """The keyword arguments of ``Run.steps`` that say how to sample."""
+
+    label: Label | None
+    batch_size: int
+    start: Float[Tensor, "n *d"] | None
+    particles: int | None
+
+
+class SeededOptions(SamplingOptions, total=False):
+    """``SamplingOptions`` with a seed."""
+
+    seed: int | torch.Generator
+
+
+@runtime_checkable
+class Chained(Protocol):
+    """A score of a part of an example, that draws the rest as well, by the chain rule."""
+
+    def states(
+        self, n: int, sampling: Sampling, generator: torch.Generator, count: Callable[[Score], Score]
+    ) -> Iterator[Step]:
+        """The states of ``n`` examples; ``count`` wraps the scores that are evaluated."""
+
+    def log_densities(
+        self, z: Float[Tensor, "b *d"], solve: Callable[..., LogDensities], sigma_max: float
+    ) -> LogDensities:
+        """The log densities of whole examples; ``solve``: those of a score, points and their mean."""
+
+
+class Steps(Iterator[Step]):
+    """An iterator over the states of samples, from noise to data; its ``len`` is the number of states.
+
+    ``sampling``: how they are drawn.
+    ``batch_size``: the largest batch that the network sees.
+    ``weight``, ``disagreeing``: the quality of a posterior's samples, known after the last state, see ``Quality``.
+    """
+
+    def __init__(
+        self,
+        source: "Run",
+        sampling: Sampling,
+        posterior: Posterior | None,
+        n: int,
+        labels: Classes,
+        *,
+        start: Float[Tensor, "n *d"] | None,
+        generator: torch.Generator,
+        batch_size: int,
+    ) -> None:
+        self.source, self.sampling, self.posterior, self.n, self.batch_size = source, sampling, posterior, n, batch_size
+        self.given_start, self.generator = start, generator
+        self.networks, self.guides = list[Counted](), list[Counted]()
+        self.weight: Weight | None = None
+        self.disagreeing = 0
+        self.states = self.check(self.follow(labels))
+
+    def __len__(self) -> int:
+        """The number of states."""
+        return self.sampling.states
+
+    def __next__(self) -> Step:
+        """The next state, in the units of the data."""
+        sigma, x = self.advance()
+        return Step(sigma, self.source.transform.inverse(x))
+
+    def advance(self) -> Step:
+        """The next state, in the score's units."""
+        with threads_for(self.source.prior):
+            return next(self.states)
+
+    def last(self) -> Float[Tensor, "n *d"]:
+        """The samples.  Only the last state is transformed to the data's units, because that synchronises a GPU."""
+        with suppress(StopIteration):
+            while True:
+                x = self.advance().x
+        return self.source.transform.inverse(x)
+
+    @property
+    def particles(self) -> int:
+        """The number of particles in a population; 1 means none."""
+        return 1 if self.posterior is None else self.posterior.particles
+
+    @property
+    def effective(self) -> float:
+        """The mean effective sample size of a posterior's particles, known after the last state."""
+        return math.inf if self.weight is None else float(self.weight.effective.mean())
+
+    @property
+    def sampler(self) -> str:
+        """The method: a name in ``SAMPLERS``, or particles."""
+        return self.sampling.sampler if self.particles == 1 else "particles"
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of the network so far, per sample."""
+        return round(sum(network.evaluated for network in self.networks) / self.n)
+
+    @property
+    def backward(self) -> int:
+        """Backward passes through the network so far, per sample."""
+        return round(sum(network.differentiated for network in self.networks) / self.n)
+
+    @property
+    def guide_nfe(self) -> int:
+        """Evaluations of the guide so far, per sample."""
+        return round(sum(guide.evaluated for guide in self.guides) / self.n)
+
+    def count(self, score: Score) -> Score:
+        """The same score, counted."""
+        self.networks.append(Counted(score))
+        return self.networks[-1]
+
+    def start(self, n: int, labels: Classes) -> Float[Tensor, "n *d"]:
+        """Where ``n`` examples of these classes start: in noise around their means, unless the user says where."""
+        if self.given_start is not None:
+            return self.given_start
+        return self.sampling.start(self.source.means(labels), n, generator=self.generator)
+
+    def score(self, n: int, labels: Classes) -> Score:
+        """The guided score of up to ``n`` examples of these classes, evaluated in batches and counted."""
+        source, sampling, size = self.source, self.sampling, even_batch_size(n, self.batch_size)
+        score, guide = Counted(evaluate_in_batches(source.prior, size, labels)), None
+        self.networks.append(score)
+        if sampling.guidance != 1 and sampling.guide == "unconditional":
+            guide = Counted(evaluate_in_batches(source.prior, size))
+            self.networks.append(guide)
+        elif sampling.guidance != 1 and source.guide is not None:
+            known = labels if isinstance(source.guide, ScoreModel) and source.guide.num_classes else None
+            guide = Counted(evaluate_in_batches(source.guide, size, known))
+            self.guides.append(guide)
+        if guide is None:
+            return score
+        return add_guidance(score, guide, sampling.guidance, between=sampling.guided_between)
+
+    def follow(self, labels: Classes) -> Iterator[Step]:
+        """The states in the score's units."""
+        if self.posterior is None and self.given_start is None and isinstance(self.source.prior, Chained):
+            yield from self.source.prior.states(self.n, self.sampling, self.generator, self.count)
+        elif self.posterior is None:
+            x = self.start(self.n, labels)
+            yield from self.sampling.follow(self.score(self.n, labels), x, generator=self.generator)
+        else:
+            states = self.posterior.states(self, self.n, labels, self.sampling, self.generator)
+            self.weight, self.disagreeing = yield from states
+
+    def check(self, states: Iterator[Step]) -> Iterator[Step]:
+        """Yield the states and check that they are finite; on a GPU, to avoid synchronising, only at the end.
+
+        Raises NonFiniteSampleError, which names the noise level at which they are not.
+        """
+        sampling, chained = self.sampling, isinstance(self.source.prior, Chained)  # which may leave values missing
+        for number, (sigma, x) in enumerate(states, 1):
+            if x.device.type == "cpu" or sigma == 0 or number == len(self):
+                wrong = x.isinf() if chained else ~x.isfinite()
+                if bool(wrong.any()):
+                    how = f"{sampling.count} levels, step size {sampling.eps:g}, guidance {sampling.guidance:g}"
+                    first = f"samples are not finite at noise level {sigma:.4g}"
+                    raise NonFiniteSampleError(f"{first}, with {self.sampler} on {how}")
+            yield Step(sigma, x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Samples and their cost.
+
+    ``samples`` (n, *d): in the units of the data.  ``path``: the states of the first few, if requested.
+    ``steps``: the exhausted iterator that drew them.
+    """
+
+    samples: Float[Tensor, "n *d"]
+    path: list[Step]
+    steps: Steps
+    seconds: float
+
+    @property
+    def cost(self) -> str:
+        """The cost in words."""
+        return cost(len(self.samples), self.steps, self.seconds)
+
+
+def cost(n: int, steps: Steps, seconds: float) -> str:
+    """The cost of ``n`` samples in words; evaluations of the network and of the guide are per sample."""
+    guide = f" and {steps.guide_nfe} of the guide" if steps.guide_nfe else ""
+    speed = f"{seconds:.1f} s, {n / seconds:.0f} samples/s"
+    return f"{counted(n, 'sample')} by {steps.sampler}, {steps.nfe} evaluations each{guide}, {speed}"
 
 
 class Question(NamedTuple):
@@ -203,8 +417,7 @@ class Run:
             if score.data_mean.device != chosen:  # a copy, because the original run stays where it is
                 score = copy.deepcopy(score).to(chosen)
             # 256 levels of a pixel survive bfloat16; points would lose digits.
-            precision = hardware.choose_precision(self.recipe.kind.precision, chosen)
-            score.autocast = hardware.autocast_of(precision)
+            score.autocast = hardware.choose_autocast(self.recipe.kind.precision, chosen)
             return score
 
         guide = None if self.guide is None else there(self.guide)
@@ -215,16 +428,11 @@ class Run:
         n: int = 1,
         *,
         seed: int | torch.Generator = 0,
-        sampler: str | None = None,
-        levels: int | Sequence[float] | Float[Tensor | np.ndarray, "levels"] | None = None,
-        steps: int | None = None,
-        eps: float | None = None,
-        guidance: float | None = None,
-        guide: GuideName | None = None,
         label: Label | None = None,
         batch_size: int = 500,
         start: Float[Tensor, "n *d"] | None = None,
         particles: int | None = None,
+        **changes: Unpack[SamplingChanges],
     ) -> Steps:
         """Iterate over the states of ``n`` samples from noise to data, ``step.sigma`` and ``step.x``.
 
@@ -236,7 +444,6 @@ class Run:
         ``steps``: Langevin steps: per level for annealed, in total for langevin.
         ``eps``: the Langevin step size α at the smallest noise level.
         ``guidance``: the guidance scale, which says how far to move away from the guide; 1 disables guidance.
-        ``guide``: smaller or unconditional, see ``Sampling``.
         ``label``: one class for all samples, by name or number; a number for each; "any" to draw classes in the
         proportions of the training data; or "none" for the unconditional score.  By default "any" if the proportions
         are known, but "none" for a posterior.
@@ -253,19 +460,18 @@ class Run:
         [1.94, 0.23, 0.01, 0.0]
         """
         n, batch_size = whole("n", n, 1), whole("batch_size", batch_size, 1)
-        if levels is not None and np.ndim(levels) == 1:
-            levels = tuple(map(float, levels))  # type: ignore[arg-type]
+        refuse_options("steps", changes.keys() - SamplingChanges.__annotations__.keys())
+        if np.ndim(levels := changes.get("levels")) == 1:  # type: ignore[arg-type]
+            changes["levels"] = tuple(map(float, levels))  # type: ignore[arg-type]
         if start is not None:
             start = as_floats("start", start, ", ".join(map(str, (n, *self.recipe.shape)))).to(self.device)
         generator = generator_of(seed, self.device)
         if label is None and self.posterior_score is not None:
             label = "none"
         labels = self.recipe.labels(label, n, generator)
-        sampling = self.recipe.sampling.but(
-            sampler=sampler, levels=levels, steps=steps, eps=eps, guidance=guidance, guide=guide
-        )
-        sampling = guidance_of(self, sampling, labels, weight=guidance, guide=guide)
-        given, alone = self.posterior_score, sampler is None and guidance in (None, 1) and start is None
+        guidance = changes.get("guidance")
+        sampling = guidance_of(self, self.recipe.sampling.but(**changes), labels, guidance)
+        given, alone = self.posterior_score, start is None and changes.get("sampler") is None and guidance in (None, 1)
         if particles is not None:
             particles = whole("particles", particles, 1)
         if isinstance(given, MomentMatching) and alone:
@@ -291,7 +497,6 @@ class Run:
         >>> run.sample(2, seed=0, levels=4, label="7").shape
         torch.Size([2, 1, 28, 28])
         """
-        refuse_options("sample", OURS.keys() & options.keys())
         kind, n = self.recipe.kind, whole("n", n, 1)
         check_type("complete", complete, bool)
         if given is not None:
@@ -723,6 +928,21 @@ def with_posterior(run: Run, posterior: Posterior, sampling: Sampling) -> Run:
     """The run of a posterior.  Raises ValueError if this run already is one."""
     require_prior(run, "the prior of another, so combine all measurements in one")
     return replace(run, score=posterior, recipe=replace(run.recipe, sampling=sampling))
+
+
+def guidance_of(run: Run, sampling: Sampling, labels: Tensor | None, weight: float | None) -> Sampling:
+    """The sampling with the guide that the run has; without one, its default guidance is turned off.
+
+    ``weight``: the guidance that the user asked for.  Raises ValueError if it needs a guide.
+    """
+    if run.guide is None and labels is not None:
+        sampling = replace(sampling, guide="unconditional")
+    if (run.guide if sampling.guide == "smaller" else labels) is not None:
+        return sampling
+    if weight not in (None, 1):
+        missing = "the run has no such guide, so guidance must be 1"
+        raise ValueError(f"guidance is {weight}, guide is {sampling.guide}; {missing}")
+    return replace(sampling, guidance=1.0)
 
 
 def log_densities(
