@@ -56,6 +56,7 @@ lowest: install
 bench:
 	$(INSTALL) '.[bench]'
 	$(PYTHON) benchmarks/bench.py
+	$(PYTHON) benchmarks/mixed.py --seeds 0 1 2
 
 # The interactive page with the packaged model, in site/, for any host or `ncsn play`; needs Node 20.19 or later, and the
 # extra `export`.

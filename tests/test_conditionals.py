@@ -433,6 +433,19 @@ def test_probabilities_of_discrete_rows_add_up_to_one(order: tuple[int, int]) ->
     assert float(((shares - probabilities).abs() / (probabilities / 4000).sqrt()).max()) < 4
 
 
+def test_rows_in_which_the_same_is_known_are_evaluated_once() -> None:
+    """As draws of one row are until its first code is drawn; the order of rows is kept."""
+    model = model_of(CASES["codes"], Waves)
+    rows = torch.tensor(
+        [[1.5, NAN, 0.2, NAN, NAN, 2.0], [1.5, NAN, NAN, NAN, NAN, 0.0], [-0.5, NAN, 0.2, 1.0, NAN, NAN]]
+    )
+    with torch.no_grad():
+        each = torch.cat([model.log_chances(row[None], 0, complete=False) for row in rows])
+        which = torch.tensor([2, 0, 0, 1, 2, 0])
+        torch.testing.assert_close(model.log_chances(rows[which], 0, complete=False), each[which])
+    assert len(model.network.shown) == 3  # type: ignore[arg-type]
+
+
 def test_cross_entropies_are_those_of_what_is_unknown() -> None:
     """The mean over all codes; a known code adds nothing."""
     model = class_model()

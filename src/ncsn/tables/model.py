@@ -275,7 +275,7 @@ class ConditionalModel(ScoreModel):
         def each(part: Tensor) -> Tensor:
             """Repeat what belongs to an example for all its rows of ``x``."""
             part = part.to(dtype) if part.is_floating_point() else part
-            return part if len(part) == 1 else part.repeat_interleave(len(x) // len(part), 0)
+            return part if len(part) in (1, len(x)) else part.repeat_interleave(len(x) // len(part), 0)
 
         target, observed, values, axes = each(c.target), each(c.observed), each(c.values), c.axes.to(dtype)
         present = target | observed
@@ -415,11 +415,12 @@ class ConditionalModel(ScoreModel):
 
     def log_chances(self, z: Float[Tensor, "b e"], code: int, *, complete: bool) -> Float[Tensor, "b n"]:
         """Log probabilities of the values of a code given what is known of rows; −∞ for a gap if ``complete``."""
-        c = self.condition(self.given(z, torch.zeros_like(z[:, : self.d], dtype=torch.bool)), wanted=[code])
-        logits = torch.split(self.logits(c), list(self.counts), 1)[code]
+        # Draws of one row often agree in what is known so far, and then so do their probabilities.
+        rows, which = torch.unique(z.where(~z.isnan(), ABSENT).cpu(), dim=0, return_inverse=True)
+        logits = torch.split(self.logits(self.condition(rows, wanted=[code])), list(self.counts), 1)[code]
         if complete and self.gaps[code] >= 0:
             logits = logits.index_fill(1, self.gaps[code], -torch.inf)
-        return logits.log_softmax(1)
+        return logits.log_softmax(1)[which]
 
     def draw_numbers(
         self,
