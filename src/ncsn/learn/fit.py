@@ -94,16 +94,15 @@ def fit(
     torch.Size([100, 2])
     """
     refuse_options("fit", changes.keys() - Changes.__annotations__.keys())
-    if isinstance(start, str):
-        changes["start"], start = start, None
-    own = OwnParts(network=network, objective=objective, noise=noise, start=start)
+    named = {"start": start} if isinstance(start, str) else {}
+    own = OwnParts(network=network, objective=objective, noise=noise, start=None if isinstance(start, str) else start)
     check_type("settings", settings, TrainSettings, type(None))
     check_type("record", record, Record, type(None))
     base = TrainSettings(minutes=1.0) if settings is None else settings
     job = base.job if device is None else replace(base.job, device=device)
     ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
     given = {name: plain(value) for name, value in changes.items() if value is not None}
-    chosen = base.but(ends | given | {"job": job})
+    chosen = base.but(ends | named | given | {"job": job})
     with training_lock(), quieter(logging.ERROR) if quiet else nullcontext():
         dataset = dataset_of(data, labels, reading=chosen.reading)
         if record is None:  # a record says where the data is
@@ -325,7 +324,7 @@ def of_other_colours(weights: Tensor, axis: int, shape: tuple[int, ...], colours
 
     Colours beyond the network's three begin without influence; any other number sees the mean colour, and predicts it.
     """
-    parts = weights.unflatten(axis, (shape[0], -1)).movedim(axis, 0)
+    parts = torch.unflatten(weights, axis, (shape[0], -1)).movedim(axis, 0)
     if colours > len(parts) > 1:
         parts = torch.cat([parts, parts.new_zeros(colours - len(parts), *parts.shape[1:])])
     else:

@@ -1,6 +1,6 @@
 """Trainings on few images that start from the prior in the package and from random weights, in alternation.
 
-python benchmarks/prior.py photos/ icons.npy --pictures 500 --minutes 1 3 --seeds 0 1 2
+python benchmarks/starts.py photos/ icons.npy --pictures 500 --minutes 1 3 --seeds 0 1 2
 
 Training gets ``pictures`` images, a tenth of them held out, and up to 600 of the others are what samples are compared
 with.  Prints the processor's seconds, the Fréchet and the kernel distance of samples (EfficientNet)
@@ -59,7 +59,7 @@ def compare(options: Starts) -> None:
         found = ncsn.load_dataset(path)
         dataset, others = divide(torch.cat([found.train, found.validation, found.test]), options.pictures)
         n = len(others) // 2
-        real, floor = (features(part).features for part in others.split(n)[:2])
+        real, floor = (features(part).features for part in torch.split(others, n)[:2])
         for minutes in options.minutes:
             for seed in options.seeds:
                 for start in ("none", "prior"):
@@ -68,16 +68,13 @@ def compare(options: Starts) -> None:
                     seconds = time.process_time() - begun
                     samples = quantize(run.sample(n, seed=seed))
                     drawn = features(samples).features
-                    distances = [(f(drawn, real), f(floor, real)) for f in (metrics.frechet_distance, kernel)]
+                    distances = [
+                        (f(drawn, real), f(floor, real)) for f in (metrics.frechet_distance, metrics.kernel_distance)
+                    ]
                     shown = "  ".join(f"{ours:8.2f} ({theirs:5.2f})" for ours, theirs in distances)
                     name = Path(path).stem
                     print(f"{name:14}{minutes:7g} {seed:4} {start:5} {seconds:6.0f} {shown}", flush=True)
                     plots.image_grid(centres(samples[:40]), options.out / f"{name}-{minutes:g}-{seed}-{start}.png")
-
-
-def kernel(x: Tensor, y: Tensor) -> float:
-    """The kernel distance in thousandths."""
-    return 1000 * metrics.kernel_distance(x, y)
 
 
 if __name__ == "__main__":
