@@ -309,6 +309,7 @@ def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: P
     assert again.digest == data.digest
     assert record.origin is not None
     assert record.origin.dataset == str(moved)
+    assert record.began == job.began, "the budget includes what came before"
     images, labels = arrays(600, seed=1)
     np.savez(moved, images=images, labels=labels)
     with pytest.raises(ValueError, match="does not hold the data"):
