@@ -156,7 +156,7 @@ class Effort:
             minutes=minutes,
             compiled=minutes >= (2 if kind.network == "unet" else 5),  # only the U-Net has equal blocks
             compiling=15 * minutes,
-            classifying=3 * minutes,  # a twentieth; sampling at several scales takes another
+            classifying=3 * minutes if minutes >= 2 else 0.0,  # a twentieth; sampling at several scales takes another
             share=0.5 if minutes < 60 else 1.0,
         )
 
