@@ -161,15 +161,15 @@ class Effort:
         )
 
     def budgets(self, elapsed: float, *, guided: bool, after: float = 0.0) -> tuple[Budget, Budget]:
-        """The budgets of the network and its guide: what is left after ``elapsed`` seconds, at least a tenth of all.
+        """The budgets of the network and its guide: what is left by ``elapsed`` seconds, at least a tenth of all.
 
         The guide gets a twentieth of the time, or a tenth of the steps, which take half as long.  A fortieth of the
-        total is reserved for choosing guidance, the time of ``after`` steps for samples, and five seconds for figures.
+        total is reserved for choosing guidance, and the time of ``after`` steps for samples.
         """
         if self.steps is not None:
             return Budget(steps=self.steps), Budget(steps=math.ceil(self.steps / 10))
         whole = 60 * self.minutes
-        seconds = max(whole / 10, 39 / 40 * whole - 5 - elapsed)
+        seconds = max(whole / 10, 39 / 40 * whole - elapsed)
         return Budget(seconds=seconds * (0.95 if guided else 1.0), after=after), Budget(seconds=seconds / 20)
 
 
