@@ -191,7 +191,9 @@ def test_a_loss_that_diverges_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     assert (state.step, step_of(tmp_path)) == (4, 0)
 
 
-def test_a_run_says_what_it_learned_and_what_that_took(trained: Path, tmp_path: Path) -> None:
+def test_a_run_says_what_it_learned_and_what_that_took(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = trained / "run"
     rows, numbers = rows_of(folder), json.loads((folder / "metrics.json").read_text())
     assert (folder / "metrics.json").read_text() == json.dumps(numbers, indent=2) + "\n"
@@ -209,6 +211,10 @@ def test_a_run_says_what_it_learned_and_what_that_took(trained: Path, tmp_path: 
     found = json.loads((tmp_path / "metrics.json").read_text())["nfe"]
     assert found == drawn.steps.nfe < numbers["nfe"], "with the class, but not without it, too"
     assert (run.settings["steps"], list(run.recipe.shares)) == (12, ["0", "1", "2"])
+    for elapsed, said in ((124.0, False), (127.0, True)):
+        record = Record(folder=tmp_path, rows=[Row(**rows[-1])], began=time.perf_counter() - elapsed)
+        record.results(replace(once, settings=run.settings | {"minutes": 2.0}), drawn)
+        assert ("this took 127 s, not 120: the machine is busy" in capsys.readouterr().out) == said
 
 
 def test_numbers_are_those_of_the_average_that_is_left_of_this_kind_of_data(trained: Path, tmp_path: Path) -> None:
@@ -308,6 +314,7 @@ def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: P
     assert again.digest == data.digest
     assert record.origin is not None
     assert record.origin.dataset == str(moved)
+    assert record.began == job.began, "the budget includes what came before"
     images, labels = arrays(600, seed=1)
     np.savez(moved, images=images, labels=labels)
     with pytest.raises(ValueError, match="does not hold the data"):

@@ -35,6 +35,7 @@ from ncsn.validation import DeviceName, Json, check_ranges, check_type, counted,
 
 COLOUR_AXES = {"stem.weight": 1, "head.weight": 0, "head.bias": 0}  # of the U-Net's first and last layers
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
+FIGURES = 6.0  # seconds that they take on an idle processor
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
 
 
@@ -291,8 +292,9 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
         )
         record.begin(run, state)
         run = replace(run, folder=record.folder)
+        slowness = (time.perf_counter() - record.began) / time.process_time()  # by other programs
         choose_guidance = prepare(lesson, run, state)
-        train_both(lesson, run, state, guide, ledger)
+        train_both(lesson, run, state, guide, ledger, FIGURES * max(1.0, slowness))
         if choose_guidance is not None:
             seen = state.step * share * record.group.size
             weight = choose_guidance(run, seen, settings.seed)
@@ -347,10 +349,13 @@ def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int],
     return choose(lesson.data, lesson.plan.device, seconds=effort.classifying, effort=effort.share)
 
 
-def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledger: Ledger) -> None:
-    """Train the guide, if there is one, and then the network; the leading process keeps the time."""
+def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledger: Ledger, figures: float) -> None:
+    """Train the guide, if there is one, and then the network; the leading process keeps the time.
+
+    ``figures``: the seconds that figures will take.
+    """
     record, effort = lesson.record, lesson.plan.effort
-    elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began).encode()))
+    elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began + figures).encode()))
     # An evaluation takes a third as long as learning from an example, and the figures have samples of their own.
     evaluations = run.recipe.kind.shown * lesson.plan.settings.samples * run.recipe.sampling.guided_nfe
     after = 2 / 3 * evaluations / lesson.plan.settings.batch_size

@@ -263,14 +263,17 @@ class Record:
 
     def results(self, run: Run, drawn: Drawn) -> None:
         """Write metrics.json: the losses of the result, the images seen, the cost of a sample, and the time."""
-        last, batch_size = self.rows[-1], run.settings["batch_size"]
+        last, batch_size, minutes = self.rows[-1], run.settings["batch_size"], run.settings.get("minutes")
+        seconds = time.perf_counter() - self.began
         content = asdict(best_row(self.rows, run.recipe.kind.reports.tolerance)) | {
             "training_seconds": last.seconds,
             "images_seen": last.step * self.group.share(batch_size) * self.group.size,
             "guidance": drawn.steps.sampling.guidance,
             "nfe": drawn.steps.nfe,
             "guide_nfe": drawn.steps.guide_nfe,
-            "seconds": time.perf_counter() - self.began,
+            "seconds": seconds,
         }
         storage.write_json(self.path("metrics.json"), content)
         log.info(f"{self.folder}: {drawn.cost}; more with `ncsn sample {self.folder}`")
+        if minutes is not None and seconds > 63 * minutes:
+            log.info(f"this took {seconds:.0f} s, not {60 * minutes:g}: the machine is busy, or the budget very short")

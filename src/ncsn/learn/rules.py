@@ -157,20 +157,20 @@ class Effort:
             minutes=minutes,
             compiled=minutes >= (2 if kind.network == "unet" else 5),  # only the U-Net has equal blocks
             compiling=15 * minutes,
-            classifying=3 * minutes,  # a twentieth; sampling at several scales takes another
+            classifying=3 * minutes if minutes >= 2 else 0.0,  # a twentieth; sampling at several scales takes another
             share=0.5 if minutes < 60 else 1.0,
         )
 
     def budgets(self, elapsed: float, *, guided: bool, after: float = 0.0) -> tuple[Budget, Budget]:
-        """The budgets of the network and its guide: what is left after ``elapsed`` seconds, at least a tenth of all.
+        """The budgets of the network and its guide: what is left by ``elapsed`` seconds, at least a tenth of all.
 
         The guide gets a twentieth of the time, or a tenth of the steps, which take half as long.  A fortieth of the
-        total is reserved for choosing guidance, the time of ``after`` steps for samples, and five seconds for figures.
+        total is reserved for choosing guidance, and the time of ``after`` steps for samples.
         """
         if self.steps is not None:
             return Budget(steps=self.steps), Budget(steps=math.ceil(self.steps / 10))
         whole = 60 * self.minutes
-        seconds = max(whole / 10, 39 / 40 * whole - 5 - elapsed)
+        seconds = max(whole / 10, 39 / 40 * whole - elapsed)
         return Budget(seconds=seconds * (0.95 if guided else 1.0), after=after), Budget(seconds=seconds / 20)
 
 

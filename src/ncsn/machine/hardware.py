@@ -58,8 +58,7 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
     began = time.perf_counter()
     try:
         # All blocks of all networks share one piece of code, which torch would compile for eight shapes only.
-        many = torch._dynamo.config.patch(recompile_limit=100)
-        with limit_seconds(seconds), warnings.catch_warnings(), many:
+        with limit_seconds(seconds), warnings.catch_warnings(), torch._dynamo.config.patch(recompile_limit=100):
             warnings.simplefilter("ignore")  # torch has several lines about each error
             network.compile(dynamic=False, options=options)
             value = trial()
