@@ -76,6 +76,13 @@ class Zero(nn.Module):
         return torch.zeros(len(x), (x.shape[1] - self.codes) // 4 + self.codes)
 
 
+class Ramp(Zero):
+    """A network that prefers later values, whatever it is shown."""
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return super().forward(x, c) + torch.arange(D + self.codes)
+
+
 class Waves(Zero):
     """A network that depends on all that it is shown, which it keeps."""
 
@@ -444,6 +451,18 @@ def test_rows_in_which_the_same_is_known_are_evaluated_once() -> None:
         which = torch.tensor([2, 0, 0, 1, 2, 0])
         torch.testing.assert_close(model.log_chances(rows[which], 0, complete=False), each[which])
     assert len(model.network.shown) == 3  # type: ignore[arg-type]
+
+
+def test_where_nothing_is_known_codes_have_their_shares_in_training() -> None:
+    """So how often a category occurs in samples doesn't depend on how far its head has been trained."""
+    gaussian, counts = CASES["codes"].gaussian, CASES["codes"].counts
+    shares = torch.tensor([0.7, 0.3, 0.5, 0.4, 0.1])
+    model = ConditionalModel(Ramp(5), gaussian, counts, log_shares=shares.log())
+    nothing = model.nothing_known(1)
+    for code, expected in enumerate(torch.split(shares, list(counts))):
+        torch.testing.assert_close(model.log_chances(nothing, code, complete=False).exp()[0], expected)
+        known = nothing.index_fill(1, torch.tensor(D + 1 - code), 1.0)
+        assert float((model.log_chances(known, code, complete=False).exp()[0] - expected).abs().max()) > 0.05
 
 
 def test_cross_entropies_are_those_of_what_is_unknown() -> None:

@@ -108,7 +108,8 @@ def in_gaussian(counts: tuple[int, ...]) -> list[bool]:
 class ConditionalModel(ScoreModel):
     """A network for every conditional of rows: scores of numbers, as residuals around a Gaussian, and logits of codes.
 
-    An untrained network gives the Gaussian's exact conditional scores, and codes by linear discriminant analysis.
+    An untrained network gives the Gaussian's exact conditional scores, and codes by linear discriminant analysis.  If
+    nothing is known of a row, the probabilities of a code are its shares in training, whatever the network says.
 
     The network sees each number twice, both times in units of a standard deviation: as it is, and as the residual of
     its regression on all others.  Where noise is small, these are the same for every choice of targets, so what the
@@ -300,7 +301,7 @@ class ConditionalModel(ScoreModel):
         anything = observed.any(1, keepdim=True) | each(c.codes).any(1, keepdim=True)
         fading = torch.where(anything, 1.0, stds**2 / wide)
         residual = back(axes, stds / (std * wide.sqrt()) * fading * onto(axes, value[:, :d] * target))
-        return -pull, residual, value[:, d:]
+        return -pull, residual, value[:, d:] * anything  # if nothing is known, the shares in training are exact
 
     def numbers(self, x: Float[Tensor, "m d"], sigma: Sigma, c: Condition) -> Float[Tensor, "m d"]:
         """∇ₓ log p_σ(targets | known); for other numbers the score of a single point, their value or 0.
