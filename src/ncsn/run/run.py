@@ -61,15 +61,7 @@ from ncsn.run.folder import (
     write_config,
     write_model,
 )
-from ncsn.run.steps import (
-    Chained,
-    SamplingOptions,
-    SeededOptions,
-    Steps,
-    announce_rejected,
-    draw_allowed,
-    guidance_of,
-)
+from ncsn.run.steps import Chained, SamplingOptions, SeededOptions, Steps, guidance_of
 from ncsn.samplers import Sampling
 from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
 from ncsn.validation import OURS, GuideName, Json, as_floats, as_numbers, check_type, real, refuse_options, whole
@@ -89,7 +81,7 @@ class Question(NamedTuple):
 CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # the most samples, and numbers in them, that ``Run.blocks`` draws together
 CONFORMAL, LEAST_CONFORMAL = 1000, 300  # held-out examples for conformal intervals; fewer are used several times
-ALLOWED = 2000  # draws that estimate the share where the prior is positive
+ALLOWED, TRIED = 2000, 2000  # draws that estimate the share that the prior allows; the most in vain
 DENSITY_VALUES = 4096  # numbers in the examples whose densities are computed together
 
 
@@ -228,7 +220,7 @@ class Run:
 
         ``sample``, ``impute`` and ``calibrate`` reject draws where the prior is zero, and print the share that was
         accepted; ``log_prob`` is normalised accordingly.  ``sample`` then also takes several observations of the same
-        parameters, and says if an observation is unlike all simulations.
+        parameters, and says if an observation is unlike all simulations.  ``steps`` and ``blocks`` ignore the prior.
 
         ``prior``: lower and upper bounds of columns with a uniform prior, such as ``{"theta": (0, 10)}``; or a function
         of rows like those of ``sample`` that returns their log densities, (n,), up to a constant, and −∞ where the
@@ -244,8 +236,8 @@ class Run:
         if self.log_prior is None:
             return self.steps(n, **options).last()
         own: SeededOptions = {**options, "seed": generator_of(options.get("seed", 0), self.device)}
-        z, *counts = draw_allowed(lambda places: self.steps(len(places), **own).final(), partial(allows, self), n)
-        announce_rejected(*counts)
+        z, tried = draw_allowed(self, n, lambda places: self.steps(len(places), **own).final())
+        announce_rejected(n, tried)
         return self.transform.inverse(z)
 
     def steps(
@@ -313,22 +305,18 @@ class Run:
         return Steps(self, sampling, given, n, labels, start=start, generator=generator, batch_size=batch_size)
 
     def sample(
-        self,
-        n: int = 1,
-        *,
-        given: Values | UserData | None = None,
-        complete: bool = False,
-        **options: Unpack[SeededOptions],
+        self, n: int = 1, *, given: Values | None = None, complete: bool = False, **options: Unpack[SeededOptions]
     ) -> UserData:
         """Draw ``n`` samples in the units of the data: a tensor (n, *d), or a DataFrame if the run was trained on one.
 
         Samples of a table have missing cells as often as the table, and in similar patterns.
 
         ``given``: exact values of some columns of a table, such as ``{"sex": "F"}``; the other columns are drawn from
-        their distribution given these.  If the run has a prior, see ``with_prior``, this can be a DataFrame or lists of
-        independent observations of the same parameters: parameters are then drawn from their posterior given all
-        observations, and only these columns are returned.  Its density is the product of those of single observations,
-        divided by the prior's where it counts more than once, and draws are weighted particles that are resampled.
+        their distribution given these.  If the run has a prior, see ``with_prior``, values can be lists, with one element
+        for each of several independent observations of the same parameters.  Parameters are then drawn from their
+        posterior given all observations, and only these columns are returned.  The posterior's density is the product
+        of those given single observations, divided by the prior's where that counts more than once, and draws are
+        weighted particles that are resampled.
         ``complete``: draw rows without missing cells, as ``impute`` would fill them in.
         ``options``: as for ``steps``.
         Raises ValueError as ``steps`` does, for values and columns that the run doesn't know, and for several
@@ -772,15 +760,35 @@ def allows(run: Run, z: Float[Tensor, "b *d"]) -> Bool[Tensor, "b"]:
     return run.log_prior(run.transform.restore(z).cpu()) > -math.inf
 
 
-def observations(given: object) -> list[Values]:
-    """What ``Run.sample`` is given: a single observation, or a row of a DataFrame or of lists for each."""
-    framed = hasattr(given, "columns")
-    if not framed and not (isinstance(given, Mapping) and any(np.ndim(each) for each in given.values())):
-        return [given]  # type: ignore[list-item]
-    import pandas
+def draw_allowed(
+    run: Run, n: int, draw: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m *d"]]
+) -> tuple[Float[Tensor, "n *d"], int]:
+    """Draws in the score's units for ``n`` places, each repeated until the prior allows it, and how many that took.
 
-    frame = pandas.DataFrame(given)
-    return [dict(zip(frame, row, strict=True)) for row in frame.itertuples(index=False)] or [{}]
+    Raises ValueError if fewer than about one draw in a thousand is allowed.
+    """
+    drawn, tried, rounds = draw(torch.arange(n)), n, 1
+    while len(left := (~allows(run, drawn)).nonzero()[:, 0]):
+        if rounds == TRIED or (len(left) == n and tried >= TRIED):
+            found = f"none of {max(rounds, tried if len(left) == n else 0):,} draws is where the prior is positive"
+            raise ValueError(f"{found}: is it the prior of the simulations, and the observation like them?")
+        drawn[left] = draw(left)
+        tried, rounds = tried + len(left), rounds + 1
+    return drawn, tried
+
+
+def announce_rejected(n: int, tried: int) -> None:
+    """Say which share of the draws was allowed."""
+    if tried > n:
+        log.info(f"{n / tried:.1%} of the draws are where the prior is positive; the others were drawn again")
+
+
+def observations(given: Values) -> list[Values]:
+    """The single observation that ``Run.sample`` is given, or several from columns that are lists."""
+    columns = {name: np.asarray(each) for name, each in given.items()} if isinstance(given, Mapping) else {}
+    if not any(each.ndim for each in columns.values()):
+        return [given]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def require_prior(run: Run, verb: str) -> None:

@@ -8,13 +8,12 @@ from typing import Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.data import Label, Transform
 from ncsn.likelihood import LogDensities
 from ncsn.machine.hardware import threads_for
-from ncsn.machine.messages import log
 from ncsn.posteriors import Classes, Posterior, Weight
 from ncsn.samplers import NonFiniteSampleError, Sampling, Step
 from ncsn.score import Counted, Score, ScoreModel, add_guidance, evaluate_in_batches, even_batch_size
@@ -239,42 +238,6 @@ def guidance_of(
     if guide is not None and sampling.guidance == 1:
         raise ValueError(f"guide is {guide}, but guidance is 1, so {sampling.sampler} would not use it")
     return sampling
-
-
-MOST_TRIED, LEAST_ALLOWED = 2000, 0.005  # draws for one place, and the share of all draws that must be allowed
-
-
-def draw_allowed(
-    draw: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m *d"]],
-    allows: Callable[[Float[Tensor, "m *d"]], Bool[Tensor, "m"]],
-    n: int,
-) -> tuple[Float[Tensor, "n *d"], int, int]:
-    """Draws for ``n`` places, each repeated until it is allowed; how many were allowed, and how many there were.
-
-    ``draw``: draws one state for each of the given places.
-    Raises ValueError if less than 0.5 % of the draws are allowed.
-    """
-    left, asked, tried, passed, kept = torch.arange(n), 0, 0, 0, Tensor()
-    while len(left):
-        repeats = max(1, n // len(left))
-        drawn = draw(left.repeat(repeats))
-        allowed = allows(drawn).view(repeats, -1)
-        asked, tried, passed = asked + repeats, tried + allowed.numel(), passed + int(allowed.sum())
-        if asked >= MOST_TRIED or (tried >= MOST_TRIED and passed < LEAST_ALLOWED * tried):
-            found = f"{passed:,} of {tried:,} draws are where the prior is positive"
-            raise ValueError(f"{found}; is it the prior of the simulations, and the observation like them?")
-        first = allowed.byte().argmax(0) * len(left) + torch.arange(len(left))
-        kept = drawn.new_zeros(n, *drawn.shape[1:]) if not len(kept) else kept
-        good = allowed.any(0)
-        kept[left[good]] = drawn[first[good]]
-        left = left[~good]
-    return kept, passed, tried
-
-
-def announce_rejected(passed: int, tried: int) -> None:
-    """Say which share of the draws was allowed."""
-    if tried > passed:
-        log.info(f"{passed / tried:.1%} of the draws are where the prior is positive; the others were drawn again")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from html import escape
 from itertools import compress
 from pathlib import Path
@@ -16,8 +16,7 @@ from ncsn.data import Imputed, UserData, Values
 from ncsn.machine.messages import bar, log
 from ncsn.metrics import Trials, rank
 from ncsn.run.folder import Recipe
-from ncsn.run.run import Run, allows, generator_of
-from ncsn.run.steps import announce_rejected, draw_allowed
+from ncsn.run.run import Run, announce_rejected, draw_allowed, generator_of
 from ncsn.settings import TABLES
 from ncsn.tables.columns import AnyColumn, Columns, Discrete, columns_of, name_of
 from ncsn.tables.frames import cells_by_name, decode, fill, frame_of, numbers_of, write_frames
@@ -132,10 +131,10 @@ INSIDE = (DRAWS - 1) / (DRAWS + 1)  # the share of them within the range of exac
 
 def draw_rows(
     run: Run, z: Float[Tensor, "b e"], n: int, generator: torch.Generator
-) -> tuple[Float[Tensor, "n b e"], int, int]:
+) -> tuple[Float[Tensor, "n b e"], int]:
     """``n`` draws of each row of ``z`` given what is known of it (the rest is NaN), in the model's units.
 
-    Also returns how many draws the prior allowed, and how many there were.
+    Also returns how many draws that took: more than n b only if the run has a prior that rejects some.
     """
     own = run.recipe.sampling
     top = max(TOP * own.sigma_max, min(own.sigma_max, 2 * own.sigma_min))
@@ -148,8 +147,8 @@ def draw_rows(
         *_, last = conditional_model(run).fill(rows[places], sampling, generator, complete=True)
         return last.x
 
-    drawn, *counts = draw_allowed(draw, partial(allows, run), len(rows))
-    return drawn.view(len(z), n, -1).transpose(0, 1), *counts
+    drawn, tried = draw_allowed(run, len(rows), draw)
+    return drawn.view(len(z), n, -1).transpose(0, 1), tried
 
 
 @torch.no_grad()
@@ -172,13 +171,13 @@ def impute_rows(
         for part in torch.split(rows.nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
         if len(part)
     ]
-    passed = tried = 0
+    needed = 0
     for part in bar(parts, f"{len(x)} rows"):
-        drawn, *counts = draw_rows(run, z[part].to(run.device), n, generator)
-        passed, tried = passed + counts[0], tried + counts[1]
+        drawn, tried = draw_rows(run, z[part].to(run.device), n, generator)
+        needed += tried
         rows = run.transform.inverse(drawn.flatten(0, 1)).view(n, len(part), -1)
         draws[:, part] = torch.where(missing[part], rows.to(draws), draws[:, part])
-    announce_rejected(passed, tried)
+    announce_rejected(n * sum(map(len, parts)), needed)
     return summarise(run, x, draws)
 
 
