@@ -312,7 +312,7 @@ class Run:
         Samples of a table have missing cells as often as the table, and in similar patterns.
 
         ``given``: exact values of some columns of a table, such as ``{"sex": "F"}``; the other columns are drawn from
-        their distribution given these.  If the run has a prior, see ``with_prior``, values can be lists, with an element
+        their distribution given these.  If the run has a prior, see ``with_prior``, values can be lists of an element
         for each of several independent observations of the same parameters.  Parameters are then drawn from their
         posterior given all observations, and only these columns are returned.  The posterior's density is the product
         of those given single observations, divided by the prior's where that counts more than once, and draws are
