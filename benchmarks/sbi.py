@@ -9,7 +9,7 @@ Every way learns from the same simulations, ``--rows`` of them, and draws ``--dr
 - ours: ``ncsn.fit`` on the table of parameters and data, then ``run.impute`` with the parameters blank;
 - npe, npse: neural posterior estimation and neural posterior score estimation, with sbi's defaults (sbi 0.27).
 
-sbi rejects draws outside the prior.  Ours learns from the table only and isn't told the prior.
+Both reject draws outside the prior, so "outside" should be 0 for either.
 
 The columns:
 
@@ -23,8 +23,13 @@ only.  The last line of a way is the verdict of ``ncsn.evaluation.calibration`` 
 simulations.
 
 `python benchmarks/sbi.py --minutes 1.5` runs all that is installed (`pip install sbi`); `--tasks slcp --ways ours npe`
-chooses; `--steps 2000` trains ours by steps, so that a busy machine makes no difference.  `--seed` simulates and trains
+chooses; `--equal` lets sbi's way train first, and gives ours as many steps as take the same processor time;
+`--steps 2000` trains ours by steps, so that a busy machine makes no difference.  `--seed` simulates and trains
 differently and leaves the observations as they are.  `OMP_NUM_THREADS=1` makes processor time comparable.
+
+`--mini-sbibm sbi/tests`, a folder of sbi's source, runs the tasks of sbi's own benchmark instead, with their reference
+samples and three observations each: `--tasks two_moons slcp gaussian_linear --mini-sbibm sbi/tests --equal`.  In sbi's
+own test, `benchmarks.sbi.NCSN` can be added to the list of trainers.
 """
 
 import math
@@ -32,7 +37,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -249,17 +254,38 @@ class Task(NamedTuple):
     budget: dict[str, Any]
 
 
+class NCSN:
+    """ncsn with the methods of sbi's trainers and posteriors.
+
+    ``budget``: the arguments of ``ncsn.fit``.
+    """
+
+    def __init__(self, prior: Distribution, **budget: Any) -> None:
+        self.prior, self.budget = prior, {"seed": 0} | budget
+
+    def append_simulations(self, theta: Tensor, x: Tensor) -> "NCSN":
+        self.p, self.table = theta.shape[1], torch.cat([theta, x], 1)
+        return self
+
+    def train(self) -> "NCSN":
+        run = ncsn.fit(self.table, quiet=True, **self.budget)
+        self.run = run.with_prior(lambda rows: self.prior.log_prob(rows[:, : self.p].to(self.table)))
+        # The same noise for every observation would make ranks depend on each other.
+        self.generator = seeded(self.budget["seed"])
+        return self
+
+    def build_posterior(self) -> "NCSN":
+        return self
+
+    def sample(self, shape: tuple[int], x: Tensor, **_: object) -> Tensor:
+        row = torch.cat([x.new_full((self.p,), torch.nan), x.flatten()])
+        return self.run.impute(row[None], shape[0], seed=self.generator).draws[:, 0, : self.p].to(x)
+
+
 def ours(task: Task) -> Draw:
     """A score network of parameters and data together, and draws of the parameters given the data."""
-    run, p = ncsn.fit(torch.cat([task.theta, task.x], 1), quiet=True, **task.budget), task.theta.shape[1]
-    # The same noise for every observation would make ranks depend on each other.
-    generator = seeded(task.budget["seed"])
-
-    def draw(x: Observation, n: int) -> Theta:
-        row = torch.cat([x.new_full((p,), torch.nan), x])
-        return run.impute(row[None], n, seed=generator).draws[:, 0, :p]
-
-    return draw
+    posterior = NCSN(task.prior, **task.budget).append_simulations(task.theta, task.x).train().build_posterior()
+    return lambda x, n: posterior.sample((n,), x)
 
 
 def estimator(name: str) -> Callable[[Task], Draw]:
@@ -323,19 +349,52 @@ def verdict(simulator: Simulator, draw: Draw, trials: int) -> str:
     return calibration(theta, torch.stack([draw(each, DRAWS_OF_A_TRIAL) for each in x], 1)).verdict
 
 
+def steps_within(seconds: float, task: Task) -> int:
+    """How many steps of ours take this much processor time, estimated from two short trainings."""
+    spent, counts = list[float](), (20, 120)
+    for count in counts:
+        began = time.process_time()
+        ours(task._replace(budget={"steps": count, "seed": 0}))
+        spent.append(time.process_time() - began)
+    each = (spent[1] - spent[0]) / (counts[1] - counts[0])
+    return max(counts[0], counts[0] + round((seconds - spent[0]) / each))
+
+
+def trained(chosen: "Comparison", task: Task) -> Iterator[tuple[str, Draw, float]]:
+    """Each way with its seconds of training; ours comes last if it has as many as the one before."""
+    seconds = 0.0
+    for way in sorted(chosen.ways, key=lambda way: chosen.equal and way == "ours"):
+        if chosen.equal and way == "ours" and seconds:
+            task = task._replace(budget={"steps": steps_within(seconds, task), "seed": chosen.seed})
+        began = time.process_time()
+        draw = WAYS[way](task)
+        seconds = time.process_time() - began
+        yield way, draw, seconds
+
+
+def compare_mini(name: str, chosen: "Comparison") -> None:
+    """Print the lines of each way for a task of sbi's mini_sbibm."""
+    sys.path.insert(0, str(chosen.mini_sbibm))
+    given = import_module("mini_sbibm").get_task(name)
+    theta, x = given.get_data(chosen.rows)
+    for way, draw, seconds in trained(chosen, Task(theta.double(), x.double(), given.get_prior(), chosen.budget)):
+        for k in range(1, chosen.observations + 1):
+            reference, began = given.get_reference_posterior_samples(k)[: chosen.draws].double(), time.process_time()
+            draws = draw(given.get_observation(k).flatten().double(), len(reference))
+            spent = time.process_time() - began
+            outside = given.get_prior().log_prob(draws.float()).isinf().double().mean().item()
+            print_line(name, way, str(k), [c2st(reference, draws), outside, seconds, spent])
+
+
 def compare(name: str, chosen: "Comparison") -> None:
     """Print the floor of a task, then the lines of each way."""
     simulator, numbers, n = SIMULATORS[name], range(chosen.observations), chosen.draws
-    budget: dict[str, Any] = {"steps": chosen.steps} if chosen.steps else {"minutes": chosen.minutes}
     seen = [observe(simulator, k) for k in numbers]
     truth = [simulator.posterior(seen[k], n, seeded(REFERENCE_SEED + k)) for k in numbers]
     floor = c2st(truth[0], simulator.posterior(seen[0], n, seeded(FLOOR_SEED)))
     print(f"{name:10}{'floor':8}{'1':>6}{floor:9.3f}", flush=True)
-    task = simulations(simulator, chosen.rows, budget | {"seed": chosen.seed})
-    for way in chosen.ways:
-        began, lines = time.process_time(), []
-        draw = WAYS[way](task)
-        training = time.process_time() - began
+    for way, draw, training in trained(chosen, simulations(simulator, chosen.rows, chosen.budget)):
+        lines = []
         for k in numbers:
             began = time.process_time()
             draws = draw(seen[k], n)
@@ -364,8 +423,15 @@ class Comparison:
     draws: int = 2000
     observations: int = 3
     trials: int = 300
+    equal: bool = False
+    mini_sbibm: Path | None = None
     tasks: tuple[str, ...] = tuple(SIMULATORS)
     ways: tuple[str, ...] = tuple(WAYS)
+
+    @property
+    def budget(self) -> dict[str, Any]:
+        """The arguments of ``ncsn.fit``."""
+        return ({"steps": self.steps} if self.steps else {"minutes": self.minutes}) | {"seed": self.seed}
 
 
 def main(chosen: Comparison) -> None:
@@ -373,7 +439,7 @@ def main(chosen: Comparison) -> None:
     names = "".join(f"{name:>9}" for name in ("c2st", "outside", "train", "draw"))
     print(f"{f'seed {chosen.seed}':10}{'way':8}{'x':>6}{names}")
     for name in chosen.tasks:
-        compare(name, chosen)
+        (compare_mini if chosen.mini_sbibm else compare)(name, chosen)
 
 
 if __name__ == "__main__":

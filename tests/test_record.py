@@ -43,18 +43,24 @@ from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(9))
 FALLING = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3]
 SETTLED = [1.0, 0.5, 0.4, 0.35, 0.331, 0.33, 0.33, 0.33, 0.33, 0.33]
+SLOW = [1.0, 0.5, 0.4, 0.35, 0.331, 0.331, 0.33, 0.3299, 0.3298, 0.3297]
 RISING = [1.0, 0.5, 0.4, 0.5, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9]
 
 
 @pytest.mark.parametrize(
     ("losses", "best", "last", "said"),
-    [(FALLING, 10, 10, {"falling"}), (SETTLED, 6, 10, {"copies"}), (RISING, 3, 3, {"copies", "0.9000"})],
+    [
+        (FALLING, 10, 10, {"falling"}),
+        (SLOW, 10, 10, {"last"}),
+        (SETTLED, 6, 10, {"copies"}),
+        (RISING, 3, 3, {"copies", "0.9000"}),
+    ],
 )
 def test_a_verdict_is_drawn_from_held_out_losses(losses: list[float], best: int, last: int, said: set[str]) -> None:
     rows = [Row(step=i, loss=9.0, validation_loss=loss, validation_bands=[]) for i, loss in enumerate(losses, 1)]
     line = verdict(rows, 999 if "copies" in said else 1000)
     assert f"step {best}" in line
-    assert {word for word in ("falling", "copies", "0.9000") if word in line} == said
+    assert {word for word in ("falling", "last", "copies", "0.9000") if word in line} == said
     assert best_row(rows, 0.01).step == last
 
 

@@ -166,6 +166,52 @@ def test_a_line_is_printed_for_each_observation(monkeypatch: pytest.MonkeyPatch,
     assert "calibrated" not in verdict
 
 
+def test_the_tasks_of_sbi_are_run_in_equal_time(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
+    """A task of one Gaussian parameter in the place of mini_sbibm's; ours trains last, by as many steps as fit."""
+    (tmp_path / "mini_sbibm.py").write_text(
+        "import torch\n"
+        "class Task:\n"
+        "    def get_data(self, n): return torch.zeros(n, 1), torch.zeros(n, 2)\n"
+        "    def get_prior(self): return torch.distributions.Normal(torch.zeros(1), torch.ones(1))\n"
+        "    def get_observation(self, k): return torch.zeros(1, 2)\n"
+        "    def get_reference_posterior_samples(self, k): return torch.randn(50, 1)\n"
+        "def get_task(name): return Task()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    budgets = list[Any]()
+
+    def way(task: Any) -> Any:
+        budgets.append(task.budget)
+        assert task.x.shape == (40, 2)
+        return lambda x, n: torch.zeros(n, len(x) - 1).double()
+
+    monkeypatch.setitem(SBI["WAYS"], "ours", way)
+    monkeypatch.setitem(SBI["WAYS"], "npe", way)
+    monkeypatch.setitem(SBI["main"].__globals__, "c2st", lambda *_: 0.5)
+    monkeypatch.setitem(SBI["main"].__globals__, "steps_within", lambda seconds, task: 77)
+    chosen = SBI["Comparison"](
+        rows=40, observations=2, tasks=("any",), ways=("ours", "npe"), equal=True, mini_sbibm=tmp_path
+    )
+    SBI["main"](chosen)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [line[:3] for line in lines] == [["any", way, k] for way in ("npe", "ours") for k in ("1", "2")]
+    assert budgets[1] == {"steps": 77, "seed": 0}
+
+
+def test_steps_are_counted_by_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second to begin with, and a hundredth for each step."""
+    clock = [0.0]
+
+    def ours(task: Any) -> None:
+        clock[0] += 0.5 + 0.01 * task.budget["steps"]
+
+    monkeypatch.setitem(SBI["steps_within"].__globals__, "ours", ours)
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
+    task = SBI["Task"](torch.zeros(2, 1), torch.zeros(2, 1), None, {})
+    assert SBI["steps_within"](10.5, task) == 1000
+    assert SBI["steps_within"](0.1, task) == 20
+
+
 def test_ours_draws_the_parameters_of_an_observation() -> None:
     simulator = SIMULATORS["moons"]
     task = SBI["simulations"](simulator, 200, {"steps": 2, "seed": 0})
@@ -173,3 +219,4 @@ def test_ours_draws_the_parameters_of_an_observation() -> None:
     assert draws.shape == (20, 2)
     assert draws.isfinite().all()
     assert draws.std(0).min() > 0
+    assert draws.abs().max() <= 1

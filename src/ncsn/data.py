@@ -284,6 +284,8 @@ UserData: TypeAlias = Any
 """Examples, or numbers about them, in the user's form: a tensor, or pandas' DataFrame or Series, which has no types."""
 Values: TypeAlias = Mapping[Any, object]
 """Values of some columns of a table, by the columns' labels."""
+LogPrior: TypeAlias = Callable[[Shaped[Tensor, "b *d"]], Float64[Tensor, "b"]]
+"""The log density of the prior at examples in the user's units, up to a constant."""
 Label: TypeAlias = int | str | Int64[Tensor, "n"] | Int64[Tensor, ""]
 """Classes of samples, see ``Run.steps``."""
 
@@ -490,11 +492,19 @@ class Conditioning(Generic[R]):
     ``given``: from a run and values, the run of the other parts.
     ``insert``: from a run, samples of that other run and the values, whole examples.
     ``complete``: the run of examples without missing parts.
+    ``prior``: from a run and a prior, see ``Run.with_prior``, the log prior of examples in the user's units.
+    ``together``: from a run, several observations of the same parts, a number and a generator, draws of the others.
+    ``warn``: from a run and values, says if these are unlike all training examples.
+    ``sharpness``: from a run, examples and what is hidden in all of them, how sharp its conditionals are, in words.
     """
 
     given: Callable[[R, Values], R]
     insert: Callable[[R, UserData, Values], UserData]
     complete: Callable[[R], R]
+    prior: Callable[[R, object], "LogPrior"]
+    together: Callable[[R, Sequence[Values], int, torch.Generator], UserData]
+    warn: Callable[[R, Sequence[Values]], None]
+    sharpness: Callable[[R, Tensor, Tensor], str]
 
 
 @dataclass(frozen=True, kw_only=True)

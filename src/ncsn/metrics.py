@@ -14,7 +14,7 @@ For the mean and the distance, numbers are in units of the standard deviation of
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -209,6 +209,7 @@ MIN_TRIALS = 30  # with fewer, the bands of a histogram of four bins reach down 
 ALPHA = 0.01  # largest probability that an exact sampler is not called calibrated
 VISIBLE = 0.05  # share of a column's standard deviation; black pixels vary by less
 LEVELS = (0.5, 0.8, 0.9, 0.95)
+HARDLY = 0.9  # share of the prior's standard deviation, above which a posterior has hardly learned anything
 Ranks = Mapping[str, Float64[Tensor, "n"]]
 
 
@@ -249,13 +250,24 @@ def rank(trials: Trials, generator: torch.Generator) -> Ranks:
     }
 
 
-def rank_all(parts: Iterable[Trials], *, seed: int = 0) -> Ranks:
-    """The ranks of trials that come in batches.  Raises ValueError if there are none."""
-    generator = torch.Generator().manual_seed(seed)
-    found = [rank(part, generator) for part in parts]
+def rank_all(parts: Iterable[Trials], *, seed: int = 0) -> tuple[Ranks, float]:
+    """The ranks of trials that come in batches, and how wide posteriors are compared with the prior.
+
+    That is the smallest ratio, over all numbers of an example, of the standard deviations of draws in a trial and in
+    all trials; by the law of total variance, it's at most 1.
+    Raises ValueError if there are no trials.
+    """
+    generator, found, moments = torch.Generator().manual_seed(seed), list[Ranks](), list[Tensor]()
+    for part in parts:
+        found.append(rank(part, generator))
+        draws = part.draws.double().masked_fill(~part.hidden, torch.nan)
+        moments.append(torch.stack([draws.mean(0), draws.var(0, unbiased=False)]))
     if not found:
         raise ValueError("no example has any of the hidden numbers")
-    return {name: torch.cat([each[name] for each in found]) for name in found[0]}
+    means, variances = torch.cat(moments, 1)
+    within, between = variances.nanmean(0), (means - means.nanmean(0)).square().nanmean(0)
+    ratio = (within / (within + between)).sqrt().nan_to_num(1.0).min()
+    return {name: torch.cat([each[name] for each in found]) for name in found[0]}, float(ratio)
 
 
 def strangest(ranks: Ranks) -> tuple[float, str]:
@@ -281,10 +293,15 @@ class Calibration:
 
     ``ranks``: for each source of truths ("run", "held-out") and each of the four numbers, the ranks as shares, (n,).
     ``draws``: the number of draws for each truth.
+    ``spread``: for each source, the standard deviation of posteriors as a share of the prior's, for the hidden number
+    for which it's smallest.
+    ``note``: how sharp the posteriors are, in words.
     """
 
     ranks: Mapping[str, Ranks]
     draws: int
+    spread: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def calibrated(self) -> dict[str, bool]:
@@ -296,6 +313,8 @@ class Calibration:
         """One sentence: calibrated, and how precisely that is known; overconfident; too wide; or shifted."""
         names = {"run": "truths from the run", "held-out": "held-out examples", "given": "the given truths"}
         found = [self._describe(each, self.calibrated[source]) for source, each in self.ranks.items()]
+        if (widest := min(self.spread.values(), default=0.0)) > HARDLY and all(self.calibrated.values()):
+            found[-1] += f", but hardly narrower than the prior ({widest:.0%} of its standard deviation)"
         return "; ".join(f"{names[source]}: {text}" for source, text in zip(self.ranks, found, strict=True))
 
     def _describe(self, ranks: Ranks, calibrated: bool) -> str:
@@ -335,7 +354,7 @@ class Calibration:
         passed = self.calibrated
         if passed.get("run") and not passed.get("held-out", True):
             lines.append("the sampler is calibrated, but the model isn't: train longer, or on more examples")
-        return "\n".join([*lines, self.verdict])
+        return "\n".join([*lines, *filter(None, [self.note]), self.verdict])
 
 
 def calibration(truth: Float[Tensor, "n *d"], draws: Float[Tensor, "k n *d"], *, seed: int = 0) -> Calibration:
@@ -358,4 +377,5 @@ def calibration(truth: Float[Tensor, "n *d"], draws: Float[Tensor, "k n *d"], *,
         raise ValueError(f"{shapes}; expected (n, *d) and (k, n, *d) with k >= 1")
     whole("n", len(truth), MIN_TRIALS)
     trials = Trials(truth, draws, torch.ones_like(truth, dtype=torch.bool))
-    return Calibration({"given": rank_all([trials], seed=seed)}, len(draws))
+    ranks, spread = rank_all([trials], seed=seed)
+    return Calibration({"given": ranks}, len(draws), {"given": spread})

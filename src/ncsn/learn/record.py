@@ -131,7 +131,9 @@ def verdict(rows: Sequence[Row], examples: int) -> str:
         return f"{line}, then it rose to {last:.4f}: {examples:,} examples are too few for more training"
     before = rows[int(0.75 * (len(rows) - 1))].validation_loss
     falling = before > best.validation_loss * (1 + LEARNING)
-    return f"{line}; it is still falling: more training would help" if falling else line
+    if falling:
+        return f"{line}; it is still falling: more training would help"
+    return f"{line}, the last one, so more training may help" if best is rows[-1] else line
 
 
 @dataclass(kw_only=True)

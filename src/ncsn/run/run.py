@@ -7,13 +7,13 @@ import copy
 import logging
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeAlias, TypedDict, get_args, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from ncsn.data import (
     Imputation,
     Imputed,
     Label,
+    LogPrior,
     Origin,
     Transform,
     Unseen,
@@ -165,10 +166,14 @@ class Steps(Iterator[Step]):
 
     def last(self) -> Float[Tensor, "n *d"]:
         """The samples.  Only the last state is transformed to the data's units, because that synchronises a GPU."""
+        return self.source.transform.inverse(self.final())
+
+    def final(self) -> Float[Tensor, "n *d"]:
+        """The samples in the score's units."""
         with suppress(StopIteration):
             while True:
                 x = self.advance().x
-        return self.source.transform.inverse(x)
+        return x
 
     @property
     def particles(self) -> int:
@@ -294,6 +299,7 @@ class Question(NamedTuple):
 CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # the most samples, and numbers in them, that ``Run.blocks`` draws together
 CONFORMAL, LEAST_CONFORMAL = 1000, 300  # held-out examples for conformal intervals; fewer are used several times
+ALLOWED, TRIED = 2000, 2000  # draws that estimate the share that the prior allows; the most in vain
 DENSITY_VALUES = 4096  # numbers in the examples whose densities are computed together
 
 
@@ -314,6 +320,7 @@ class Run:
     ``origin``: where the training data came from.
     ``measured``: metrics from the end of training, by name; for a table, the ``coverage`` of 90 % intervals on
     ``coverage_of`` hidden values.
+    ``log_prior``: the log density of the prior that ``with_prior`` was given; it isn't saved.
     """
 
     score: Score
@@ -325,6 +332,7 @@ class Run:
     settings: Json = field(default_factory=dict)
     origin: Origin | None = None
     measured: dict[str, float] = field(default_factory=dict)
+    log_prior: LogPrior | None = None
 
     @classmethod
     def of(cls, score: Score, shape: tuple[int, ...], *, sigma_max: float, sigma_min: float) -> "Run":
@@ -423,6 +431,31 @@ class Run:
         guide = None if self.guide is None else there(self.guide)
         return replace(self, score=there(self.score), guide=guide, device=chosen)
 
+    def with_prior(self, prior: Mapping[Any, Sequence[float]] | Callable[[UserData], object]) -> "Run":
+        """The run of a simulator's table that knows the prior of its parameters.
+
+        ``sample``, ``impute`` and ``calibrate`` reject draws where the prior is zero, and print the share that was
+        accepted; ``log_prob`` is normalised accordingly.  ``sample`` then also takes several observations of the same
+        parameters, and says if an observation is unlike all simulations.  ``steps`` and ``blocks`` ignore the prior.
+
+        ``prior``: lower and upper bounds of columns with a uniform prior, such as ``{"theta": (0, 10)}``; or a function
+        of rows like those of ``sample`` that returns their log densities, (n,), up to a constant, and −∞ where the
+        prior is zero.  It must be the prior that the table's parameters were drawn from.
+        Raises ValueError for unknown columns, for bounds that don't ascend, and unless ``fit`` trained the run on a
+        table.
+        """
+        require_prior(self, "given a prior")
+        return replace(self, log_prior=conditioning_of(self).prior(self, prior))
+
+    def _draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n *d"]:
+        """``n`` samples in the user's units, where the prior is positive."""
+        if self.log_prior is None:
+            return self.steps(n, **options).last()
+        own: SeededOptions = {**options, "seed": generator_of(options.get("seed", 0), self.device)}
+        z, tried = draw_allowed(self, n, lambda places: self.steps(len(places), **own).final())
+        announce_rejected(n, tried)
+        return self.transform.inverse(z)
+
     def steps(
         self,
         n: int = 1,
@@ -488,10 +521,16 @@ class Run:
         Samples of a table have missing cells as often as the table, and in similar patterns.
 
         ``given``: exact values of some columns of a table, such as ``{"sex": "F"}``; the other columns are drawn from
-        their distribution given these.
+        their distribution given these.  If the run has a prior, see ``with_prior``, values can be lists of an element
+        for each of several independent observations of the same parameters.  Parameters are then drawn from their
+        posterior given all observations, and only these columns are returned.  The posterior's density is the product
+        of those given single observations, divided by the prior's where that counts more than once, and draws are
+        weighted particles that are resampled.
         ``complete``: draw rows without missing cells, as ``impute`` would fill them in.
         ``options``: as for ``steps``.
-        Raises ValueError as ``steps`` does, and for values and columns that the run doesn't know.
+        Raises ValueError as ``steps`` does, for values and columns that the run doesn't know, and for several
+        observations without a prior, of which some parameters are categories or may be missing, or for which the
+        effective sample size of the particles is below 100.
 
         >>> run = ncsn.load("mnist", device="cpu")
         >>> run.sample(2, seed=0, levels=4, label="7").shape
@@ -500,11 +539,17 @@ class Run:
         kind, n = self.recipe.kind, whole("n", n, 1)
         check_type("complete", complete, bool)
         if given is not None:
-            conditioning = conditioning_of(self)
-            rows = conditioning.given(self, given).sample(n, complete=complete, **options)
-            return conditioning.insert(self, rows, given)
+            conditioning, observed = conditioning_of(self), observations(given)
+            if self.log_prior is not None:
+                conditioning.warn(self, observed)
+            if len(observed) > 1:
+                refuse_options("sample with several observations", options.keys() - {"seed"})
+                generator = generator_of(options.get("seed", 0), self.device)
+                return conditioning.together(self, observed, n, generator)
+            rows = conditioning.given(self, observed[0]).sample(n, complete=complete, **options)
+            return conditioning.insert(self, rows, observed[0])
         run = kind.conditioning.complete(self) if complete and kind.conditioning else self
-        return kind.examples(self, run.steps(n, **options).last())
+        return kind.examples(self, run._draw(n, options))
 
     def blocks(self, n: int, *, seed: int = 0, **options: Unpack[SamplingOptions]) -> Iterator[Steps]:
         """Draw ``n`` samples one block at a time, in the memory of a single block; yields ``Steps`` for each.
@@ -643,10 +688,15 @@ class Run:
             question = self._measurement(measure, posterior, std, hidden, generator, options)
         chance = torch.Generator().manual_seed(seed)
         sources = self._truths(examples, truths, n, chance, generator)
-        ranks = {
+        found = {
             name: rank_all(trials(self, question, x, draws, chance, name), seed=seed) for name, x in sources.items()
         }
-        return Calibration(ranks, draws)
+        ranks, spread = ({name: each[i] for name, each in found.items()} for i in range(2))
+        note, conditioning = "", self.recipe.kind.conditioning
+        if conditioning and measure is None and "held-out" in sources and np.ndim(hidden) == 1:
+            same = question.hide((1, *self.recipe.shape), chance)[0]
+            note = conditioning.sharpness(self, sources["held-out"], same)
+        return Calibration(ranks, draws, spread, note)
 
     def _truths(
         self, examples: object, which: str, n: int, chance: torch.Generator, generator: torch.Generator
@@ -667,7 +717,7 @@ class Run:
                 log.warning(f"{error}; only truths from the run are used")
         if which == "held-out":
             return truths
-        return {"run": self.steps(n, label="none", guidance=1.0, seed=generator).last().cpu()} | truths
+        return {"run": self._draw(n, {"label": "none", "guidance": 1.0, "seed": generator}).cpu()} | truths
 
     def held_out(self, dataset: str | None = None) -> Shaped[Tensor, "n *d"]:
         """The test examples of the data in the user's units; ``dataset`` and errors as for ``data``."""
@@ -834,7 +884,13 @@ class Run:
             for part in parts:
                 found.append(part.log_prob)
                 shown.update(len(part.log_prob))
-        return kind.align(torch.cat(found), x)
+        density = torch.cat(found)
+        if run.log_prior is not None:
+            share = allows(run, run.steps(ALLOWED, seed=0).final()).double().mean()
+            if not share:
+                raise ValueError(f"none of {ALLOWED:,} draws is where the prior is positive, so the density is unknown")
+            density = torch.where(run.log_prior(numbers) > -math.inf, density - share.log(), -math.inf)
+        return kind.align(density, x)
 
     def compile(self, batch_size: int) -> None:
         """Compile the networks; a message says so if this machine or torch can't.
@@ -859,6 +915,8 @@ class Run:
         as for a posterior, or if the guide has a different size and no recipe.
         """
         require_prior(self, "saved")
+        if self.log_prior is not None:
+            log.info("the prior is not saved: call with_prior again after ncsn.load")
         check_type("folder", folder or None, str, Path)
         parts = [(Path(folder), self, self.model)]
         if self.guide is not None:
@@ -892,6 +950,45 @@ def trials(
             shown.update(len(x))
             # Pixels are written as bytes, and ranks among equal bytes are random.
             yield Trials(stored(x[None])[0], stored(draws), gaps)
+
+
+def allows(run: Run, z: Float[Tensor, "b *d"]) -> Bool[Tensor, "b"]:
+    """Where the prior is positive: everywhere if there is none.  ``z``: in the score's units."""
+    if run.log_prior is None:
+        return torch.ones(len(z), dtype=torch.bool, device="cpu")
+    # ``inverse`` would move draws into the range of training.
+    return run.log_prior(run.transform.restore(z).cpu()) > -math.inf
+
+
+def draw_allowed(
+    run: Run, n: int, draw: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m *d"]]
+) -> tuple[Float[Tensor, "n *d"], int]:
+    """Draws in the score's units for ``n`` places, each repeated until the prior allows it, and how many that took.
+
+    Raises ValueError if fewer than about one draw in a thousand is allowed.
+    """
+    drawn, tried, rounds = draw(torch.arange(n)), n, 1
+    while len(left := (~allows(run, drawn)).nonzero()[:, 0]):
+        if rounds == TRIED or (len(left) == n and tried >= TRIED):
+            found = f"none of {max(rounds, tried if len(left) == n else 0):,} draws is where the prior is positive"
+            raise ValueError(f"{found}: is it the prior of the simulations, and the observation like them?")
+        drawn[left] = draw(left)
+        tried, rounds = tried + len(left), rounds + 1
+    return drawn, tried
+
+
+def announce_rejected(n: int, tried: int) -> None:
+    """Say which share of the draws was allowed."""
+    if tried > n:
+        log.info(f"{n / tried:.1%} of the draws are where the prior is positive; the others were drawn again")
+
+
+def observations(given: Values) -> list[Values]:
+    """The single observation that ``Run.sample`` is given, or several from columns that are lists."""
+    columns = {name: np.asarray(each) for name, each in given.items()} if isinstance(given, Mapping) else {}
+    if not any(each.ndim for each in columns.values()):
+        return [given]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def require_prior(run: Run, verb: str) -> None:

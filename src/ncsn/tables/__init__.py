@@ -26,7 +26,7 @@ from ncsn.run.run import Run
 from ncsn.samplers import Step
 from ncsn.score import PreconditioningName, ScoreModel
 from ncsn.settings import OF_IMAGES
-from ncsn.tables import impute
+from ncsn.tables import impute, simulations
 from ncsn.tables.columns import columns_of
 from ncsn.tables.frames import frame_of, numbers_of, write_frame
 from ncsn.tables.judge import TableRuler, show_rows
@@ -164,5 +164,13 @@ TABLES = Tables(
     shown=10,  # a picture shows more points than images
     writers={**dict.fromkeys(settings.TABLES, write_rows), ".npz": None, ".npy": None},
     imputation=Imputation(draw_missing, hide_cells, impute.impute_table),
-    conditioning=Conditioning(impute.conditional_run, impute.insert_given, impute.complete_run),
+    conditioning=Conditioning(
+        impute.conditional_run,
+        impute.insert_given,
+        impute.complete_run,
+        simulations.log_prior_of,
+        simulations.draw_together,
+        simulations.warn_if_unlike,
+        simulations.describe_sharpness,
+    ),
 )

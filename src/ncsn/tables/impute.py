@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from ncsn.data import Imputed, UserData, Values
 from ncsn.machine.messages import bar, log
 from ncsn.metrics import Trials, rank
 from ncsn.run.folder import Recipe
-from ncsn.run.run import Run, generator_of
+from ncsn.run.run import Run, announce_rejected, draw_allowed, generator_of
 from ncsn.settings import TABLES
 from ncsn.tables.columns import AnyColumn, Columns, Discrete, columns_of, name_of
 from ncsn.tables.frames import cells_by_name, decode, fill, frame_of, numbers_of, write_frames
@@ -74,15 +74,28 @@ def given_cells(run: Run, given: Values) -> Float64[Tensor, "1 d"]:
 def conditional_run(run: Run, given: Values) -> Run:
     """The run of the other columns given values of some; see ``Run.sample``."""
     x, model, columns = given_cells(run, given), conditional_model(run), columns_of(run.transform, *run.recipe.shape)
-    others = x[0].isnan().tolist()
+    others = x[0].isnan()
     kept = [place for place, i in enumerate([*columns.numbers, *columns.coded]) if others[i]]
-    chosen = tuple(compress(columns.columns, others))
-    names = [column.name for column in chosen]
-    fields = tuple(field for field in columns.fields if field.name in names)
-    transform = replace(columns, columns=chosen, fields=fields, never=())  # never is of whole rows
+    transform = select(columns, others)
     recipe = Recipe(network="none", arguments={}, shape=(len(kept),), sampling=run.recipe.sampling, transform=transform)
     score = Given(model, run.transform.forward(x).float().to(run.device), kept, complete=False)
-    return Run(score=score, recipe=recipe, device=run.device)
+    prior = None if run.log_prior is None else lambda rest: run.log_prior(insert_rest(x, rest))
+    return Run(score=score, recipe=recipe, device=run.device, log_prior=prior)
+
+
+def select(columns: Columns, chosen: Bool[Tensor, "d"]) -> Columns:
+    """Some of the columns."""
+    some = tuple(compress(columns.columns, chosen.tolist()))
+    names = [column.name for column in some]
+    fields = tuple(field for field in columns.fields if field.name in names)
+    return replace(columns, columns=some, fields=fields, never=())  # never is of whole rows
+
+
+def insert_rest(row: Float64[Tensor, "1 d"], rest: Float[Tensor, "n k"]) -> Float64[Tensor, "n d"]:
+    """A row, repeated, with the numbers that it lacks."""
+    rows = row.repeat(len(rest), 1)
+    rows[:, row[0].isnan()] = rest.to(rows)
+    return rows
 
 
 def insert_given(run: Run, samples: UserData, given: Values) -> UserData:
@@ -90,9 +103,8 @@ def insert_given(run: Run, samples: UserData, given: Values) -> UserData:
     import pandas
 
     x, columns = given_cells(run, given), columns_of(run.transform, run.recipe.shape[0])
-    rows, others = x.repeat(len(samples), 1), x[0].isnan()
     framed = hasattr(samples, "columns")
-    rows[:, others] = numbers_of(samples, columns, "skip")[:, others] if framed else samples.to(rows)
+    rows = insert_rest(x, numbers_of(samples, columns, "skip")[:, x[0].isnan()] if framed else samples)
     announce_guesses(columns, rows, rows.isnan().any().logical_not().expand(rows.shape))
     if not framed:
         return rows.to(samples)
@@ -117,15 +129,26 @@ HIDDEN, DRAWS = 200, 20  # values hidden to measure coverage, and draws of each
 INSIDE = (DRAWS - 1) / (DRAWS + 1)  # the share of them within the range of exact draws
 
 
-def draw_rows(run: Run, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
-    """``n`` draws of each row of ``z`` given what is known of it (the rest is NaN), in the model's units."""
+def draw_rows(
+    run: Run, z: Float[Tensor, "b e"], n: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "n b e"], int]:
+    """``n`` draws of each row of ``z`` given what is known of it (the rest is NaN), in the model's units.
+
+    Also returns how many draws that took: more than n b only if the run has a prior that rejects some.
+    """
     own = run.recipe.sampling
     top = max(TOP * own.sigma_max, min(own.sigma_max, 2 * own.sigma_min))
     # Rows of which nothing is known are samples.
     known = own.but(sampler="dpmpp-sde", levels=LEVELS, sigma_max=top, guidance=1.0)
     sampling = own if bool(z.isnan().all()) else known
-    *_, last = conditional_model(run).fill(z.repeat_interleave(n, 0), sampling, generator, complete=True)
-    return last.x.view(len(z), n, -1).transpose(0, 1)
+    rows = z.repeat_interleave(n, 0)
+
+    def draw(places: Int64[Tensor, "m"]) -> Float[Tensor, "m e"]:
+        *_, last = conditional_model(run).fill(rows[places], sampling, generator, complete=True)
+        return last.x
+
+    drawn, tried = draw_allowed(run, len(rows), draw)
+    return drawn.view(len(z), n, -1).transpose(0, 1), tried
 
 
 @torch.no_grad()
@@ -148,10 +171,13 @@ def impute_rows(
         for part in torch.split(rows.nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
         if len(part)
     ]
+    needed = 0
     for part in bar(parts, f"{len(x)} rows"):
-        drawn = draw_rows(run, z[part].to(run.device), n, generator)
+        drawn, tried = draw_rows(run, z[part].to(run.device), n, generator)
+        needed += tried
         rows = run.transform.inverse(drawn.flatten(0, 1)).view(n, len(part), -1)
         draws[:, part] = torch.where(missing[part], rows.to(draws), draws[:, part])
+    announce_rejected(n * sum(map(len, parts)), needed)
     return summarise(run, x, draws)
 
 
