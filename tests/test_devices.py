@@ -460,6 +460,16 @@ def imputed(device: str, folder: Path) -> None:
         assert bool(replace(run, recipe=recipe).to(device).impute(rows.numpy(), 3).draws.isfinite().all())
 
 
+@path
+def simulated(device: str, folder: Path) -> None:
+    """A table whose prior is known, given one observation and several."""
+    run = conditional_run(torch.tensor([[1.0, 0.5], [0.5, 1.0]])).to(device).with_prior({"0": (-3, 3)})
+    for given in ({"1": 0.5}, {"1": [0.5, 0.4]}):
+        assert bool(run.sample(3, given=given).isfinite().all())
+    assert bool(run.calibrate(BENT[:40], hidden=["0"], n=30, draws=2).note)
+    assert bool(run.log_prob([[0.5]], given={"1": 0.5}).isfinite().all())
+
+
 def commanded(device: str, folder: Path, commands: str) -> None:
     for command in commands.strip().splitlines():
         main([word.format(folder) for word in command.split()] + ["--device", device])

@@ -155,11 +155,12 @@ def mixed() -> Run:
     return Run(score=run.score, recipe=ncsn.Recipe(**vars(run.recipe) | {"transform": columns}))
 
 
-FAR = {"0": (50.0, 60.0)}
+FAR: Any = {"0": (50.0, 60.0)}
+SCALAR: Any = {"0": 3}
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: conditional_run(PAIR).with_prior({"9": (0, 1)}), "columns of numbers are 0, 1"),
     (lambda: conditional_run(PAIR).with_prior({"0": (1, 0)}), "(1, 0)"),
-    (lambda: conditional_run(PAIR).with_prior({"0": 3}), "lower and an upper"),
+    (lambda: conditional_run(PAIR).with_prior(SCALAR), "lower and an upper"),
     (lambda: conditional_run(PAIR).with_prior({}), "expected bounds"),
     (lambda: conditional_run(PAIR).with_prior(lambda rows: 0.0).sample(2), "one number for"),
     (lambda: conditional_run(PAIR).with_prior(FAR).sample(2, given={"1": 0.0}), "none of"),

@@ -691,7 +691,8 @@ class Run:
         found = {
             name: rank_all(trials(self, question, x, draws, chance, name), seed=seed) for name, x in sources.items()
         }
-        ranks, spread = ({name: each[i] for name, each in found.items()} for i in range(2))
+        ranks = {name: each for name, (each, _) in found.items()}
+        spread = {name: share for name, (_, share) in found.items()}
         note, conditioning = "", self.recipe.kind.conditioning
         if conditioning and measure is None and "held-out" in sources and np.ndim(hidden) == 1:
             same = question.hide((1, *self.recipe.shape), chance)[0]

@@ -79,7 +79,8 @@ def conditional_run(run: Run, given: Values) -> Run:
     transform = select(columns, others)
     recipe = Recipe(network="none", arguments={}, shape=(len(kept),), sampling=run.recipe.sampling, transform=transform)
     score = Given(model, run.transform.forward(x).float().to(run.device), kept, complete=False)
-    prior = None if run.log_prior is None else lambda rest: run.log_prior(insert_rest(x, rest))
+    whole = run.log_prior
+    prior = None if whole is None else lambda rest: whole(insert_rest(x, rest))
     return Run(score=score, recipe=recipe, device=run.device, log_prior=prior)
 
 

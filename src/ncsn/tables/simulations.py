@@ -115,18 +115,18 @@ def draw_together(run: Run, given: Sequence[Values], n: int, generator: torch.Ge
         raise ValueError("parameters with categories, few or missing values can be drawn given one observation only")
     if isinstance(prior, Box) and bool((hidden & (prior.high - prior.low).isinf()).any()):
         raise ValueError("given has several observations; for these, the prior needs bounds of every parameter")
-    inner, z, places = select(columns, hidden), columns.forward(x).float().to(run.device), places.to(run.device)
+    inner, z, at = select(columns, hidden), columns.forward(x).float().to(run.device), places.to(run.device)
 
     def densities(theta: Float64[Tensor, "k p"]) -> tuple[Float64[Tensor, "k m"], Float64[Tensor, "k"]]:
         """Those of each observation's posterior at some parameters, and that of all observations together."""
         user, rows = inner.restore(theta), z.repeat(len(theta), 1)
         log_prior = prior(insert_rest(x[:1], user)) - inner.log_abs_det_jacobian(user)
-        rows[:, places] = theta.to(z).repeat_interleave(m, 0)
-        each = log_densities_of(run, rows, places, tolerance=1e-3).view(-1, m)
+        rows[:, at] = theta.to(z).repeat_interleave(m, 0)
+        each = log_densities_of(run, rows, at, tolerance=1e-3).view(-1, m)
         return each, torch.where(log_prior > -math.inf, each.sum(1) - (m - 1) * log_prior, -math.inf)
 
     random = np.random.default_rng(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
-    theta = draw_rows(run, z, -(-PARTICLES // m), generator)[0][..., places].flatten(0, 1).cpu().double()
+    theta = draw_rows(run, z, -(-PARTICLES // m), generator)[0][..., at].flatten(0, 1).cpu().double()
     each, target = densities(theta)
     log_weights = target - each.logsumexp(1)
     for left in reversed(range(ROUNDS)):
