@@ -19,7 +19,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import DIGITS, SAMPLING, conditional_run, refusal, refused, unchecked
+from helpers import DIGITS, SAMPLING, Patch, Printed, conditional_run, refusal, refused, unchecked
 from pictures import png, write
 from safetensors.torch import load_file
 from torch import Tensor
@@ -36,7 +36,6 @@ from ncsn.score import ScoreModel
 from ncsn.tables.columns import columns_of, learn_columns
 from ncsn.validation import read_json
 
-Printed = pytest.CaptureFixture[str]
 COLUMNS = ("age", "kind", "income")
 LEARNED = {"network": "MLP", "arguments": {"dimensions": 3, "width": 8, "layers": 1}, "shape": (3,)}
 
@@ -119,9 +118,7 @@ PIPES = {
 
 
 @pytest.mark.parametrize("name", PIPES)
-def test_a_command_waits_for_no_pipe(
-    name: str, learned: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed
-) -> None:
+def test_a_command_waits_for_no_pipe(name: str, learned: Path, monkeypatch: Patch, capsys: Printed) -> None:
     """No signal ends such a wait, but somebody who writes does."""
     monkeypatch.chdir(learned)
     path = Path(name)
@@ -248,7 +245,7 @@ def test_escape_sequences_of_strangers_files_do_not_reach_the_terminal(
 
 
 @pytest.mark.parametrize("columns", ["1", "2"])
-def test_help_ends_in_a_narrow_terminal(columns: str, monkeypatch: pytest.MonkeyPatch, capsys: Printed) -> None:
+def test_help_ends_in_a_narrow_terminal(columns: str, monkeypatch: Patch, capsys: Printed) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     with limit_seconds(20), pytest.raises(SystemExit, match=r"^0$"):
         cli.main(["likelihood", "--help"])
@@ -312,9 +309,7 @@ def judgeable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_density_names_the_row_as_the_file_counts_them(
-    table: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_density_names_the_row_as_the_file_counts_them(table: Path, capsys: Printed, monkeypatch: Patch) -> None:
     monkeypatch.chdir(table.parent)
     Path("x.csv").write_text("age,kind,income\n40,1,100\n,1,100\n,,\n41,2,0\n")
     line = refusal(capsys, "likelihood", "table", "x.csv")

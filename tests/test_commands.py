@@ -16,7 +16,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from helpers import DIGITS, SAMPLING, GaussianScore, refusal, z_score
+from helpers import DIGITS, SAMPLING, GaussianScore, Patch, Printed, refusal, z_score
 from PIL import Image
 from torch import Tensor, nn
 
@@ -36,8 +36,6 @@ from ncsn.run.folder import Recipe
 from ncsn.run.run import Run, block_seed, log_densities
 from ncsn.score import Sigma, expand
 
-Patch = pytest.MonkeyPatch
-Printed = pytest.CaptureFixture[str]
 RECIPE = Recipe(
     network="UNet", arguments={"num_classes": 10}, shape=(1, 8, 8), sampling=replace(SAMPLING, guidance=2.0)
 )
@@ -160,9 +158,7 @@ WRITTEN = {
 }
 
 
-def test_a_command_leaves_what_it_is_asked_for_and_nothing_else(
-    trained: Path, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_a_command_leaves_what_it_is_asked_for_and_nothing_else(trained: Path, here: Path) -> None:
     """In the folder, where a second process could find it, and in this process."""
 
     def state() -> list[object]:
@@ -173,8 +169,7 @@ def test_a_command_leaves_what_it_is_asked_for_and_nothing_else(
     def files() -> set[Path]:
         return {path for path in Path().rglob("*") if path.is_file()}
 
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, here, dirs_exist_ok=True)
     for line, expected in WRITTEN.items():
         before, there = state(), files()
         cli.main(line.split())
@@ -275,9 +270,8 @@ def test_a_run_is_evaluated_as_far_as_there_are_real_images(
 
 @pytest.mark.parametrize(("folder", "place"), [("it", "it"), ("package", ".")])
 def test_an_evaluation_is_written_into_ones_own_run_or_here(
-    folder: str, place: str, given: Run, monkeypatch: Patch, tmp_path: Path
+    folder: str, place: str, given: Run, monkeypatch: Patch, here: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     Path("package").mkdir()
     use(monkeypatch, replace(given, folder=Path(folder)))
     monkeypatch.setattr(Run, "data", Mock(return_value=small_images((1, 8, 8))))
@@ -485,8 +479,7 @@ def points(tmp_path: Path) -> Path:
     return tmp_path / "points"
 
 
-def test_the_model_in_the_package_draws_digits_at_once(tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_model_in_the_package_draws_digits_at_once(here: Path) -> None:
     cli.main(["sample", "mnist", "-n", "200", "--out", "digits.npz"])
     digits = torch.from_numpy(np.load("digits.npz")["samples"])
     # A model that draws eights alone is confident too: what it draws must be as near to real digits as they are to

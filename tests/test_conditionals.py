@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import unchecked
+from helpers import Patch, unchecked
 from scipy.stats import chi2_contingency
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
@@ -603,9 +603,7 @@ def by_hand(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("at_once", [missing.NUMBERS_AT_ONCE, 5 * 9], ids=["together", "five rows at a time"])
 @pytest.mark.parametrize("gaps", [GAPS, GAPS[:1]], ids=["gaps", "complete"])
-def test_a_step_of_em_is_that_of_dempster_laird_and_rubin(
-    gaps: Tensor, at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_of_em_is_that_of_dempster_laird_and_rubin(gaps: Tensor, at_once: int, monkeypatch: Patch) -> None:
     """Row by row, by PyTorch's own Gaussians: the density of what is known, the regression, and the sums.
 
     The covariance is shrunk by three rows.
@@ -650,7 +648,7 @@ def test_a_wide_table_with_gaps_has_the_covariance_of_its_pairs(n: int, most: fl
     assert 0 < exact - ours < most, (exact - ours, exact - apart)
 
 
-def test_columns_of_wide_tables_are_independent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_of_wide_tables_are_independent(monkeypatch: Patch) -> None:
     """Of more than so many, a covariance would take longer than the network."""
     monkeypatch.setattr(missing, "NARROW", 20)
     g = torch.Generator().manual_seed(0)

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from helpers import refused, unchecked
+from helpers import Printed, refused, unchecked
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import PARTS, contents, in_order, packed, write
@@ -143,7 +143,7 @@ def test_examples_by_index() -> None:
     )
 
 
-def test_examples_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_from_files(tmp_path: Path, capsys: Printed) -> None:
     def read(name: str, shape: tuple[int, ...], depth: Depth = BYTES, *, fit: bool = True) -> np.ndarray:
         # The size that the run's own images were read in is not asked for.
         return read_example(str(tmp_path / name), shape, None, Reading(size="7"), depth, fit=fit).numpy()
@@ -186,19 +186,18 @@ def test_examples_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 # Where a run's images are
 
 
-def test_images_are_found_where_they_were_and_are_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / "here", {f"{i}.png": i for i in range(30)})
+def test_images_are_found_where_they_were_and_are_now(here: Path) -> None:
+    write(here / "here", {f"{i}.png": i for i in range(30)})
     reading = Reading(size="4", fit="stretch")
     images = load_dataset("here", reading=reading)
     origin = Origin.of("here", reading, images)
-    assert (origin.dataset, origin.split) == (str(tmp_path / "here"), (24, 3, 3))
+    assert (origin.dataset, origin.split) == (str(here / "here"), (24, 3, 3))
     assert contents(origin.load()) == contents(images)
     shutil.move("here", "there")
     with pytest.raises(ValueError, match=r"no longer at .*here; .*--data"):
         origin.load()
     assert torch.equal(origin.load("there").test, images.test)
-    other = write(tmp_path / "other", {f"{i}.png": i + 1 for i in range(30)})
+    other = write(here / "other", {f"{i}.png": i + 1 for i in range(30)})
     for wrong, place in ((origin, other), (replace(origin, reading=Reading(size="4")), "there")):
         with pytest.raises(ValueError, match="does not hold the data"):
             wrong.load(place)

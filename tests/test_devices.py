@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import SAMPLING, GaussianScore, conditional_run
+from helpers import SAMPLING, GaussianScore, Patch, conditional_run
 from learning import arrays, pictures, tiny
 from pretend import active
 from torch import Tensor, nn
@@ -281,7 +281,7 @@ def taught(device: str, folder: Path) -> None:
     images = pictures(n=40, held_out=10)
     assert images.labels is not None
     network = Classifier(1, (10, 8), 3).to(device)
-    with pytest.MonkeyPatch.context() as patch:
+    with Patch.context() as patch:
         patch.setattr(features, "BATCH", 8)
         features.teach(network, images.train, images.labels.train, torch.device(device), 80)
     there(next(network.parameters()).detach(), device)
@@ -332,7 +332,7 @@ def by_settings(given: dict[str, Any], device: str, folder: Path) -> None:
 
 def small_memory(device: str, folder: Path) -> None:
     """The data stay on the processor."""
-    with pytest.MonkeyPatch.context() as patch:
+    with Patch.context() as patch:
         patch.setattr(hardware, "memory_of", lambda _: 4000)
         by_settings({"posterior_above": 0.5}, device, folder)
 
@@ -504,9 +504,7 @@ PLACES = [("mps", name) for name in PATHS] + [("cuda", name) for name in PATHS i
     [pytest.param(*place, marks=[pytest.mark.slow] if place[1] in SLOW else []) for place in PLACES],
     indirect=["device"],
 )
-def test_what_runs_on_the_processor_runs_on_a_gpu(
-    name: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_runs_on_the_processor_runs_on_a_gpu(name: str, device: str, tmp_path: Path, monkeypatch: Patch) -> None:
     # A training draws a picture by it too, whose 200 evaluations would be most of the time.
     monkeypatch.setitem(SAMPLERS, "annealed", replace(SAMPLERS["annealed"], levels=10))
     PATHS[name](device, tmp_path)

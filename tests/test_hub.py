@@ -6,7 +6,7 @@ from unittest.mock import create_autospec
 
 import huggingface_hub
 import pytest
-from helpers import DIGITS, refusal
+from helpers import DIGITS, Patch, Printed, refusal
 from huggingface_hub import constants
 
 import ncsn
@@ -22,9 +22,7 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def test_only_parts_of_a_run_are_fetched_of_the_revision_that_is_named(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_parts_of_a_run_are_fetched_of_the_revision_that_is_named(run: Path, monkeypatch: Patch) -> None:
     download = create_autospec(huggingface_hub.snapshot_download, return_value=str(run))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert ncsn.load("hf://ada/pets").digest == ncsn.load(run).digest
@@ -34,9 +32,7 @@ def test_only_parts_of_a_run_are_fetched_of_the_revision_that_is_named(
 
 
 @pytest.mark.parametrize("model", ["ada/cars", "ada/pets@v2", "ada/pets/guide", "ada--x/pets", "../../run"])
-def test_what_cannot_be_fetched_is_one_line(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_fetched_is_one_line(model: str, tmp_path: Path, monkeypatch: Patch, capsys: Printed) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert f"hf://{model.partition('@')[0]}: " in refusal(capsys, "sample", f"hf://{model}")

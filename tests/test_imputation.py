@@ -15,7 +15,7 @@ import pandas
 import pyarrow
 import pytest
 import torch
-from helpers import command, conditional_run, refusal, refused
+from helpers import Patch, Printed, command, conditional_run, refusal, refused
 from pyarrow import parquet
 from torch import Tensor
 
@@ -268,11 +268,8 @@ def test_rows_that_are_not_the_runs_and_scores_of_others_are_refused(rows: Any, 
 # Files.
 
 
-def test_a_gap_of_two_values_becomes_the_one_that_most_draws_have(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_gap_of_two_values_becomes_the_one_that_most_draws_have(monkeypatch: Patch, here: Path) -> None:
     """And that of a date a whole day."""
-    monkeypatch.chdir(tmp_path)
     n = 4000
     third = torch.arange(n) % 3
     x = torch.stack([1e9 + 3 * gaussian(n)[:, 0], 4.0 * (third == 0) - 3, 18000.0 + torch.arange(n) % 1000, third])
@@ -317,11 +314,8 @@ CELLS = {
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("x.csv", ","), ("x.tsv", "\t"), ("semicolons.csv", ";")])
-def test_observed_cells_are_written_byte_for_byte(
-    name: str, delimiter: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_observed_cells_are_written_byte_for_byte(name: str, delimiter: str, monkeypatch: Patch, here: Path) -> None:
     """Also of columns that the run does not know, and in the table of draws."""
-    monkeypatch.chdir(tmp_path)
     reals = {name: Number(name=name, shift=0.0, scale=100.0) for name in ("a", "price")}
     days = {name: Number(name=name, shift=19750.0, scale=30.0, date=True) for name in ("seen", "zoned")}
     codes = Discrete(name="zip", values=(0.0, 1.0), categories=("00501", "A7"))
@@ -352,11 +346,8 @@ def test_observed_cells_are_written_byte_for_byte(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-def test_a_file_comes_back_as_it_was_written(
-    encoding: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
-) -> None:
+def test_a_file_comes_back_as_it_was_written(encoding: str, monkeypatch: Patch, here: Path, capsys: Printed) -> None:
     """Delimiter, encoding and decimal comma, also of deviations and draws; by each column's own mark."""
-    monkeypatch.chdir(tmp_path)
     run = named_run(*(Number(name=name, shift=0.0, scale=50.0) for name in ("a", "b", "c", "d", "e")))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     text = "a;b;c;d;e;größe\r\n24,68;1.5;7;1.234,5;;x\r\n;;;;;\r\n13,5;2.25;8;10;;ü\r\n"
@@ -390,9 +381,8 @@ def test_a_file_comes_back_as_it_was_written(
     assert "größe" in pandas.read_parquet("y.parquet")
 
 
-def test_parquet_keeps_what_it_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_parquet_keeps_what_it_holds(monkeypatch: Patch, here: Path) -> None:
     """Whole numbers beyond 2⁵³ in columns with gaps, small ones, lists, structures and maps."""
-    monkeypatch.chdir(tmp_path)
     run = named_run(*(Number(name=name, shift=0.0, scale=9.0) for name in ("a", "k")))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     big = 9007199254740995
@@ -418,8 +408,7 @@ def test_parquet_keeps_what_it_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert read_frame(Path("x.parquet"))["id"].dtype == "Int64"
 
 
-def test_both_files_are_written_or_neither(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_both_files_are_written_or_neither(monkeypatch: Patch, here: Path, capsys: Printed) -> None:
     run = named_run(*(Number(name=name, shift=0.0, scale=9.0) for name in "ab"))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     Path("x.csv").write_text("a,b\n1,\n,2\n")
@@ -437,12 +426,12 @@ def test_both_files_are_written_or_neither(monkeypatch: pytest.MonkeyPatch, tmp_
         command("impute it x.csv -n 2 --out y.csv --draws z.csv")
     monkeypatch.setattr(pandas.DataFrame, "to_csv", to_csv)
     assert len(writes) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+    assert [path.name for path in here.iterdir()] == ["x.csv"]
     command("impute it x.csv -n 2 --out y.csv --draws z.csv")
-    assert {path.name for path in tmp_path.iterdir()} == {"x.csv", "y.csv", "z.csv"}
+    assert {path.name for path in here.iterdir()} == {"x.csv", "y.csv", "z.csv"}
 
 
-def test_a_table_of_many_columns_takes_no_longer_per_column(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_of_many_columns_takes_no_longer_per_column(monkeypatch: Patch) -> None:
     """Apart from the network, quadratic time took 25 s for 3,000; the bound is generous, because machines are busy."""
     names = tuple(f"c{i}" for i in range(3000))
     columns = Columns(
@@ -473,9 +462,8 @@ def test_a_table_of_many_columns_takes_no_longer_per_column(monkeypatch: pytest.
     ],
 )
 def test_files_that_cannot_be_filled_are_refused(
-    rows: str, words: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    rows: str, words: str, why: str, here: Path, monkeypatch: Patch, capsys: Printed
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     run = named_run(*(Number(name=name, shift=0.0, scale=1.0) for name in "ab"))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     Path(words.split()[0]).write_text(rows)
@@ -490,10 +478,9 @@ IN_EVERY_ROW = np.where(np.stack([np.arange(120) % 2 == 0, np.arange(120) % 2 ==
 
 @pytest.mark.parametrize(("rows", "related"), [(SOME, 0.6), (IN_EVERY_ROW, -1)], ids=["some", "in every row"])
 def test_a_tables_own_gaps_are_imputed_and_what_training_has_measured_is_printed(
-    rows: np.ndarray, related: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    rows: np.ndarray, related: float, here: Path, capsys: Printed
 ) -> None:
     """Also where no row is complete: how columns are related, and what is sure, such a table does not say."""
-    monkeypatch.chdir(tmp_path)
     pandas.DataFrame(rows, columns=["a", "b"]).to_csv("t.csv", index=False)
     command("train t.csv --steps 12 --channels 8 --blocks 1 --samples 5")
     capsys.readouterr()

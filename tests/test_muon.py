@@ -1,5 +1,6 @@
 import pytest
 import torch
+from helpers import Patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refinenet import NCSN
@@ -50,9 +51,7 @@ def test_tall_and_wide_matrices_cost_the_same() -> None:
     assert tall.get_total_flops() == wide.get_total_flops() > 0
 
 
-def test_without_bfloat16_hardware_products_are_in_float32(
-    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
+def test_without_bfloat16_hardware_products_are_in_float32(monkeypatch: Patch, generator: torch.Generator) -> None:
     """Emulated bfloat16 took more than half of a training step there.
 
     The iteration acts on each singular value alone.

@@ -15,7 +15,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import SAMPLING, refused
+from helpers import SAMPLING, Patch, refused
 from safetensors.torch import load, save
 from torch.utils._pytree import tree_leaves
 
@@ -62,7 +62,7 @@ def files_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: Patch) -> None:
     """When the disk is told to keep the new file, it is whole, and the old one still has the name; then it moves."""
     path = tmp_path / f"{'😀' * 58}.txt"
     path.write_text("old")
@@ -203,16 +203,13 @@ def test_a_run_and_what_is_no_run_are_not_replaced_unasked(
     assert files_in(folder.parent) == before
 
 
-def test_the_model_in_the_package_is_small_and_loads(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_model_in_the_package_is_small_and_loads(folder: Path, here: Path) -> None:
     place = find("mnist")
     assert sum(path.stat().st_size for path in place.rglob("*.safetensors")) <= 3_500_000
     assert {p.dtype for p in ncsn.load("mnist", device="cpu").model.parameters()} == {torch.float32}
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mnist").mkdir()
+    (here / "mnist").mkdir()
     assert find("mnist") == place
-    shutil.copytree(folder, tmp_path / "mnist", dirs_exist_ok=True)
+    shutil.copytree(folder, here / "mnist", dirs_exist_ok=True)
     assert find("mnist") == Path("mnist"), "a run of one's own goes first"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import command, conditional_run, refusal
+from helpers import Patch, Printed, command, conditional_run, refusal
 
 import ncsn
 from ncsn.evaluation import evaluate
@@ -75,10 +75,7 @@ def test_densities_of_a_files_rows(trained: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(pandas.read_csv(tmp_path / "density.csv")["log_density"], expected, rtol=1e-6)
 
 
-def test_gaps_of_text_numbers_and_dates_are_filled_in(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_gaps_of_text_numbers_and_dates_are_filled_in(trained: Path, here: Path, capsys: Printed) -> None:
     gaps = FRAME[:8].assign(
         town=[None, "Oslo", *FRAME["town"][2:8]], joined=FRAME["joined"][:8].mask(FRAME.index[:8] == 2)
     )
@@ -109,9 +106,8 @@ def test_gaps_of_text_numbers_and_dates_are_filled_in(
     ],
 )
 def test_what_a_run_of_rows_cannot_do_is_refused(
-    words: str, why: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    words: str, why: str, trained: Path, here: Path, capsys: Printed
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     FRAME[["normal", "town"]].to_csv("other.csv", index=False)
     assert why in refusal(capsys, *words.format(trained).split())
 
@@ -131,11 +127,8 @@ def test_a_frame_is_learned_as_its_file_and_a_sum_is_no_measurement(trained: Pat
 
 
 @pytest.mark.parametrize("how", [{"probes": 2, "seed": 4}, {"sigma_min": 0.5}, {"tolerance": 0.3}], ids=str)
-def test_densities_of_rows_are_as_exact_as_is_asked(
-    how: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_densities_of_rows_are_as_exact_as_is_asked(how: dict[str, Any], monkeypatch: Patch, here: Path) -> None:
     """Also of an array of single precision."""
-    monkeypatch.chdir(tmp_path)
     c = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]])
     run = conditional_run(c)
     named = Columns(columns=tuple(Number(name=name, shift=0.0, scale=1.0) for name in "abc"))
@@ -154,7 +147,7 @@ def test_densities_of_rows_are_as_exact_as_is_asked(
 
 
 def test_the_command_evaluates_as_python_does(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    trained: Path, tmp_path: Path, monkeypatch: Patch, capsys: Printed
 ) -> None:
     """Numbers, a picture and the samples."""
     words = f"evaluate {trained}/run --seed 3 --levels 5 --out {tmp_path}"
