@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,6 @@ import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -134,50 +134,30 @@ def test_a_command_waits_for_no_pipe(name: str, learned: Path, monkeypatch: Patc
     writer.cancel()
 
 
-def change_columns(change: Callable[[list[dict[str, Any]]], object], transform: dict[str, Any]) -> None:
-    change(transform["columns"])
+Change = Callable[[dict[str, Any]], object]
+WRONG = {"shift": "far", "scale": 0, "decimals": 400, "type": "imaginary"}  # of a column of numbers
+KNOTS = [[0], [0]], [[0, 1, 2], [0, 1]], [[0, 0], [0, 1]], [[0, 1], [1, 0]]  # one, more of some, no step, a fall
+SCALE = {"type": "scale", "shift": [1], "scale": [1]}
+TRANSFORMS: list[Change] = [
+    lambda recipe: recipe["transform"]["columns"].pop(),
+    lambda recipe: recipe["transform"]["columns"].append(recipe["transform"]["columns"][0]),
+    *(lambda recipe, kind=kind: recipe["transform"].update(type=kind) for kind in ("units", {})),
+    *(lambda recipe, other=other: recipe.update(transform=other) for other in ({}, SCALE | {"shift": [1, 2]})),
+    *(lambda recipe, n=n: recipe.update(transform=SCALE | {"axes": n}) for n in (10**9, 10**12)),
+    *(lambda recipe, x=x: recipe["transform"]["columns"][0].update({x[0]: x[1]}) for x in WRONG.items()),
+    *(lambda recipe, x=x: recipe["transform"]["columns"][0].update(scale=x) for x in (-1, 10**400)),
+    lambda recipe: recipe["transform"]["columns"][1].update(values=[]),
+    *(lambda recipe, x=x: recipe["transform"]["columns"][2].update(knots=x) for x in KNOTS),
+]
 
 
-def replace_by(other: dict[str, Any], transform: dict[str, Any]) -> None:
-    transform.clear()
-    transform.update(other)
-
-
-def set_on(column: int, **values: object) -> Callable[[dict[str, Any]], object]:
-    """Another recipe of one of the columns."""
-    return partial(change_columns, lambda columns: columns[column].update(values))
-
-
-TRANSFORMS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "of one column": partial(change_columns, lambda columns: columns.pop()),
-    "of another": partial(change_columns, lambda columns: columns.append(columns[0])),
-    "of no kind": lambda transform: transform.update(type="units"),
-    "of no name": lambda transform: transform.update(type={}),
-    "of signals": partial(replace_by, {"type": "scale", "shift": [1, 2], "scale": [1, 1]}),
-    "of signals of many axes": partial(replace_by, {"type": "scale", "shift": [1], "scale": [1], "axes": 10**12}),
-    "of signals of more axes": partial(replace_by, {"type": "scale", "shift": [1], "scale": [1], "axes": 10**9}),
-    "nothing": lambda transform: transform.clear(),
-    "a shift of text": set_on(0, shift="far"),
-    "a scale of nothing": set_on(0, scale=0),
-    "a scale below nothing": set_on(0, scale=-1),
-    "a scale beyond numbers": set_on(0, scale=10**400),
-    "decimals beyond numbers": set_on(0, decimals=400),
-    "a column of no kind": set_on(0, type="imaginary"),
-    "a column without values": set_on(1, values=[]),
-    "knots, one of each": set_on(2, knots=[[0], [0]]),
-    "knots, more of some": set_on(2, knots=[[0, 1, 2], [0, 1]]),
-    "knots that are one": set_on(2, knots=[[0, 0], [0, 1]]),
-    "knots that fall": set_on(2, knots=[[0, 1], [1, 0]]),
-}
-
-
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_transform_of_other_columns_is_refused_when_a_run_is_loaded(name: str, table: Path) -> None:
+@pytest.mark.parametrize("change", TRANSFORMS)
+def test_a_transform_of_other_columns_is_refused_when_a_run_is_loaded(change: Change, table: Path) -> None:
     """Also if a stranger has recomputed the digest; a file edited by hand is rejected with a message."""
     path = table / "config.json"
     content = read_json(path)
     written = content.pop("sha256")
-    TRANSFORMS[name](content["recipe"]["transform"])
+    change(content["recipe"])
     for digest in (written, digest_of(content)):
         path.write_text(json.dumps(content | {"sha256": digest}))
         with unchecked(), limit_seconds(20):
@@ -352,3 +332,15 @@ def test_a_folder_without_images_says_what_it_holds(files: dict[str, bytes], hel
     message = refused(lambda: ncsn.load_dataset(write(tmp_path / "it", files)), naming="it")
     assert held in message
     assert ".png" in message
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the attack needs fork, pidfd and /proc")
+def test_promises_are_kept() -> None:
+    """An extract of ``make torture``, in a minute: the same attacks, each in a few tries."""
+    command = [sys.executable, "scripts/torture.py", "--minutes", "0.2"]
+    ended = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    done = re.findall(r"^(\w+): ([\d,]+) tries, ([\d,]+) failures", ended.stdout, re.MULTILINE)
+    assert [name for name, *_ in done] == ["kills", "disk", "options", "files"], ended.stderr
+    assert ended.returncode == 0, ended.stdout
+    assert all(int(tries.replace(",", "")) > 0 for _, tries, _ in done)

@@ -94,6 +94,7 @@ def test_half_of_a_batch_is_mirrored(generator: torch.Generator) -> None:
 
 
 SIZES = ("0", "64x", "x64", "-3", "64x0", "big", "12345", "6 4", "٣٢")
+NO_COLOURS = ("reddish", "12345", "#12345g", "")
 ENDLESS, SIGNALS = ((1.0, 0.0), (2.0, 2.0), (0.0, np.inf), (-1e308, 1e308)), Reading(signals=True)
 
 
@@ -101,10 +102,7 @@ def test_what_reading_allows() -> None:
     assert [Reading(size=size).pixels() for size in (None, "64", "48x64")] == [None, (64, 64), (48, 64)]
     assert Reading(background="#Ff8000").colour() == (255, 128, 0)
     wrong: list[tuple[Callable[[], object], str]] = [
-        *(
-            (partial(Reading, background=colour), f"background is {colour!r}")
-            for colour in ("reddish", "12345", "#12345g", "")
-        ),
+        *((partial(Reading, background=colour), f"background is {colour!r}") for colour in NO_COLOURS),
         *((partial(Reading, size=size), "size is ") for size in SIZES),
         (partial(Reading, max_broken=-1), "max_broken is"),
         (partial(Reading, size=8), "size is 8"),  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Patch, Printed, command, refusal, refused, unchecked
+from helpers import Patch, Printed, command, refusal, refused, unchecked, with_transform
 from learning import TINY, unlearned
 from torch import Tensor
 
@@ -53,8 +53,7 @@ def test_a_run_of_signals_speaks_the_users_units(run: ncsn.Run, tmp_path: Path) 
     shift, scale, affine = transform.affine((3, 9))
     assert bool(affine.all())
     torch.testing.assert_close(shift + scale * z, x)
-    plain = replace(run, recipe=replace(run.recipe, transform=Transform()))
-    inner = plain.log_prob(z.float(), probes=1) - scale.log().sum()
+    inner = with_transform(run, Transform()).log_prob(z.float(), probes=1) - scale.log().sum()
     torch.testing.assert_close(run.log_prob(x, probes=1), inner, check_dtype=False, rtol=1e-3, atol=0.05)
 
 
@@ -116,10 +115,6 @@ class Season:
         z = torch.randn(n, LENGTH, generator=torch.Generator().manual_seed(seed)).double()
         signals: Tensor = (z * self.values.clamp(min=0).sqrt()) @ self.vectors.T
         return signals[:, None]
-
-
-def with_transform(run: Run, transform: Transform) -> Run:
-    return replace(run, recipe=replace(run.recipe, transform=transform))
 
 
 SEASON = Season()

@@ -9,13 +9,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import create_autospec, patch
 
+import huggingface_hub
 import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import SAMPLING, Patch, refused
+from helpers import SAMPLING, Patch, Printed, refusal, refused
+from huggingface_hub import constants
 from safetensors.torch import load, save
 from torch.utils._pytree import tree_leaves
 
@@ -25,7 +27,7 @@ from ncsn.learn.loading import dataset_of
 from ncsn.machine import storage
 from ncsn.machine.storage import HOST, atomic, check_out, digest, read_tensors, seal, sweep, write_json
 from ncsn.networks import MLP
-from ncsn.run.folder import CHECKPOINT, MODEL, Recipe, claim, find, write_model
+from ncsn.run.folder import CHECKPOINT, DOWNLOADED, MODEL, Recipe, claim, find, write_model
 from ncsn.run.run import Run
 from ncsn.score import ScoreModel
 from ncsn.training import State
@@ -296,3 +298,26 @@ def test_weights_that_two_layers_share_are_written_for_both() -> None:
     weight = torch.arange(6.0).view(2, 3)
     given = {"a": weight, "b": weight, "c": weight[:1]}
     torch.testing.assert_close(load(seal(given)), given, rtol=0, atol=0)
+
+
+# Runs on Hugging Face's hub.
+
+
+@pytest.mark.parametrize("name", ["hf://ada/pets", "hf://ada/pets@refs/pr/1"])
+def test_only_parts_of_a_run_are_fetched_of_the_revision_that_is_named(
+    name: str, folder: Path, monkeypatch: Patch
+) -> None:
+    download = create_autospec(huggingface_hub.snapshot_download, return_value=str(folder))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert ncsn.load(Path(name) if "@" in name else name).digest == ncsn.load(folder).digest
+    revision = "refs/pr/1" if "@" in name else None
+    download.assert_called_with("ada/pets", revision=revision, allow_patterns=DOWNLOADED)
+
+
+@pytest.mark.parametrize("model", ["ada/cars", "ada/pets@v2", "ada/pets/guide", "ada--x/pets", "../../run"])
+def test_what_cannot_be_fetched_is_one_line(model: str, tmp_path: Path, monkeypatch: Patch, capsys: Printed) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert f"hf://{model.partition('@')[0]}: " in refusal(capsys, "sample", f"hf://{model}")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert "pip install 'ncsn[hub]'" in refusal(capsys, "sample", f"hf://{model}")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import Patch, Printed, command, conditional_run, refusal
+from helpers import THREE, Patch, Printed, command, conditional_run, refusal, with_transform
 
 import ncsn
 from ncsn.evaluation import evaluate
@@ -51,7 +51,7 @@ def test_a_run_has_the_tables_columns(trained: Path, tmp_path: Path) -> None:
     assert run.measured.keys() == {"coverage", "coverage_of", "right", "confidence", "right_of"}
     first, *others = transform.columns
     changed = replace(transform, columns=(replace(first, name="other"), *others))
-    assert replace(run, recipe=replace(run.recipe, transform=changed)).digest != run.digest
+    assert with_transform(run, changed).digest != run.digest
     command(f"sample {trained}/run -n 30 --out {tmp_path}/new.csv")
     new = pandas.read_csv(tmp_path / "new.csv", parse_dates=["joined"])
     assert [*new.columns] == [*FRAME.columns]
@@ -129,8 +129,7 @@ def test_a_frame_is_learned_as_its_file_and_a_sum_is_no_measurement(trained: Pat
 @pytest.mark.parametrize("how", [{"probes": 2, "seed": 4}, {"sigma_min": 0.5}, {"tolerance": 0.3}], ids=str)
 def test_densities_of_rows_are_as_exact_as_is_asked(how: dict[str, Any], monkeypatch: Patch, here: Path) -> None:
     """Also of an array of single precision."""
-    c = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]])
-    run = conditional_run(c)
+    run = conditional_run(THREE)
     named = Columns(columns=tuple(Number(name=name, shift=0.0, scale=1.0) for name in "abc"))
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     np.save("x.npy", x.numpy())
@@ -138,7 +137,7 @@ def test_densities_of_rows_are_as_exact_as_is_asked(how: dict[str, Any], monkeyp
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in how.items())
     usual: dict[str, Any] = {"tolerance": 1e-4, "batch_size": 500}
     expected, other = (run.log_prob(x, **given).numpy() for given in (usual | how, usual))
-    for name, own in (("x.npy", run), ("x.csv", replace(run, recipe=replace(run.recipe, transform=named)))):
+    for name, own in (("x.npy", run), ("x.csv", with_transform(run, named))):
         monkeypatch.setattr(ncsn, "load", lambda *_, own=own, **__: own)
         command(f"likelihood it {name} --out y.csv {options} --overwrite")
         found = pandas.read_csv("y.csv")["log_density"].to_numpy()
