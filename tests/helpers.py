@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -111,8 +112,8 @@ def refuses(cases: Sequence[tuple[Callable[[], object], str]]) -> Callable[..., 
 
     @pytest.mark.parametrize(("call", "message"), cases)
     def test(call: Callable[[], object], message: str) -> None:
-        with unchecked(), pytest.raises(ValueError, match=message):
-            call()
+        with unchecked():
+            assert re.search(message, refused(call))
 
     return test
 

