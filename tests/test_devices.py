@@ -15,7 +15,7 @@ from pretend import active
 from torch import Tensor, nn
 
 import ncsn
-from ncsn import evaluation, metrics, plots
+from ncsn import SAMPLERS, Recipe, Run, ScoreModel, add_guidance, evaluation, metrics, plots
 from ncsn.batching import Batch
 from ncsn.cli.main import main
 from ncsn.distributions import TOYS, Empirical, GaussianMixture
@@ -27,10 +27,6 @@ from ncsn.networks import MLP, Classifier, UNet
 from ncsn.noise import LogNormal, LogUniform, Proposal
 from ncsn.objectives import dsm, exact, posterior_dsm, ssm, training_loss
 from ncsn.posteriors import Observation, blurred, downsampled, known_pixels, masked, posterior, twisted_diffusion
-from ncsn.run.folder import Recipe
-from ncsn.run.run import Run
-from ncsn.samplers import SAMPLERS
-from ncsn.score import ScoreModel, add_guidance
 from ncsn.settings import Job, TrainSettings
 from ncsn.tables.columns import learn_columns
 from ncsn.training import Budget, NonFiniteLossError, Progress, State, train

@@ -12,8 +12,6 @@ from typing import Any
 from unittest.mock import create_autospec, patch
 
 import huggingface_hub
-import numpy as np
-import pandas
 import pytest
 import torch
 from helpers import SAMPLING, Patch, Printed, refusal, refused
@@ -22,15 +20,10 @@ from safetensors.torch import load, save
 from torch.utils._pytree import tree_leaves
 
 import ncsn
-from ncsn import plots
-from ncsn.learn.loading import dataset_of
+from ncsn import MLP, Run, ScoreModel, State, plots
 from ncsn.machine import storage
 from ncsn.machine.storage import HOST, atomic, check_out, digest, read_tensors, seal, sweep, write_json
-from ncsn.networks import MLP
 from ncsn.run.folder import CHECKPOINT, DOWNLOADED, MODEL, Recipe, claim, find, write_model
-from ncsn.run.run import Run
-from ncsn.score import ScoreModel
-from ncsn.training import State
 
 RECIPE = Recipe(network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 1}, shape=(2,), sampling=SAMPLING)
 SCORE = ScoreModel(MLP(2, 8, 1), 0.0, 3.0)
@@ -287,11 +280,6 @@ def test_a_digest_is_of_everything() -> None:
     others: list[dict[str, torch.Tensor]] = [{"a": other, "b": b} for other in like_a]
     assert digest({"a": a, "b": b}) == digest({"b": torch.ones(2, 2), "a": torch.arange(8.0)[:4]})
     assert len({digest(each) for each in [{"a": a, "b": b}, *others, {"A": a, "b": b}, {"a": a}]}) == 7
-
-
-def test_tables_with_other_names_are_other_data() -> None:
-    frame = pandas.DataFrame({"a": np.arange(50) % 7, "b": np.arange(50) % 11})
-    assert dataset_of(frame).digest != dataset_of(frame.set_axis(["b", "a"], axis=1)).digest
 
 
 def test_weights_that_two_layers_share_are_written_for_both() -> None:

@@ -14,24 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 from torch.utils.flop_counter import FlopCounterMode
 
-from ncsn.batching import batches
-from ncsn.networks import MLP, UNet
-from ncsn.noise import Geometric
-from ncsn.objectives import dsm, training_loss
-from ncsn.score import ScoreModel
-from ncsn.training import (
-    COEFFICIENTS,
-    Budget,
-    Muon,
-    NonFiniteLossError,
-    Progress,
-    State,
-    muon_and_adam,
-    orthogonalize,
-    schedule,
-    step_seed,
-    train,
-)
+from ncsn import MLP, Budget, Geometric, ScoreModel, State, UNet, batches, dsm, muon_and_adam, train, training_loss
+from ncsn.training import COEFFICIENTS, Muon, NonFiniteLossError, Progress, orthogonalize, schedule, step_seed
 
 DATA = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
 
