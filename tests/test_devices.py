@@ -173,18 +173,12 @@ paths(training_without_a_seed=partial(by_precision, None, seed=None))
 # Networks, other people's models, pictures, measures, files.
 
 
-def by_network(make: Callable[[], nn.Module], shape: tuple[int, ...], device: str, folder: Path) -> None:
-    learned, x = ScoreModel(make()).to(device), data(device, 2, *shape)
+@path
+def volumes(device: str, folder: Path) -> None:
+    """Trainings and samplings below have the other networks."""
+    learned, x = ScoreModel(UNet(1, (4, 4), 1, 4, 2, 3)).to(device), data(device, 2, 1, 6, 5, 4)
     learned(x, 0.5).sum().backward()
     there(learned(x, torch.tensor([0.5, 0.7], device=device)).detach(), device)
-
-
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "mlp": (lambda: MLP(2, 8, 2), (2,)),
-    "residual": (lambda: ncsn.networks.ResidualMLP(2, 8, 2), (2,)),
-    **{f"unet {d}": (partial(UNet, 1, (4, 4), 1, 4, 2, d), (1, 6, 5, 4)[: d + 1]) for d in (1, 2, 3)},
-}
-paths(**{f"network {name}": partial(by_network, *one) for name, one in NETWORKS.items()})
 
 
 def diffusers(kind: str, device: str, folder: Path) -> None:
