@@ -50,12 +50,7 @@ def damaged(_: Nothing, number: int | None = None) -> None:
 )
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_what_ends_a_command_is_one_line_of_the_first_process(
-    error: BaseException,
-    status: int,
-    line: str,
-    rank: str,
-    monkeypatch: Patch,
-    capsys: Printed,
+    error: BaseException, status: int, line: str, rank: str, monkeypatch: Patch, capsys: Printed
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", rank)

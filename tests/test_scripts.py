@@ -200,13 +200,7 @@ def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(run: Run, tmp_path: P
     ],
 )
 def test_a_script_that_is_run_again_numbers_its_folder_and_one_that_names_it_is_refused(
-    script: str,
-    folder: str,
-    line: str,
-    run: Run,
-    trained: Path,
-    here: Path,
-    capsys: Printed,
+    script: str, folder: str, line: str, run: Run, trained: Path, here: Path, capsys: Printed
 ) -> None:
     line, there = line.replace("DATA", f"{trained}/data.npz"), [Path("runs") / folder]
     there[0].mkdir(parents=True)
