@@ -21,7 +21,8 @@ from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand
 from ncsn.tables.model import ConditionalModel, Gaussian
 
-Patch, Printed = pytest.MonkeyPatch, pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+Printed = pytest.CaptureFixture[str]
 SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.01, sampler="dpmpp-sde", levels=12, steps=1, eps=2e-5)
 SMALL: dict[str, Argument] = {"image_channels": 1, "channels": (8, 8), "blocks": 1, "features": 8}
 DIGITS = Recipe(network="UNet", arguments=SMALL, shape=(1, 28, 28), sampling=SAMPLING)

@@ -139,7 +139,8 @@ SCALE = {"type": "scale", "shift": [1], "scale": [1]}
 TRANSFORMS: list[Change] = [
     lambda recipe: recipe["transform"]["columns"].pop(),
     lambda recipe: recipe["transform"]["columns"].append(recipe["transform"]["columns"][0]),
-    *(lambda recipe, kind=kind: recipe["transform"].update(type=kind) for kind in ("units", {})),
+    lambda recipe: recipe["transform"].update(type="units"),
+    lambda recipe: recipe["transform"].update(type={}),
     *(lambda recipe, other=other: recipe.update(transform=other) for other in ({}, SCALE | {"shift": [1, 2]})),
     *(lambda recipe, n=n: recipe.update(transform=SCALE | {"axes": n}) for n in (10**9, 10**12)),
     *(lambda recipe, x=x: recipe["transform"]["columns"][0].update({x[0]: x[1]}) for x in WRONG.items()),

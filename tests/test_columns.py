@@ -287,8 +287,8 @@ def test_columns_of_any_shape(x: np.ndarray) -> None:
     check_column(x)
 
 
-ZEROS = ("zeros and a lognormal", "zeros and amounts", "a share", "zero in the middle", "counts, mostly zero")
-ZEROS += ("claims in cents", "zeros in whole numbers", "zeros with six decimals")
+ZEROS = ["zeros and a lognormal", "zeros and amounts", "a share", "zero in the middle", "counts, mostly zero"]
+ZEROS += ["claims in cents", "zeros in whole numbers", "zeros with six decimals"]
 OTHERS = [("a share", 1.0), ("a tenth at the end", 2.5), ("sentinel dates", 2932896.0)]
 
 
