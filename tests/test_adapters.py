@@ -217,21 +217,19 @@ def test_other_models_are_refused(name: str, unet: dict[str, object], settings: 
         ncsn.from_diffusers(path)
 
 
-def test_another_network_is_refused(tmp_path: Path) -> None:
+def test_other_networks_and_latent_models_are_refused(save: Save, tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     network = diffusers.UNet1DModel(block_out_channels=(32, 32, 64))
-    diffusers.DDPMPipeline(network, diffusers.PNDMScheduler()).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="a UNet1DModel with a PNDMScheduler"):
-        ncsn.from_diffusers(tmp_path)
-
-
-def test_latent_models_are_refused(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    diffusers = pytest.importorskip("diffusers")
-    decoder = diffusers.VQModel(block_out_channels=(8,), norm_num_groups=4)
-    monkeypatch.setattr(diffusers, "DDPMPipeline", lambda *parts: diffusers.LDMPipeline(decoder, *parts))
-    path, _, _ = save("DDIM")
-    with pytest.raises(ValueError, match="a UNet2DModel with a DDIMScheduler"):
-        ncsn.from_diffusers(path)
+    diffusers.DDPMPipeline(network, diffusers.PNDMScheduler()).save_pretrained(tmp_path / "other")
+    decoder, (path, _, _) = diffusers.VQModel(block_out_channels=(8,), norm_num_groups=4), save("DDIM")
+    parts = diffusers.DDPMPipeline.from_pretrained(path)
+    diffusers.LDMPipeline(decoder, parts.unet, parts.scheduler).save_pretrained(tmp_path / "latent")
+    for name, kind in (
+        ("other", "a UNet1DModel with a PNDMScheduler"),
+        ("latent", "a UNet2DModel with a DDIMScheduler"),
+    ):
+        with pytest.raises(ValueError, match=kind):
+            ncsn.from_diffusers(tmp_path / name)
 
 
 def test_a_denoiser_of_azula_is_its_score() -> None:

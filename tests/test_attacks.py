@@ -3,14 +3,13 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,8 +18,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import DIGITS, SAMPLING, conditional_run, refusal, refused, unchecked
-from pictures import png, write
+from helpers import DIGITS, SAMPLING, Patch, Printed, conditional_run, refusal, refused, unchecked
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -35,7 +33,6 @@ from ncsn.score import ScoreModel
 from ncsn.tables.columns import columns_of, learn_columns
 from ncsn.validation import read_json
 
-Printed = pytest.CaptureFixture[str]
 COLUMNS = ("age", "kind", "income")
 LEARNED = {"network": "MLP", "arguments": {"dimensions": 3, "width": 8, "layers": 1}, "shape": (3,)}
 
@@ -120,9 +117,7 @@ PIPES = {
 
 
 @pytest.mark.parametrize("name", PIPES)
-def test_a_command_waits_for_no_pipe(
-    name: str, learned: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed
-) -> None:
+def test_a_command_waits_for_no_pipe(name: str, learned: Path, monkeypatch: Patch, capsys: Printed) -> None:
     """No signal ends such a wait, but somebody who writes does."""
     monkeypatch.chdir(learned)
     path = Path(name)
@@ -138,50 +133,31 @@ def test_a_command_waits_for_no_pipe(
     writer.cancel()
 
 
-def change_columns(change: Callable[[list[dict[str, Any]]], object], transform: dict[str, Any]) -> None:
-    change(transform["columns"])
+Change = Callable[[dict[str, Any]], object]
+WRONG = {"shift": "far", "scale": 0, "decimals": 400, "type": "imaginary"}  # of a column of numbers
+KNOTS = [[0], [0]], [[0, 1, 2], [0, 1]], [[0, 0], [0, 1]], [[0, 1], [1, 0]]  # one, more of some, no step, a fall
+SCALE = {"type": "scale", "shift": [1], "scale": [1]}
+TRANSFORMS: list[Change] = [
+    lambda recipe: recipe["transform"]["columns"].pop(),
+    lambda recipe: recipe["transform"]["columns"].append(recipe["transform"]["columns"][0]),
+    lambda recipe: recipe["transform"].update(type="units"),
+    lambda recipe: recipe["transform"].update(type={}),
+    *(lambda recipe, other=other: recipe.update(transform=other) for other in ({}, SCALE | {"shift": [1, 2]})),
+    *(lambda recipe, n=n: recipe.update(transform=SCALE | {"axes": n}) for n in (10**9, 10**12)),
+    *(lambda recipe, x=x: recipe["transform"]["columns"][0].update({x[0]: x[1]}) for x in WRONG.items()),
+    *(lambda recipe, x=x: recipe["transform"]["columns"][0].update(scale=x) for x in (-1, 10**400)),
+    lambda recipe: recipe["transform"]["columns"][1].update(values=[]),
+    *(lambda recipe, x=x: recipe["transform"]["columns"][2].update(knots=x) for x in KNOTS),
+]
 
 
-def replace_by(other: dict[str, Any], transform: dict[str, Any]) -> None:
-    transform.clear()
-    transform.update(other)
-
-
-def set_on(column: int, **values: object) -> Callable[[dict[str, Any]], object]:
-    """Another recipe of one of the columns."""
-    return partial(change_columns, lambda columns: columns[column].update(values))
-
-
-TRANSFORMS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "of one column": partial(change_columns, lambda columns: columns.pop()),
-    "of another": partial(change_columns, lambda columns: columns.append(columns[0])),
-    "of no kind": lambda transform: transform.update(type="units"),
-    "of no name": lambda transform: transform.update(type={}),
-    "of signals": partial(replace_by, {"type": "scale", "shift": [1, 2], "scale": [1, 1]}),
-    "of signals of many axes": partial(replace_by, {"type": "scale", "shift": [1], "scale": [1], "axes": 10**12}),
-    "of signals of more axes": partial(replace_by, {"type": "scale", "shift": [1], "scale": [1], "axes": 10**9}),
-    "nothing": lambda transform: transform.clear(),
-    "a shift of text": set_on(0, shift="far"),
-    "a scale of nothing": set_on(0, scale=0),
-    "a scale below nothing": set_on(0, scale=-1),
-    "a scale beyond numbers": set_on(0, scale=10**400),
-    "decimals beyond numbers": set_on(0, decimals=400),
-    "a column of no kind": set_on(0, type="imaginary"),
-    "a column without values": set_on(1, values=[]),
-    "knots, one of each": set_on(2, knots=[[0], [0]]),
-    "knots, more of some": set_on(2, knots=[[0, 1, 2], [0, 1]]),
-    "knots that are one": set_on(2, knots=[[0, 0], [0, 1]]),
-    "knots that fall": set_on(2, knots=[[0, 1], [1, 0]]),
-}
-
-
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_transform_of_other_columns_is_refused_when_a_run_is_loaded(name: str, table: Path) -> None:
+@pytest.mark.parametrize("change", TRANSFORMS)
+def test_a_transform_of_other_columns_is_refused_when_a_run_is_loaded(change: Change, table: Path) -> None:
     """Also if a stranger has recomputed the digest; a file edited by hand is rejected with a message."""
     path = table / "config.json"
     content = read_json(path)
     written = content.pop("sha256")
-    TRANSFORMS[name](content["recipe"]["transform"])
+    change(content["recipe"])
     for digest in (written, digest_of(content)):
         path.write_text(json.dumps(content | {"sha256": digest}))
         with unchecked(), limit_seconds(20):
@@ -199,57 +175,29 @@ def test_any_name_of_a_column_can_be_drawn_and_printed(name: str, tmp_path: Path
     assert all(each.isprintable() and len(each) < 400 and each == each.strip() for each in read)
 
 
-def archive_of(path: Path, names: list[str]) -> None:
-    """A .zip of images of two colours under these names, in turn."""
-    with zipfile.ZipFile(path, "w") as members:
-        for number, name in enumerate(names):
-            members.writestr(name, png(number % 2))
-
-
-def strangers_files(folder: Path, name: str) -> dict[str, Path]:
-    """Files with a hostile name in each place where a file can have names."""
-    images, (one, other) = np.zeros((30, 8, 8), np.uint8), (f"{name}one", f"{name}other")
-    np.savez(folder / "key.npz", allow_pickle=True, **{name: images, "images": images})
-    np.savez(folder / "class.npz", images=images, labels=np.array([one, other] * 15))
-    for path in [folder / "folder" / label / f"{i}.png" for label in (one, other) for i in range(20)]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(len(path.stem)))
-    archive_of(folder / "member.zip", [f"{i % 2}/{i}{name}.png" for i in range(40)])
-    with zipfile.ZipFile(folder / "member.zip", "a") as members:
-        members.writestr(f"0/broken{name}.png", b"\x89PNG\r\n\x1a\n")
-        members.writestr(f"0/other.{name}", b"")
-    frame = pandas.DataFrame({"a": np.arange(40) / 7, "b": [one, other] * 20, "c": [1.0] * 40})
-    frame.to_csv(folder / "category.csv", index=False)
-    frame.rename(columns={"c": f"c{name}"}).to_csv(folder / "column.csv", index=False)
-    frame.set_index(pandas.Index(range(1, 41), name=name)).to_parquet(folder / "index.parquet")
-    return {path.stem: path for path in folder.iterdir()}
-
-
-@pytest.mark.parametrize("place", ["key", "class", "folder", "member", "category", "column", "index"])
-def test_escape_sequences_of_strangers_files_do_not_reach_the_terminal(
-    place: str, tmp_path: Path, capsys: Printed
-) -> None:
+def test_escape_sequences_of_strangers_files_do_not_reach_the_terminal(tmp_path: Path, capsys: Printed) -> None:
     """Neither in the lines on the data, nor in a refusal."""
     name = "\x1b[2Jtitle\x07\x9b\u202e"
-    path = strangers_files(tmp_path, name)[place]
+    frame = pandas.DataFrame({"a": np.arange(40) / 7, "b": [f"{name}one", f"{name}other"] * 20, f"c{name}": 1.0})
+    frame.to_csv(tmp_path / "x.csv", index=False)
 
     @dataclass
     class Nothing:
         pass
 
     def load(_: Nothing) -> None:
-        ncsn.load_dataset(path).announce()
+        ncsn.load_dataset(tmp_path / "x.csv").announce()
         raise ValueError(f"{name} is refused")
 
     with pytest.raises(SystemExit, match=r"^2$"):
         console.run(load, Nothing, [])
-    printed = capsys.readouterr()
-    assert "[2Jtitle" in printed.out + printed.err
-    assert (printed.out + printed.err).replace("\n", "").isprintable()
+    said = "".join(capsys.readouterr())
+    assert said.count("[2Jtitle") == 2, "a column left out, and the refusal"
+    assert said.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("columns", ["1", "2"])
-def test_help_ends_in_a_narrow_terminal(columns: str, monkeypatch: pytest.MonkeyPatch, capsys: Printed) -> None:
+def test_help_ends_in_a_narrow_terminal(columns: str, monkeypatch: Patch, capsys: Printed) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     with limit_seconds(20), pytest.raises(SystemExit, match=r"^0$"):
         console.main(["likelihood", "--help"])
@@ -340,17 +288,13 @@ def test_a_killed_evaluation_is_done_again_by_the_same_command_with_overwrite(ju
     assert not [name for name in names if "partial" in name]
 
 
-@pytest.mark.parametrize(
-    ("files", "held"),
-    [
-        ({"all.zip": b"PK", "read.me": b""}, "1 .zip, 1 .me"),
-        ({"a/1": png(1), "a/2": png(2)}, "2 without suffix"),
-        ({f"{i}.dcm": bytes(128) + b"DICM" for i in range(30)}, "30 .dcm"),
-        ({}, "no files"),
-    ],
-)
-def test_a_folder_without_images_says_what_it_holds(files: dict[str, bytes], held: str, tmp_path: Path) -> None:
-    (tmp_path / "it").mkdir()
-    message = refused(lambda: ncsn.load_dataset(write(tmp_path / "it", files)), naming="it")
-    assert held in message
-    assert ".png" in message
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the attack needs fork, pidfd and /proc")
+def test_promises_are_kept() -> None:
+    """An extract of ``make torture``, in a minute: the same attacks, each in a few tries."""
+    command = [sys.executable, "scripts/torture.py", "--minutes", "0.2"]
+    ended = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    done = re.findall(r"^(\w+): ([\d,]+) tries, ([\d,]+) failures", ended.stdout, re.MULTILINE)
+    assert [name for name, *_ in done] == ["kills", "disk", "options", "files"], ended.stderr
+    assert ended.returncode == 0, ended.stdout
+    assert all(int(tries.replace(",", "")) > 0 for _, tries, _ in done)

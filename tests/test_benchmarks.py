@@ -136,23 +136,6 @@ def test_a_measurement_replaces_the_same_one_alone(tmp_path: Path, monkeypatch: 
     assert [(row["minutes"], row["n"]) for row in results] == [(1.0, 0), (2.0, 2)]
 
 
-def test_shares_that_miss_their_bar_are_marked(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.syspath_prepend(HERE)
-    import mixed
-
-    lines = [
-        mixed.Line("near", [0.5, 0.2], [0.51, 0.2], 0.02),
-        mixed.Line("far", [0.5, 0.2], [0.5, 0.25], [0.02, 0.04]),
-    ]
-    monkeypatch.setattr(mixed, "GROUPS", {"group": lambda *_: iter(lines)})
-    monkeypatch.setattr(sys, "argv", ["mixed.py", "--seeds", "0", "1"])
-    mixed.main()
-    assert [("MISSED" in line, line.split()[0]) for line in capsys.readouterr().out.splitlines()] == [
-        (missed, seed) for seed in "01" for missed in (False, True)
-    ]
-    assert mixed.within(0.5, 1000, 500) == pytest.approx(0.03 + 2 * (0.25 * 0.003) ** 0.5)
-
-
 def test_hidden_categories_are_those_of_rows_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two far groups of rows with a text each, every way but the shares finds all of them."""
     monkeypatch.syspath_prepend(HERE)

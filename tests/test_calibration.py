@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import GaussianScore, conditional_run, refusal, refused, unchecked
+from helpers import THREE, GaussianScore, conditional_run, gaussian_rows, refusal, refused, unchecked
 from scipy import stats
 from torch import Generator, Tensor
 
@@ -22,7 +22,6 @@ from ncsn.run.run import Run
 MEANS = torch.tensor([[-2.0, 0.0, 1.0], [2.0, 1.0, 0.0], [0.0, -3.0, 0.0]])
 SHARES, WIDTH, NOISE = torch.tensor([0.5, 0.3, 0.2]), 0.7, 0.7
 FIRST = itemgetter((slice(None), slice(1)))  # the first number of each example
-THREE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]]).double()
 
 
 def mixture(n: int, k: int, seed: int, noise: float = NOISE) -> tuple[Tensor, Tensor]:
@@ -37,20 +36,15 @@ def mixture(n: int, k: int, seed: int, noise: float = NOISE) -> tuple[Tensor, Te
     return x, (means + noise * gain**0.5 * torch.randn(n, k, 3, generator=g)).transpose(0, 1)
 
 
-def verdicts(noise: float, shift: float, seeds: int) -> list[str]:
-    """The verdict, for each seed, on a sampler that assumes another noise level and shifts its draws."""
-    pairs = [mixture(300, 39, seed, noise) for seed in range(seeds)]
-    return [calibration(x, draws + shift, seed=seed).verdict for seed, (x, draws) in enumerate(pairs)]
-
-
 WRONG = [(NOISE, 0.0, "calibrated"), (NOISE / 2, 0.0, "overconfident"), (2 * NOISE, 0.0, "too wide")]
 
 
 @pytest.mark.parametrize(("noise", "shift", "word"), [*WRONG, (NOISE, 0.3, "shifted")])
-@pytest.mark.parametrize("seeds", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_samplers_of_a_mixture_are_told_apart(noise: float, shift: float, word: str, seeds: int) -> None:
-    """All but one of the seeds: of 20 an exact sampler passes 19, and the others fail as often, each by its name."""
-    assert sum(word in verdict for verdict in verdicts(noise, shift, seeds)) >= seeds - 1
+def test_samplers_of_a_mixture_are_told_apart(noise: float, shift: float, word: str) -> None:
+    """An exact sampler passes, and the others fail, each by its name; of four seeds one may say otherwise."""
+    pairs = [mixture(300, 39, seed, noise) for seed in range(4)]
+    found = [calibration(x, draws + shift, seed=seed).verdict for seed, (x, draws) in enumerate(pairs)]
+    assert sum(word in verdict for verdict in found) >= 3
 
 
 @pytest.mark.parametrize("discrete", [False, True])
@@ -107,20 +101,14 @@ def test_bands_of_a_histogram_hold_all_bins_of_uniform_ranks(generator: Generato
     assert outside <= 3
 
 
-def gaussian(n: int, scale: float = 1.0) -> Tensor:
-    draws = torch.randn(n, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    rows: Tensor = scale * draws @ torch.linalg.cholesky(THREE).T
-    return rows
-
-
 @pytest.mark.parametrize("hidden", [0.5, ["0", "2"], [True, False, True], np.eye(3, dtype=bool)])
 def test_imputation_is_calibrated_where_the_model_is(hidden: Any) -> None:
-    found = conditional_run(THREE).calibrate(gaussian(80), hidden=hidden, n=80, draws=9)
+    found = conditional_run(THREE).calibrate(gaussian_rows(80, seed=5), hidden=hidden, n=80, draws=9)
     assert found.calibrated == {"run": True, "held-out": True}
 
 
 def test_held_out_rows_say_that_a_model_is_wrong() -> None:
-    found = conditional_run(THREE).calibrate(gaussian(200, 3.0), n=200, draws=9, truths="held-out")
+    found = conditional_run(THREE).calibrate(3 * gaussian_rows(200, seed=5), n=200, draws=9, truths="held-out")
     assert found.calibrated == {"held-out": False}
     assert "overconfident" in found.verdict
     assert len(found.ranks["held-out"]["number"]) == 200
@@ -141,7 +129,7 @@ def test_signals_are_calibrated_with_a_gap_in_their_middle() -> None:
     assert hide_gap(run, 0.3, (2, 1, 6), torch.Generator()).int().tolist() == 2 * [[[0, 0, 1, 1, 0, 0]]]
 
 
-TRUTH = gaussian(40)
+TRUTH = gaussian_rows(40, seed=5)
 REFUSED: list[tuple[Callable[[Run], object], str]] = [
     (lambda run: run.calibrate(n=29), "n is 29"),
     (lambda run: run.calibrate(measure=lambda x: x.detach(), noise_std=1.0), "differentiable"),
@@ -152,9 +140,9 @@ REFUSED: list[tuple[Callable[[Run], object], str]] = [
     (lambda run: run.calibrate(hidden=[True]), "hidden has shape"),
     (lambda run: run.calibrate(truths="held-out"), "data"),
     *((lambda run, which=which: run.calibrate(truths=which), "truths is") for which in ("nope", None)),
-    (lambda run: run.calibrate(gaussian(29)), "held-out examples found: 29"),
+    (lambda run: run.calibrate(gaussian_rows(29, seed=5)), "held-out examples found: 29"),
     (lambda run: run.calibrate(hidden=[False, False, False], measure=FIRST, noise_std=1.0), "nothing"),
-    (lambda run: calibration(gaussian(29), gaussian(29)[None]), "n is 29"),
+    (lambda run: calibration(gaussian_rows(29, seed=5), gaussian_rows(29, seed=5)[None]), "n is 29"),
     *(
         (lambda _, truth=truth, draws=draws: calibration(truth, draws), why)
         for truth, draws, why in (

@@ -16,7 +16,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from helpers import DIGITS, SAMPLING, GaussianScore, refusal, z_score
+from helpers import DIGITS, SAMPLING, GaussianScore, Patch, Printed, refusal, z_score
 from PIL import Image
 from torch import Tensor, nn
 
@@ -34,8 +34,6 @@ from ncsn.run.folder import Recipe
 from ncsn.run.run import Run, block_seed, log_densities
 from ncsn.score import Sigma, expand
 
-Patch = pytest.MonkeyPatch
-Printed = pytest.CaptureFixture[str]
 RECIPE = Recipe(
     network="UNet", arguments={"num_classes": 10}, shape=(1, 8, 8), sampling=replace(SAMPLING, guidance=2.0)
 )
@@ -151,9 +149,7 @@ WRITTEN = {
 }
 
 
-def test_a_command_leaves_what_it_is_asked_for_and_nothing_else(
-    trained: Path, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_a_command_leaves_what_it_is_asked_for_and_nothing_else(trained: Path, here: Path) -> None:
     """In the folder, where a second process could find it, and in this process."""
 
     def state() -> list[object]:
@@ -164,8 +160,7 @@ def test_a_command_leaves_what_it_is_asked_for_and_nothing_else(
     def files() -> set[Path]:
         return {path for path in Path().rglob("*") if path.is_file()}
 
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, here, dirs_exist_ok=True)
     for line, expected in WRITTEN.items():
         before, there = state(), files()
         console.main(line.split())
@@ -264,9 +259,8 @@ def test_a_run_is_evaluated_as_far_as_there_are_real_images(
 
 @pytest.mark.parametrize(("folder", "place"), [("it", "it"), ("package", ".")])
 def test_an_evaluation_is_written_into_ones_own_run_or_here(
-    folder: str, place: str, given: Run, monkeypatch: Patch, tmp_path: Path
+    folder: str, place: str, given: Run, monkeypatch: Patch, here: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     Path("package").mkdir()
     use(monkeypatch, replace(given, folder=Path(folder)))
     monkeypatch.setattr(Run, "data", Mock(return_value=small_images((1, 8, 8))))
@@ -274,48 +268,28 @@ def test_an_evaluation_is_written_into_ones_own_run_or_here(
     assert [*Path().rglob("evaluation.json")] == [Path(place) / "evaluation.json"]
 
 
-@pytest.mark.parametrize(("options", "sigma_min"), [("", 0.05), ("--sigma-min 0.4 --seed 2", 0.4)])
+def correlated(x: Tensor, sigma: Sigma, /) -> Tensor:
+    """The exact score of pixels that depend on each other, so that every probe has another trace."""
+    covariance = 0.05 * torch.eye(16) + 0.2 + expand(sigma, x).view(-1, 1, 1) ** 2 * torch.eye(16)
+    answer: Tensor = torch.linalg.solve(covariance, (0.5 - x).flatten(1)[:, :, None]).view(x.shape)
+    return answer
+
+
+@pytest.mark.parametrize(("options", "seed", "how"), [("", 0, {}), ("--sigma-min 0.4 --seed 2", 2, {"sigma_min": 0.4})])
 def test_likelihoods_are_those_of_test_images_in_bits_per_dimension(
-    options: str, sigma_min: float, monkeypatch: Patch, capsys: Printed
+    options: str, seed: int, how: dict[str, float], monkeypatch: Patch, capsys: Printed
 ) -> None:
-    """Of N(½, 0.3² + σ_min²) in each of 16 pixels.  Any probe has the same exact trace there, so the error is 0."""
-    images = small_images((1, 4, 4))
+    images, generator = small_images((1, 4, 4)), torch.Generator().manual_seed(seed)
     monkeypatch.setattr(Run, "data", Mock(return_value=images))
-    sampling = replace(SAMPLING, sigma_max=50.0, sigma_min=0.05)
-    use(monkeypatch, Run(score=PRIOR, recipe=replace(SMALL, sampling=sampling)))
-    console.main(f"likelihood it -n 40 --probes 2 --tolerance 1e-5 --device cpu {options}".split())
-    generator = torch.Generator().manual_seed(2 if "seed" in options else 0)
-    chosen = torch.randperm(150, generator=generator)[:40]
-    x = dequantize(images.test[chosen], generator=generator).double()
-    variance = 0.3**2 + sigma_min**2
-    nats = ((x - 0.5) ** 2 / (2 * variance) + 0.5 * math.log(2 * math.pi * variance)).flatten(1).sum(1)
-    bits = 8 + nats / (16 * math.log(2))
-    expected = [float(bits.mean()), float(bits.std()) / 40**0.5, 40, 0, 2]
-    printed = re.findall(r"-?[\d.]+", capsys.readouterr().out)
-    assert [float(number) for number in printed[:5]] == pytest.approx(expected, abs=2e-3)
-
-
-def test_the_error_of_an_image_is_in_bits_too(monkeypatch: Patch, capsys: Printed) -> None:
-    """Of pixels that depend on each other, so that every probe has another trace."""
-    covariance = 0.05 * torch.eye(16) + 0.2
-
-    def score(x: Tensor, sigma: Sigma, /) -> Tensor:
-        levels = expand(sigma, x).view(-1, 1, 1) ** 2
-        inverse = torch.linalg.inv(covariance + levels * torch.eye(16))
-        answer: Tensor = (inverse @ (0.5 - x).flatten(1)[:, :, None]).view(x.shape)
-        return answer
-
-    images = small_images((1, 4, 4))
-    monkeypatch.setattr(Run, "data", Mock(return_value=images))
-    run = use(monkeypatch, Run(score=score, recipe=SMALL))
-    console.main(["likelihood", "it", "-n", "30", "--probes", "2", "--device", "cpu"])
-    printed = re.findall(r"± ([\d.]+)", capsys.readouterr().out)
-    generator = torch.Generator().manual_seed(0)
+    run = use(monkeypatch, Run(score=correlated, recipe=SMALL))
+    console.main(f"likelihood it -n 30 --probes 2 --tolerance 1e-5 --device cpu {options}".split())
     x = dequantize(images.test[torch.randperm(150, generator=generator)[:30]], generator=generator)
-    (part,) = log_densities(run, x, probes=2, seed=block_seed(0, 1))
-    error = float(part.standard_error.mean()) / (16 * math.log(2))
-    assert error > 0.01
-    assert float(printed[1]) == pytest.approx(error, abs=6e-4)
+    (part,) = log_densities(run, x, probes=2, tolerance=1e-5, seed=block_seed(seed, 1), **how)  # type: ignore[arg-type]
+    bits, errors = 8 - part.log_prob / (16 * math.log(2)), part.standard_error / (16 * math.log(2))
+    expected = [float(bits.mean()), float(bits.std()) / 30**0.5, 30, float(errors.mean()), 2]
+    assert expected[3] > 0.01
+    printed = re.findall(r"-?[\d.]+", capsys.readouterr().out)
+    assert [float(number) for number in printed[:5]] == pytest.approx(expected, abs=6e-4)
 
 
 class Solved(NamedTuple):
@@ -474,8 +448,7 @@ def points(tmp_path: Path) -> Path:
     return tmp_path / "points"
 
 
-def test_the_model_in_the_package_draws_digits_at_once(tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_model_in_the_package_draws_digits_at_once(here: Path) -> None:
     console.main(["sample", "mnist", "-n", "200", "--out", "digits.npz"])
     digits = torch.from_numpy(np.load("digits.npz")["samples"])
     # A model that draws eights alone is confident too: what it draws must be as near to real digits as they are to

@@ -8,7 +8,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import conditional_run, refused
+from helpers import conditional_run, refused, with_transform
 from torch import Tensor
 
 import ncsn
@@ -66,8 +66,7 @@ def exact() -> tuple[ncsn.Run, Dataset]:
     """The exact run of Gaussian rows, and these rows."""
     x = normal_rows(2000, 0)
     data = dataset_of(pandas.DataFrame(x.numpy(), columns=["a", "b"]))
-    run = conditional_run(C)
-    return replace(run, recipe=replace(run.recipe, transform=data.transform)), data
+    return with_transform(conditional_run(C), data.transform), data
 
 
 def test_a_run_is_compared_with_held_out_rows(exact: tuple[ncsn.Run, Dataset]) -> None:

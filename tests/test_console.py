@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytest
+from helpers import Patch, Printed
 
 from ncsn.cli import console
 from ncsn.cli.console import MODULES, find_command
@@ -49,12 +50,7 @@ def damaged(_: Nothing, number: int | None = None) -> None:
 )
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_what_ends_a_command_is_one_line_of_the_first_process(
-    error: BaseException,
-    status: int,
-    line: str,
-    rank: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    error: BaseException, status: int, line: str, rank: str, monkeypatch: Patch, capsys: Printed
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", rank)
@@ -74,7 +70,7 @@ def test_what_ends_a_command_is_one_line_of_the_first_process(
 
 @pytest.mark.parametrize(("number", "status", "word"), [(None, 2, "damaged"), (2, 130, "interr"), (15, 143, "termin")])
 def test_a_signal_is_the_truth_whatever_a_library_says_of_it(
-    number: int | None, status: int, word: str, capsys: pytest.CaptureFixture[str]
+    number: int | None, status: int, word: str, capsys: Printed
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         console.run(partial(damaged, number=number), Nothing, [])
@@ -97,30 +93,19 @@ def test_what_is_nobodys_fault_is_not_hidden() -> None:
         console.run(command, Nothing, [])
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("--minutes 5 --steps 2", "minutes is 5.0 and steps is 2; give only one of them"),
-        ("--minutes 0", "minutes is 0.0; Input should be greater than or equal to 0.001"),
-        ("--minutes five", "--minutes: no type matching FLOAT could be instantiated from ['five']."),
-        ("--nothing", "Unrecognized options: --nothing"),
-        (
-            "--precision f",
-            "invalid choice 'f' for argument '--precision'. Expected one of ('auto', 'bf16', 'fp32').",
-        ),
-    ],
-)
-def test_an_option_is_refused_in_one_sentence(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+OPTIONS = ["--minutes 5 --steps 2", "--minutes 0", "--minutes five", "--nothing", "--precision f"]
+
+
+@pytest.mark.parametrize("line", OPTIONS)
+def test_an_option_is_refused_in_one_line_that_names_it_and_its_value(line: str, capsys: Printed) -> None:
     with pytest.raises(SystemExit, match=r"^2$"):
         console.parse(find_command("train"), ["mnist", *line.split()], "ncsn train")
-    assert capsys.readouterr().err == f"error: {said}\n"
+    said = capsys.readouterr().err
+    assert (said.count("\n"), [word for word in line.split() if word.strip("-") not in said]) == (1, [])
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-@pytest.mark.parametrize("name", MODULES)
-def test_help_says_what_giving_an_option_does(
-    name: str, encoding: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(("name", "encoding"), [("train", "ascii"), *((name, "utf-8") for name in MODULES)])
+def test_help_says_what_giving_an_option_does(name: str, encoding: str, monkeypatch: Patch, capsys: Printed) -> None:
     """An option that begins with --no- is named by its own help; nothing says None."""
     monkeypatch.setenv("COLUMNS", "70")  # so that defaults are broken across lines
     monkeypatch.setattr(type(sys.stdout), "encoding", encoding, raising=False)
@@ -139,6 +124,6 @@ def test_the_cure_of_what_is_not_installed_is_named_where_it_is_one(name: str | 
     assert (status, "ncsn[tables]" in line, "cannot be imported" in line) == (2, tables, not tables)
 
 
-def test_a_program_without_a_console_has_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_without_a_console_has_no_bars(monkeypatch: Patch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     assert [*bar(range(3), delay=0)] == [0, 1, 2]

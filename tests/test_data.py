@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from helpers import refused, unchecked
+from helpers import Printed, refused, unchecked
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import PARTS, contents, in_order, packed, values, write
@@ -94,6 +94,7 @@ def test_half_of_a_batch_is_mirrored(generator: torch.Generator) -> None:
 
 
 SIZES = ("0", "64x", "x64", "-3", "64x0", "big", "12345", "6 4", "٣٢")
+NO_COLOURS = ("reddish", "12345", "#12345g", "")
 ENDLESS, SIGNALS = ((1.0, 0.0), (2.0, 2.0), (0.0, np.inf), (-1e308, 1e308)), Reading(signals=True)
 
 
@@ -101,10 +102,7 @@ def test_what_reading_allows() -> None:
     assert [Reading(size=size).pixels() for size in (None, "64", "48x64")] == [None, (64, 64), (48, 64)]
     assert Reading(background="#Ff8000").colour() == (255, 128, 0)
     wrong: list[tuple[Callable[[], object], str]] = [
-        *(
-            (partial(Reading, background=colour), f"background is {colour!r}")
-            for colour in ("reddish", "12345", "#12345g", "")
-        ),
+        *((partial(Reading, background=colour), f"background is {colour!r}") for colour in NO_COLOURS),
         *((partial(Reading, size=size), "size is ") for size in SIZES),
         (partial(Reading, max_broken=-1), "max_broken is"),
         (partial(Reading, size=8), "size is 8"),  # type: ignore[arg-type]
@@ -143,7 +141,7 @@ def test_examples_by_index() -> None:
     )
 
 
-def test_examples_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_from_files(tmp_path: Path, capsys: Printed) -> None:
     def read(name: str, shape: tuple[int, ...], depth: Depth = BYTES, *, fit: bool = True) -> np.ndarray:
         # The size that the run's own images were read in is not asked for.
         return read_example(str(tmp_path / name), shape, None, Reading(size="7"), depth, fit=fit).numpy()
@@ -186,19 +184,18 @@ def test_examples_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 # Where a run's images are
 
 
-def test_images_are_found_where_they_were_and_are_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / "here", {f"{i}.png": i for i in range(30)})
+def test_images_are_found_where_they_were_and_are_now(here: Path) -> None:
+    write(here / "here", {f"{i}.png": i for i in range(30)})
     reading = Reading(size="4", fit="stretch")
     images = load_dataset("here", reading=reading)
     origin = Origin.of("here", reading, images)
-    assert (origin.dataset, origin.split) == (str(tmp_path / "here"), (24, 3, 3))
+    assert (origin.dataset, origin.split) == (str(here / "here"), (24, 3, 3))
     assert contents(origin.load()) == contents(images)
     shutil.move("here", "there")
     with pytest.raises(ValueError, match=r"no longer at .*here; .*--data"):
         origin.load()
     assert torch.equal(origin.load("there").test, images.test)
-    other = write(tmp_path / "other", {f"{i}.png": i + 1 for i in range(30)})
+    other = write(here / "other", {f"{i}.png": i + 1 for i in range(30)})
     for wrong, place in ((origin, other), (replace(origin, reading=Reading(size="4")), "there")):
         with pytest.raises(ValueError, match="does not hold the data"):
             wrong.load(place)

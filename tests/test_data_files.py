@@ -193,6 +193,8 @@ def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
     write(tmp_path / "nine", {f"{i}.png": i for i in range(9)} | {"x.heic": 1})
     write(tmp_path / "judged", {f"{('test', 'val')[i % 2]}/{i}.png": i for i in range(20)})
     write(tmp_path / "two", {"a.tar": 1, "b.tar": 2})
+    write(tmp_path / "plain", {"a/1": png(1), "a/2": png(2), "x.dcm": b"DICM"})
+    (tmp_path / "empty").mkdir()
     for name, why in {
         "pipe.zip": "is not a dataset",
         "swallowed.zip": "19 of 20 files",
@@ -203,6 +205,8 @@ def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
         "nine": "has 9 images, but none for validation and test; 1 file left out: 1 .heic",
         "judged": "has 20 images, but none for train",
         "two": "holds no images, but 2 .tar",
+        "plain": r"2 without suffix, 1 \.dcm; .*\.png",
+        "empty": "no files",
     }.items():
         with pytest.raises(ValueError, match=why):
             load_dataset(str(tmp_path / name))

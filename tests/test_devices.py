@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import SAMPLING, GaussianScore, conditional_run
+from helpers import SAMPLING, GaussianScore, Patch, conditional_run
 from learning import arrays, pictures, tiny
 from pretend import active
 from torch import Tensor, nn
 
 import ncsn
-from ncsn import evaluation, metrics, plots
+from ncsn import SAMPLERS, Recipe, Run, ScoreModel, add_guidance, evaluation, metrics, plots
 from ncsn.batching import Batch
 from ncsn.cli.console import main
 from ncsn.distributions import TOYS, Empirical, GaussianMixture
@@ -27,10 +27,6 @@ from ncsn.networks import MLP, Classifier, UNet
 from ncsn.noise import LogNormal, LogUniform, Proposal
 from ncsn.objectives import dsm, exact, posterior_dsm, ssm, training_loss
 from ncsn.posteriors import Observation, blurred, downsampled, known_pixels, masked, posterior, twisted_diffusion
-from ncsn.run.folder import Recipe
-from ncsn.run.run import Run
-from ncsn.samplers import SAMPLERS
-from ncsn.score import ScoreModel, add_guidance
 from ncsn.settings import Job, TrainSettings
 from ncsn.tables.columns import learn_columns
 from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
@@ -177,18 +173,12 @@ paths(training_without_a_seed=partial(by_precision, None, seed=None))
 # Networks, other people's models, pictures, measures, files.
 
 
-def by_network(make: Callable[[], nn.Module], shape: tuple[int, ...], device: str, folder: Path) -> None:
-    learned, x = ScoreModel(make()).to(device), data(device, 2, *shape)
+@path
+def volumes(device: str, folder: Path) -> None:
+    """Trainings and samplings below have the other networks."""
+    learned, x = ScoreModel(UNet(1, (4, 4), 1, 4, 2, 3)).to(device), data(device, 2, 1, 6, 5, 4)
     learned(x, 0.5).sum().backward()
     there(learned(x, torch.tensor([0.5, 0.7], device=device)).detach(), device)
-
-
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "mlp": (lambda: MLP(2, 8, 2), (2,)),
-    "residual": (lambda: ncsn.networks.ResidualMLP(2, 8, 2), (2,)),
-    **{f"unet {d}": (partial(UNet, 1, (4, 4), 1, 4, 2, d), (1, 6, 5, 4)[: d + 1]) for d in (1, 2, 3)},
-}
-paths(**{f"network {name}": partial(by_network, *one) for name, one in NETWORKS.items()})
 
 
 def diffusers(kind: str, device: str, folder: Path) -> None:
@@ -281,7 +271,7 @@ def taught(device: str, folder: Path) -> None:
     images = pictures(n=40, held_out=10)
     assert images.labels is not None
     network = Classifier(1, (10, 8), 3).to(device)
-    with pytest.MonkeyPatch.context() as patch:
+    with Patch.context() as patch:
         patch.setattr(features, "BATCH", 8)
         features.teach(network, images.train, images.labels.train, torch.device(device), 80)
     there(next(network.parameters()).detach(), device)
@@ -332,7 +322,7 @@ def by_settings(given: dict[str, Any], device: str, folder: Path) -> None:
 
 def small_memory(device: str, folder: Path) -> None:
     """The data stay on the processor."""
-    with pytest.MonkeyPatch.context() as patch:
+    with Patch.context() as patch:
         patch.setattr(hardware, "memory_of", lambda _: 4000)
         by_settings({"posterior_above": 0.5}, device, folder)
 
@@ -513,9 +503,7 @@ PLACES = [("mps", name) for name in PATHS] + [("cuda", name) for name in PATHS i
     [pytest.param(*place, marks=[pytest.mark.slow] if place[1] in SLOW else []) for place in PLACES],
     indirect=["device"],
 )
-def test_what_runs_on_the_processor_runs_on_a_gpu(
-    name: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_runs_on_the_processor_runs_on_a_gpu(name: str, device: str, tmp_path: Path, monkeypatch: Patch) -> None:
     # A training draws a picture by it too, whose 200 evaluations would be most of the time.
     monkeypatch.setitem(SAMPLERS, "annealed", replace(SAMPLERS["annealed"], levels=10))
     PATHS[name](device, tmp_path)

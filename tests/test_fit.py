@@ -163,7 +163,7 @@ def test_points_are_learned_from_eight_tenths_of_them_at_log_normal_noise(genera
 
 
 def test_minutes_have_sixty_seconds_and_one_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = TrainSettings(channels=(8,))
+    command = TrainSettings(channels=(8,), compile=False)
     for data, given, most in (
         (table(1000), {"minutes": 2.5}, 150),
         (table(1000), {}, 60),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import command, conditional_run, refusal, unchecked
+from helpers import Printed, command, conditional_run, refusal, storms, unchecked
 
 import ncsn
 from ncsn.evaluation import evaluate
@@ -124,17 +124,10 @@ def test_gaps_of_a_frame_are_filled_in_and_nothing_else(run: ncsn.Run) -> None:
     np.testing.assert_allclose(filled.frame()["share"][gaps["share"]], drawn.mean(0))
     spread, (low, high) = filled.spread(), filled.interval(0.9)
     np.testing.assert_allclose(spread["share"][gaps["share"]], drawn.std(0, ddof=1))
-    most = np.array(
-        [
-            (np.array(each) == guess).mean()
-            for each, guess in zip(
-                zip(*(frame["region"][gaps["region"]] for frame in frames), strict=True),
-                filled.frame()["region"][gaps["region"]],
-                strict=True,
-            )
-        ]
+    regions, guesses = (
+        [frame["region"][gaps["region"]].tolist() for frame in each] for each in (frames, [filled.frame()])
     )
-    np.testing.assert_allclose(spread["region"][gaps["region"]], most)
+    np.testing.assert_allclose(spread["region"][gaps["region"]], (np.array(regions) == guesses).mean(0))
     assert (spread.notna() == gaps[spread.columns]).all().all()
     # Of 20 draws, 5 % lie below the first to second one.
     ordered = np.sort(drawn, 0)
@@ -148,7 +141,7 @@ def test_gaps_of_a_frame_are_filled_in_and_nothing_else(run: ncsn.Run) -> None:
         filled.frames(21)
 
 
-def test_columns_may_be_absent_or_unknown_and_a_dict_is_as_good_as_a_frame(run: ncsn.Run, capsys: Any) -> None:
+def test_columns_may_be_absent_or_unknown_and_a_dict_is_as_good_as_a_frame(run: ncsn.Run, capsys: Printed) -> None:
     some = FRAME[["region", "age"]][:4].assign(note="?!", region=[None, "Ulm", "Bonn", None])
     filled = run.impute(some, 2).frame()  # type: ignore[attr-defined]
     assert [*filled.columns] == ["region", "age", "note", *(name for name in KNOWN if name not in some)]
@@ -255,22 +248,6 @@ def test_what_python_users_get_wrong_with_a_table(call: Callable[[Any], Any], wh
         call(run)
 
 
-@pytest.mark.parametrize(
-    ("column", "why"),
-    [
-        (1j * DAYS, "x has dtype complex"),
-        (pandas.period_range("2020-01", periods=N, freq="M"), "x has dtype period"),
-        (pandas.cut(AGE, 4), "x has dtype category"),
-        ([[1], [2]] * (N // 2), "x has dtype object"),
-        ([1, "a"] * (N // 2), "x has dtype object"),
-    ],
-    ids=["complex", "period", "interval", "lists", "mixed"],
-)
-def test_other_dtypes_are_refused_by_name(column: Any, why: str) -> None:
-    with pytest.raises(ValueError, match=rf"^[^\n]*{why}[^\n]*numbers, booleans, text, dates[^\n]*$"):
-        ncsn.fit(pandas.DataFrame({"age": AGE, "x": column}), steps=1)
-
-
 def test_options_of_other_packages_are_answered_with_ours(run: ncsn.Run) -> None:
     for call, why in (
         (lambda: run.sample(3, random_state=1), "use seed"),  # type: ignore[call-arg]
@@ -280,15 +257,11 @@ def test_options_of_other_packages_are_answered_with_ours(run: ncsn.Run) -> None
     ):
         with pytest.raises(TypeError, match=why):
             call()
-    with pytest.raises(ValueError, match=r"^[^\n]*x has dtype timedelta[^\n]*\.dt\.total_seconds\(\)[^\n]*$"):
-        ncsn.fit(pandas.DataFrame({"age": AGE, "x": pandas.to_timedelta(DAYS, unit="D")}), steps=1)
 
 
-def test_a_run_and_imputed_rows_say_what_they_are(run: ncsn.Run, capsys: Any) -> None:
-    text = repr(run)
-    assert all(word in text for word in ("rows", "age, income", "ConditionalModel", "dpmpp-sde", "coverage"))
-    assert text.count("\n") <= 4
-    assert repr(ncsn.load("mnist", device="cpu")).count("\n") <= 4
+def test_a_run_and_imputed_rows_say_what_they_are(run: ncsn.Run, capsys: Printed) -> None:
+    assert "age, income" in repr(run)
+    assert repr(run).count("\n") <= 4
     rows = WHOLE[:4].assign(
         region=[None, "XX", "Ulm", None], kids=pandas.array([None, None, 1, 2]), note=["x", None, "", "y"]
     )
@@ -296,27 +269,17 @@ def test_a_run_and_imputed_rows_say_what_they_are(run: ncsn.Run, capsys: Any) ->
     imputed = run.impute(rows, 3, unseen="skip")
     said = capsys.readouterr().out.splitlines()
     assert [line for line in said if "left with missing cells" in line and "kids (1), note (2)" in line]
-    text = repr(imputed)
-    assert all(word in text for word in ("4 rows", "3 draws", "region (2), kids (1)", "kids (1), note (2)", "frame()"))
-    assert text.count("\n") <= 4
+    assert all(fact in repr(imputed) for fact in ("4 rows", "3 draws", "region (2), kids (1)", "kids (1), note (2)"))
+    assert repr(imputed).count("\n") <= 4
     assert "<table" in imputed._repr_html_()  # type: ignore[attr-defined]
     run.impute(WHOLE[:2].assign(region=None), 3)
     assert "left with" not in capsys.readouterr().out
 
 
-def storms(n: int = 400) -> pandas.DataFrame:
-    """Only hurricanes have a category, and only depressions a depth."""
-    rng = np.random.default_rng(0)
-    hurricane = rng.random(n) < 0.4
-    wind = np.where(hurricane, 65 + rng.exponential(20, n), rng.normal(30, 6, n))
-    category = np.where(hurricane, np.digitize(wind, [83, 96, 113]) + 1.0, np.nan)
-    status = np.where(hurricane, "hurricane", "depression")
-    depth = np.where(hurricane, np.nan, rng.normal(5, 1, n))
-    return pandas.DataFrame({"status": status, "wind": wind, "category": category, "depth": depth})
-
-
-def test_guesses_where_nothing_was_observed_are_announced_once(tmp_path: Path, capsys: Any) -> None:
-    frame = storms()
+def test_guesses_where_nothing_was_observed_are_announced_once(tmp_path: Path, capsys: Printed) -> None:
+    frame = storms(400).drop(columns="damage")
+    frame["wind"] += np.random.default_rng(1).random(400)
+    frame["depth"] = frame["wind"].where(frame["category"].isna())
     ncsn.fit(frame, steps=2, settings=SMALL, quiet=True).save(tmp_path / "run")
     run = ncsn.load(tmp_path / "run")
     none = {("category", "status", 0.0), ("depth", "status", 1.0)}
@@ -375,18 +338,25 @@ def test_a_real_other_is_no_place_for_unseen_values() -> None:
     assert len({*same}) == 1
 
 
-@pytest.mark.parametrize(
-    ("data", "why"),
-    [
-        (KNOWN["age"], "to_frame"),
-        (pandas.DataFrame(), "0 rows and 0 columns"),
-        (pandas.DataFrame({"a": [math.nan] * 50, "b": None}), "no column .*50 rows"),
-    ],
-    ids=["series", "nothing", "no values"],
-)
-def test_what_is_no_table_is_refused(data: Any, why: str) -> None:
-    with pytest.raises(ValueError, match=rf"^[^\n]*{why}[^\n]*$"):
-        ncsn.fit(data, steps=1, quiet=True)
+ALLOWED = ".*numbers, booleans, text, dates"
+NO_TABLES: dict[str, tuple[Any, str]] = {
+    "complex": ({"age": AGE, "x": 1j * DAYS}, "x has dtype complex" + ALLOWED),
+    "period": ({"x": pandas.period_range("2020-01", periods=N, freq="M")}, "x has dtype period" + ALLOWED),
+    "interval": ({"x": pandas.cut(AGE, 4)}, "x has dtype category" + ALLOWED),
+    "lists": ({"x": [[1], [2]] * (N // 2)}, "x has dtype object" + ALLOWED),
+    "mixed": ({"x": [1, "a"] * (N // 2)}, "x has dtype object" + ALLOWED),
+    "durations": ({"x": pandas.to_timedelta(DAYS, unit="D")}, r"x has dtype timedelta.*\.dt\.total_seconds\(\)"),
+    "series": (KNOWN["age"], "to_frame"),
+    "nothing": ({}, "0 rows and 0 columns"),
+    "no values": ({"a": [math.nan] * 50, "b": None}, "no column .*50 rows"),
+}
+
+
+@pytest.mark.parametrize("name", NO_TABLES)
+def test_what_is_no_table_is_refused(name: str) -> None:
+    data, why = NO_TABLES[name]
+    with pytest.raises(ValueError, match=f"^.*{why}.*$"):
+        ncsn.fit(pandas.DataFrame(data) if isinstance(data, dict) else data, steps=1, quiet=True)
 
 
 def test_unseen_values_are_gaps_or_leave_their_rows_as_they_are(run: ncsn.Run) -> None:
@@ -407,10 +377,7 @@ def test_unseen_values_are_gaps_or_leave_their_rows_as_they_are(run: ncsn.Run) -
     assert array.impute(numbers, 2, unseen="missing").draws[:, 0, 0].tolist() == [numbers[0, 0]] * 2
 
 
-def test_the_command_keeps_dtypes_and_draws_given_values(
-    run: ncsn.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_command_keeps_dtypes_and_draws_given_values(run: ncsn.Run, here: Path, capsys: Printed) -> None:
     FRAME[:400].rename(columns=str).to_parquet("people.parquet")
     command("train people.parquet --steps 5 --channels 16 --blocks 1 --samples 5 --out run")
     old = pandas.read_parquet("people.parquet")
@@ -418,15 +385,8 @@ def test_the_command_keeps_dtypes_and_draws_given_values(
     new = pandas.read_parquet("new.parquet")
     assert_alike(new, old.drop(columns="id"))
     assert (len(new), {*new["sex"]}, {*new["age"]}) == (40, {"F"}, {40})
-    command("sample run -n 400 --out more.parquet")
-    more = pandas.read_parquet("more.parquet")
-    assert_alike(more, old.drop(columns="id"))
-    assert more["region"].isna().mean() == pytest.approx(old["region"].isna().mean(), abs=0.08)
     command("sample run -n 40 --complete --out whole.parquet")
     assert pandas.read_parquet("whole.parquet").notna().all(axis=None)
-    command("sample run -n 40 --complete --given sex=F --out women.parquet")
-    women = pandas.read_parquet("women.parquet")
-    assert ({*women["sex"]}, bool(women.notna().all(axis=None))) == ({"F"}, True)
     command("impute run people.parquet -n 2 --out filled.parquet --draws draws.parquet")
     assert_filled(pandas.read_parquet("filled.parquet")[[*old.columns]], old)
     draws = pandas.read_parquet("draws.parquet")
@@ -476,7 +436,7 @@ def test_categories_and_whole_numbers_hold_however_few_rows_there_are(n: int) ->
     assert_filled(run.impute(gaps, 2).frame(), gaps)  # type: ignore[attr-defined]
 
 
-def test_whole_numbers_beyond_double_precision_are_rounded_and_said_so(capsys: Any) -> None:
+def test_whole_numbers_beyond_double_precision_are_rounded_and_said_so(capsys: Printed) -> None:
     large = [2**63 + 2**55 * k + 1 for k in range(60)]
     frame = pandas.DataFrame({"u": pandas.array(large, dtype="uint64"), "small": RNG.integers(0, 99, 60)})
     dataset_of(frame)
@@ -498,7 +458,7 @@ def gappy(n: int = 1500) -> pandas.DataFrame:
     return frame
 
 
-def test_new_rows_have_gaps_as_often_and_in_the_same_places(tmp_path: Path) -> None:
+def test_new_rows_have_gaps_as_often_and_in_the_same_places() -> None:
     frame = gappy().astype({"b": "Float64"})
     run = ncsn.fit(frame, steps=200, settings=SMALL, quiet=True, seed=0)
     new = run.sample(4000)
@@ -526,10 +486,6 @@ def test_new_rows_have_gaps_as_often_and_in_the_same_places(tmp_path: Path) -> N
     filled = run.impute(frame[:500], 10).frame()  # type: ignore[attr-defined]
     assert_filled(filled, frame[:500])
     assert np.corrcoef(filled["b"][old["b"]], frame["a"][:500][old["b"]])[0, 1] > 0.4, "as if missing at random"
-    run.save(tmp_path / "run")
-    again = ncsn.load(tmp_path / "run")
-    pandas.testing.assert_frame_equal(again.sample(9), run.sample(9))
-    pandas.testing.assert_frame_equal(again.sample(9, complete=True), run.sample(9, complete=True))
 
 
 def test_given_values_and_no_gaps_go_together(run: ncsn.Run) -> None:
@@ -545,23 +501,3 @@ def test_an_array_has_gaps_too() -> None:
     run = ncsn.fit(array, steps=2, settings=SMALL, quiet=True)
     assert run.sample(300).isnan().any(0).tolist() == [False, True, True]
     assert not run.sample(300, complete=True).isnan().any()
-
-
-@pytest.mark.slow
-def test_given_values_lead_to_the_exact_conditionals_of_dice() -> None:
-    """Two dice, and whether the first shows more than three."""
-    first, second = np.random.default_rng(0).integers(1, 7, (2, 4000))
-    high = pandas.Categorical(np.where(first > 3, "yes", "no"))
-    run = ncsn.fit(pandas.DataFrame({"first": first, "second": second, "high": high}), steps=400, quiet=True)
-    even = [1 / 6] * 6
-    for given, expected in (
-        ({"high": "yes"}, {"first": [0, 0, 0, 1 / 3, 1 / 3, 1 / 3], "second": even}),
-        ({"high": "no", "second": 6}, {"first": [1 / 3, 1 / 3, 1 / 3, 0, 0, 0]}),
-        ({"second": 2}, {"first": even}),
-    ):
-        made = run.sample(600, given=given)
-        for name, shares in expected.items():
-            for face, share in enumerate(shares, 1):
-                # Training has seen about as many rows with these values.  What it rules out a network learns slowly.
-                error = 3 * math.sqrt(share * (1 - share) * 2 / 600)
-                assert (made[name] == face).mean() == pytest.approx(share, abs=error or 0.06), (given, name, face)

@@ -15,7 +15,7 @@ import pandas
 import pyarrow
 import pytest
 import torch
-from helpers import command, conditional_run, refusal, refused
+from helpers import THREE, Patch, Printed, command, conditional_run, gaussian_rows, refusal, refused, with_transform
 from pyarrow import parquet
 from torch import Tensor
 
@@ -29,26 +29,20 @@ from ncsn.tables.impute import cell_coverage
 from ncsn.tables.model import ConditionalModel, Gaussian
 from ncsn.tables.read import parse, read_frame
 
-THREE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]]).double()
 TWENTY = 0.97 ** (torch.arange(20)[:, None] - torch.arange(20)).abs().double()
 
 
-def gaussian(n: int, covariance: Tensor = THREE, *, seed: int = 0) -> Tensor:
-    z = torch.randn(n, len(covariance), generator=torch.Generator().manual_seed(seed)).double()
-    rows: Tensor = z @ torch.linalg.cholesky(covariance).T
-    return rows
-
-
-def impute(run: Run, rows: Tensor, n: int) -> Imputed:
-    """Draws, with what holds of all of them."""
+def impute(run: Run, rows: Tensor, n: int, *, numbers: bool = True) -> Tensor:
+    """Draws, with what holds of all of them; ``numbers``: no column has codes."""
     found = run.impute(rows, n, seed=1)
     assert torch.equal(found.observed.nan_to_num(1e9), rows.nan_to_num(1e9))
     assert torch.equal(found.missing, rows.isnan())
     assert bool(found.draws.isfinite().all())
     assert torch.equal(found.draws[:, ~rows.isnan()], rows[~rows.isnan()].expand(n, -1))
-    torch.testing.assert_close(found.point[found.missing], found.draws.mean(0)[found.missing])
-    torch.testing.assert_close(found.spread(), found.draws.std(0))
-    return found
+    if numbers:
+        torch.testing.assert_close(found.point[found.missing], found.draws.mean(0)[found.missing])
+        torch.testing.assert_close(found.spread(), found.draws.std(0))
+    return found.draws
 
 
 # Against exact conditionals.
@@ -57,10 +51,10 @@ def impute(run: Run, rows: Tensor, n: int) -> Imputed:
 @pytest.mark.parametrize(("c", "gaps"), [(THREE, ([1, 2], [0], [])), (TWENTY, ([4, 5], [0, 19], [7]))])
 def test_imputation_of_a_gaussian_is_right_within_monte_carlo_error(c: Tensor, gaps: tuple[list[int], ...]) -> None:
     """In a few columns, and in many that follow from one another; rows far out are drawn with others."""
-    x = gaussian(300, c) * torch.tensor([1.0, 30.0]).repeat(150)[:, None]
+    x = gaussian_rows(300, c) * torch.tensor([1.0, 30.0]).repeat(150)[:, None]
     missing = torch.stack([torch.zeros(len(c)).index_fill(0, torch.tensor(i).long(), 1) for i in gaps]).bool()
     missing = missing.repeat(100, 1)
-    draws = impute(conditional_run(c), x.masked_fill(missing, torch.nan), 20).draws
+    draws = impute(conditional_run(c), x.masked_fill(missing, torch.nan), 20)
     for pattern in missing[:2]:
         weights = c[pattern][:, ~pattern] @ torch.linalg.inv(c[~pattern][:, ~pattern])
         deviation = (c[pattern][:, pattern] - weights @ c[~pattern][:, pattern]).diagonal().sqrt()
@@ -100,28 +94,20 @@ def test_probabilities_of_classes_are_those_of_bayes_rule() -> None:
     shares, means = [0.6, 0.3, 0.1], [0.0, 1.5, 3.0]
     run = classes(shares, means)
     x = torch.tensor([-1.0, 1.0, 2.5, 2.5]).double()
-    draws = impute_codes(run, torch.stack([x, torch.full((4,), torch.nan).double()], 1), 4000)[..., 1]
+    draws = impute(run, torch.stack([x, torch.full((4,), torch.nan).double()], 1), 4000, numbers=False)[..., 1]
     exact = (torch.tensor(shares).log() - (x[:, None] - torch.tensor(means)) ** 2 / 2).softmax(1)
     for row, chances in enumerate(exact):
         for kind, p in enumerate(chances.tolist()):
             assert float((draws[:, row] == kind).double().mean()) == pytest.approx(p, abs=0.01 + 4 * (p / 4000) ** 0.5)
     kinds = torch.tensor([[torch.nan, 0.0], [torch.nan, 2.0]]).double()
-    numbers = impute_codes(run, kinds, 2000)[..., 0]
+    numbers = impute(run, kinds, 2000, numbers=False)[..., 0]
     torch.testing.assert_close(numbers.mean(0), torch.tensor([0.0, 3.0]).double(), atol=0.1, rtol=0)
     torch.testing.assert_close(numbers.std(0), torch.ones(2).double(), atol=0.06, rtol=0)
-    both = impute_codes(run, torch.full((1, 2), torch.nan).double(), 4000)[:, 0]
+    both = impute(run, torch.full((1, 2), torch.nan).double(), 4000, numbers=False)[:, 0]
     for kind, (share, mean) in enumerate(zip(shares, means, strict=True)):
         there = both[:, 1] == kind
         assert float(there.double().mean()) == pytest.approx(share, abs=0.03)
         assert float(both[there, 0].mean()) == pytest.approx(mean, abs=0.25)
-
-
-def impute_codes(run: Run, rows: Tensor, n: int) -> Tensor:
-    """Draws of rows with discrete values."""
-    found = run.impute(rows, n, seed=1)
-    assert torch.equal(found.draws[:, ~rows.isnan()], rows[~rows.isnan()].expand(n, -1))
-    assert bool(found.draws.isfinite().all())
-    return found.draws
 
 
 def test_rows_are_drawn_together_whatever_their_gaps() -> None:
@@ -137,14 +123,13 @@ def test_rows_are_drawn_together_whatever_their_gaps() -> None:
 
 
 def test_rows_of_gaps_only_are_samples() -> None:
-    draws = impute(conditional_run(THREE), torch.full((50, 3), torch.nan).double(), 20).draws
+    draws = impute(conditional_run(THREE), torch.full((50, 3), torch.nan).double(), 20)
     torch.testing.assert_close(draws.flatten(0, 1).T.cov(), THREE, atol=0.12, rtol=0)
 
 
 def named_run(*columns: AnyColumn) -> Run:
     """The run of independent columns, standard normal to the model."""
-    run = conditional_run(torch.eye(len(columns)))
-    return replace(run, recipe=replace(run.recipe, transform=Columns(columns=columns)))
+    return with_transform(conditional_run(torch.eye(len(columns))), Columns(columns=columns))
 
 
 def test_arrays_with_a_mask_and_frames_are_rows() -> None:
@@ -162,7 +147,7 @@ def test_arrays_with_a_mask_and_frames_are_rows() -> None:
 def test_coverage_tells_priors_that_are_too_narrow_or_too_wide(scale: float, low: float, high: float) -> None:
     """Also of rows with gaps."""
     for gaps in (0.0, 0.3):
-        x = gaussian(300, seed=1)
+        x = gaussian_rows(300, seed=1)
         rows = x.masked_fill(torch.rand(x.shape, generator=torch.Generator().manual_seed(2)) < gaps, torch.nan)
         found = cell_coverage(conditional_run(THREE * scale), rows)
         assert found.keys() == {"coverage", "coverage_of"}
@@ -172,7 +157,7 @@ def test_coverage_tells_priors_that_are_too_narrow_or_too_wide(scale: float, low
 
 def test_known_numbers_of_few_rows_are_hidden_one_by_one() -> None:
     """As many numbers as are known; with a single one in a row nothing is left to judge by."""
-    run, x = conditional_run(THREE), gaussian(30, seed=2)
+    run, x = conditional_run(THREE), gaussian_rows(30, seed=2)
     x[0, 1:] = torch.nan
     found = cell_coverage(run, x)
     assert found["coverage_of"] == 87
@@ -186,8 +171,8 @@ def test_confidence_is_compared_with_how_often_draws_are_right(believed: list[fl
     run = classes(believed, [0.0, 0.0])
     column = Discrete(name="kind", values=(0.0, 1.0), categories=("a", "b"))
     columns = Columns(columns=(columns_of(run.transform, 2).columns[0], column))
-    run = replace(run, recipe=replace(run.recipe, transform=columns))
-    rows = torch.stack([gaussian(300)[:, 0], (torch.arange(300) % 2).double()], 1)
+    run = with_transform(run, columns)
+    rows = torch.stack([gaussian_rows(300)[:, 0], (torch.arange(300) % 2).double()], 1)
     found = cell_coverage(run, rows)
     assert found.keys() == {"coverage", "coverage_of", "right", "confidence", "right_of"}
     assert 60 < found["right_of"] < 140
@@ -206,10 +191,10 @@ def test_the_truth_is_as_likely_at_every_rank_among_draws() -> None:
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
 def test_conformal_intervals_hold_what_they_promise_of_any_prior(scale: float) -> None:
     """Of fresh rows, as many hidden values as promised; of a prior that is right, by a factor of about one."""
-    run, rows = conditional_run(THREE * scale), gaussian(400, seed=3)
+    run, rows = conditional_run(THREE * scale), gaussian_rows(400, seed=3)
     hidden = torch.rand(rows.shape, generator=torch.Generator().manual_seed(4)) < 0.4
     imputed = run.impute(rows.masked_fill(hidden, torch.nan), 39)
-    ends = imputed.interval(0.8), imputed.interval(0.8, conformal=gaussian(300, seed=5))
+    ends = imputed.interval(0.8), imputed.interval(0.8, conformal=gaussian_rows(300, seed=5))
     plain, held = (float(((low <= rows) & (rows <= high))[hidden].double().mean()) for low, high in ends)
     assert held == pytest.approx(0.8, abs=0.06)
     assert plain == pytest.approx(0.8, abs=0.06) if scale == 1 else abs(plain - 0.8) > 0.1
@@ -256,10 +241,9 @@ def test_conformal_intervals_of_frames_need_held_out_rows_and_enough_of_them() -
     ],
 )
 def test_rows_that_are_not_the_runs_and_scores_of_others_are_refused(rows: Any, why: str) -> None:
-    run = conditional_run(THREE)
-    run = replace(run, recipe=replace(run.recipe, transform=learn_columns(gaussian(200), "abc")))
+    run = with_transform(conditional_run(THREE), learn_columns(gaussian_rows(200), "abc"))
     if "trained" in why:
-        rows[0, 1], run = math.nan, ncsn.fit(gaussian(100), network=ncsn.MLP(3, 8, 1), steps=1, quiet=True)
+        rows[0, 1], run = math.nan, ncsn.fit(gaussian_rows(100), network=ncsn.MLP(3, 8, 1), steps=1, quiet=True)
         assert run.measured == {}
     with pytest.raises(ValueError, match=why):
         run.impute(rows)
@@ -268,14 +252,11 @@ def test_rows_that_are_not_the_runs_and_scores_of_others_are_refused(rows: Any, 
 # Files.
 
 
-def test_a_gap_of_two_values_becomes_the_one_that_most_draws_have(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_gap_of_two_values_becomes_the_one_that_most_draws_have(monkeypatch: Patch, here: Path) -> None:
     """And that of a date a whole day."""
-    monkeypatch.chdir(tmp_path)
     n = 4000
     third = torch.arange(n) % 3
-    x = torch.stack([1e9 + 3 * gaussian(n)[:, 0], 4.0 * (third == 0) - 3, 18000.0 + torch.arange(n) % 1000, third])
+    x = torch.stack([1e9 + 3 * gaussian_rows(n)[:, 0], 4.0 * (third == 0) - 3, 18000.0 + torch.arange(n) % 1000, third])
     shares = [2 / 3, 1 / 3, 1 / 3, 1 / 3, 1 / 3]
     run = known_run(
         learn_columns(x.T, ["a", "b", Column(name="c", date=True), "d"]), [0.0, 0.0, *shares], torch.eye(7), shares
@@ -317,11 +298,8 @@ CELLS = {
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("x.csv", ","), ("x.tsv", "\t"), ("semicolons.csv", ";")])
-def test_observed_cells_are_written_byte_for_byte(
-    name: str, delimiter: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_observed_cells_are_written_byte_for_byte(name: str, delimiter: str, monkeypatch: Patch, here: Path) -> None:
     """Also of columns that the run does not know, and in the table of draws."""
-    monkeypatch.chdir(tmp_path)
     reals = {name: Number(name=name, shift=0.0, scale=100.0) for name in ("a", "price")}
     days = {name: Number(name=name, shift=19750.0, scale=30.0, date=True) for name in ("seen", "zoned")}
     codes = Discrete(name="zip", values=(0.0, 1.0), categories=("00501", "A7"))
@@ -352,11 +330,8 @@ def test_observed_cells_are_written_byte_for_byte(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-def test_a_file_comes_back_as_it_was_written(
-    encoding: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
-) -> None:
+def test_a_file_comes_back_as_it_was_written(encoding: str, monkeypatch: Patch, here: Path, capsys: Printed) -> None:
     """Delimiter, encoding and decimal comma, also of deviations and draws; by each column's own mark."""
-    monkeypatch.chdir(tmp_path)
     run = named_run(*(Number(name=name, shift=0.0, scale=50.0) for name in ("a", "b", "c", "d", "e")))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     text = "a;b;c;d;e;größe\r\n24,68;1.5;7;1.234,5;;x\r\n;;;;;\r\n13,5;2.25;8;10;;ü\r\n"
@@ -390,9 +365,8 @@ def test_a_file_comes_back_as_it_was_written(
     assert "größe" in pandas.read_parquet("y.parquet")
 
 
-def test_parquet_keeps_what_it_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_parquet_keeps_what_it_holds(monkeypatch: Patch, here: Path) -> None:
     """Whole numbers beyond 2⁵³ in columns with gaps, small ones, lists, structures and maps."""
-    monkeypatch.chdir(tmp_path)
     run = named_run(*(Number(name=name, shift=0.0, scale=9.0) for name in ("a", "k")))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     big = 9007199254740995
@@ -418,8 +392,7 @@ def test_parquet_keeps_what_it_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert read_frame(Path("x.parquet"))["id"].dtype == "Int64"
 
 
-def test_both_files_are_written_or_neither(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_both_files_are_written_or_neither(monkeypatch: Patch, here: Path, capsys: Printed) -> None:
     run = named_run(*(Number(name=name, shift=0.0, scale=9.0) for name in "ab"))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     Path("x.csv").write_text("a,b\n1,\n,2\n")
@@ -437,20 +410,19 @@ def test_both_files_are_written_or_neither(monkeypatch: pytest.MonkeyPatch, tmp_
         command("impute it x.csv -n 2 --out y.csv --draws z.csv")
     monkeypatch.setattr(pandas.DataFrame, "to_csv", to_csv)
     assert len(writes) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+    assert [path.name for path in here.iterdir()] == ["x.csv"]
     command("impute it x.csv -n 2 --out y.csv --draws z.csv")
-    assert {path.name for path in tmp_path.iterdir()} == {"x.csv", "y.csv", "z.csv"}
+    assert {path.name for path in here.iterdir()} == {"x.csv", "y.csv", "z.csv"}
 
 
-def test_a_table_of_many_columns_takes_no_longer_per_column(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_of_many_columns_takes_no_longer_per_column(monkeypatch: Patch) -> None:
     """Apart from the network, quadratic time took 25 s for 3,000; the bound is generous, because machines are busy."""
     names = tuple(f"c{i}" for i in range(3000))
     columns = Columns(
         columns=tuple(Number(name=name, shift=0.0, scale=1.0) for name in names),
         fields=tuple(Field(label=name, dtype="float64") for name in names),
     )
-    run = conditional_run(torch.eye(2))
-    run = replace(run, recipe=replace(run.recipe, transform=columns))
+    run = with_transform(conditional_run(torch.eye(2)), columns)
     rows = pandas.DataFrame({name: [0.5, None] for name in names[:1500]})
     drawn = torch.zeros(2, 2, 3000).double()
     monkeypatch.setattr(imputation, "impute_rows", lambda run, x, *_, **__: Imputed(x, drawn, drawn[0], drawn[0]))
@@ -473,9 +445,8 @@ def test_a_table_of_many_columns_takes_no_longer_per_column(monkeypatch: pytest.
     ],
 )
 def test_files_that_cannot_be_filled_are_refused(
-    rows: str, words: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    rows: str, words: str, why: str, here: Path, monkeypatch: Patch, capsys: Printed
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     run = named_run(*(Number(name=name, shift=0.0, scale=1.0) for name in "ab"))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     Path(words.split()[0]).write_text(rows)
@@ -490,10 +461,9 @@ IN_EVERY_ROW = np.where(np.stack([np.arange(120) % 2 == 0, np.arange(120) % 2 ==
 
 @pytest.mark.parametrize(("rows", "related"), [(SOME, 0.6), (IN_EVERY_ROW, -1)], ids=["some", "in every row"])
 def test_a_tables_own_gaps_are_imputed_and_what_training_has_measured_is_printed(
-    rows: np.ndarray, related: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    rows: np.ndarray, related: float, here: Path, capsys: Printed
 ) -> None:
     """Also where no row is complete: how columns are related, and what is sure, such a table does not say."""
-    monkeypatch.chdir(tmp_path)
     pandas.DataFrame(rows, columns=["a", "b"]).to_csv("t.csv", index=False)
     command("train t.csv --steps 12 --channels 8 --blocks 1 --samples 5")
     capsys.readouterr()

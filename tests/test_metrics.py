@@ -1,11 +1,10 @@
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import combinations, product
 
 import pytest
 import torch
-from helpers import GaussianScore
+from helpers import GaussianScore, with_transform
 
 import ncsn
 from ncsn import metrics
@@ -143,8 +142,8 @@ def test_densities_of_a_table_are_in_its_units(generator: torch.Generator) -> No
     def independent(z: torch.Tensor, sigma: Sigma, /) -> torch.Tensor:
         return torch.cat([mixture(part, sigma) for part in torch.split(z, 1, 1)], 1)
 
-    x, run = transform.inverse(z), ncsn.Run.of(independent, (2,), sigma_max=15.0, sigma_min=0.01)
-    run = replace(run, recipe=replace(run.recipe, transform=transform))
+    x = transform.inverse(z)
+    run = with_transform(ncsn.Run.of(independent, (2,), sigma_max=15.0, sigma_min=0.01), transform)
     truth = mixture.log_prob(z[1000:].view(-1, 1), 0.01).view(100, 2).sum(1).mean() - math.log(1000 * 0.01)
     assert log_density(run, x[1000:]) == pytest.approx(float(truth), abs=1e-3)
 
@@ -154,7 +153,7 @@ def test_the_log_density_of_a_cell_is_its_mean_and_not_that_of_its_middle() -> N
     x = torch.zeros(1000, 1).double()
     run = ncsn.Run.of(GaussianScore(0.0, 0.1), (1,), sigma_max=15.0, sigma_min=0.01)
     columns = Columns(columns=(Number(name="count", shift=0.0, scale=1.0, step=1.0),))
-    run = replace(run, recipe=replace(run.recipe, transform=columns))
+    run = with_transform(run, columns)
     assert float(run.log_prob(x[:2]).mean()) == pytest.approx(math.log(10 / (2 * math.pi) ** 0.5), abs=0.01)
     place = torch.rand(1000, generator=torch.Generator().manual_seed(0)) - 0.5
     inside = -((place / 0.1) ** 2) / 2 + math.log(10 / (2 * math.pi) ** 0.5)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import refusal, zero_score
+from helpers import Patch, Printed, refusal, zero_score
 
 import ncsn
 from ncsn.cli import console, share
@@ -56,9 +56,7 @@ def ask(port: int, path: str, *, host: str | None = None, method: str = "GET") -
         return answer.status, answer.headers, answer.read()
 
 
-def test_the_page_is_served_by_both_names_of_this_machine_and_by_no_other(
-    port: int, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_page_is_served_by_both_names_of_this_machine_and_by_no_other(port: int, capfd: Printed) -> None:
     for path, options, status, kind, content in (
         ("/", {}, 200, "text/html", HOME),
         ("/", {"host": f"localhost:{port}"}, 200, "text/html", HOME),
@@ -76,7 +74,7 @@ def test_the_page_is_served_by_both_names_of_this_machine_and_by_no_other(
 
 
 def test_a_browser_that_does_not_wait_and_a_path_that_is_none_are_no_errors(
-    port: int, folder: Path, capfd: pytest.CaptureFixture[str]
+    port: int, folder: Path, capfd: Printed
 ) -> None:
     (folder / "large.bin").write_bytes(bytes(2**25))
     for _ in range(3):
@@ -113,7 +111,7 @@ Play = Callable[..., list[bytes]]
 
 
 @pytest.fixture
-def play(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Play:
+def play(folder: Path, monkeypatch: Patch, capsys: Printed) -> Play:
     """Run ``ncsn play`` on runs of a shape; returns the model that it serves, and the page."""
     served, server = list[bytes](), share.server
 
@@ -145,7 +143,7 @@ def play(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(("words", "model"), [([], b"ours"), (["it"], b"own")])
 def test_the_page_is_served_with_the_model_that_is_asked_for_until_ctrl_c(
-    words: list[str], model: bytes, play: Play, capsys: pytest.CaptureFixture[str]
+    words: list[str], model: bytes, play: Play, capsys: Printed
 ) -> None:
     assert play(*words) == [model, HOME]
     assert "error" not in capsys.readouterr().err
@@ -157,9 +155,7 @@ def test_the_page_draws_with_runs_of_images(shape: tuple[int, ...], status: int,
         play("it", shape=shape)
 
 
-def test_a_port_that_is_used_is_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_port_that_is_used_is_named(folder: Path, monkeypatch: Patch, capsys: Printed) -> None:
     monkeypatch.setattr(share, "page", lambda: folder)
     with share.server(folder, 0) as used:
         assert f"{used.server_port}" in refusal(capsys, "play", "--port", str(used.server_port))

@@ -16,10 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 import ncsn
-from ncsn import plots
-from ncsn.distributions import GaussianMixture
+from ncsn import GaussianMixture, Step, plots
 from ncsn.kinds.images import write_grid
-from ncsn.samplers import Step
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 1.0], [3.0, 0.0]]), 0.7)
 POINTS = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.25]])

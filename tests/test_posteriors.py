@@ -15,12 +15,8 @@ from helpers import GaussianScore, refuses, z_score
 from torch import Generator, Tensor
 from torch import clone as identity
 
-from ncsn import posteriors
-from ncsn.distributions import GaussianMixture
-from ncsn.noise import Karras
+from ncsn import GaussianMixture, Karras, Run, dpm_solver, posteriors
 from ncsn.posteriors import combine, conjugate_gradient, known_pixels, masked, posterior
-from ncsn.run.run import Run
-from ncsn.samplers import dpm_solver
 from ncsn.score import Sigma, expand
 from ncsn.validation import Region
 

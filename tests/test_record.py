@@ -25,18 +25,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import ncsn
-from ncsn.batching import batches
+from ncsn import MLP, ScoreModel, batches, dsm, training_loss
 from ncsn.cli import console
 from ncsn.learn.fit import Judge, Lesson, OwnParts, open_run, plan
 from ncsn.learn.record import BAND_NAMES, BANDS, Record, Row, best_row, verdict
 from ncsn.machine.hardware import Group
 from ncsn.machine.messages import Stopped, limit_seconds
-from ncsn.networks import MLP
 from ncsn.noise import Geometric, LogNormal
-from ncsn.objectives import dsm, training_loss
 from ncsn.run.folder import EVALUATION, read_config, write_config, write_model
 from ncsn.samplers import NonFiniteSampleError
-from ncsn.score import ScoreModel
 from ncsn.settings import Job, TrainSettings
 from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
 

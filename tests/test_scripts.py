@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from helpers import Patch, Printed
 from learning import TINY
 from PIL import Image
 
@@ -32,7 +33,7 @@ Run = Callable[[str, str], int]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(monkeypatch: Patch) -> Run:
     """Run a script in this process; its exit status."""
 
     def run(script: str, args: str) -> int:
@@ -71,7 +72,7 @@ runpy.run_path(script, run_name="__main__")
 
 
 def test_a_script_that_is_killed_and_resumed_makes_the_run_of_the_command_that_was_not(
-    run: Run, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, trained: Path, tmp_path: Path, capsys: Printed
 ) -> None:
     """It begins by --resume, as a cluster starts the same command again and again."""
     whole, cut, script = trained / "run", tmp_path / "run", "training_MNIST.py"
@@ -167,9 +168,7 @@ def test_toys_learn(line: str, check: Callable[[Path], None], run: Run, tmp_path
     check(tmp_path / "run")
 
 
-def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     draw, objective = Mock(side_effect=console.draw), Mock(side_effect=ncsn.ssm)
     monkeypatch.setattr(console, "draw", draw)
     monkeypatch.setattr(ncsn, "ssm", objective, raising=False)
@@ -201,16 +200,8 @@ def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(
     ],
 )
 def test_a_script_that_is_run_again_replaces_its_run_but_none_in_a_folder_that_it_is_given(
-    script: str,
-    folder: str,
-    line: str,
-    run: Run,
-    trained: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    script: str, folder: str, line: str, run: Run, trained: Path, here: Path, capsys: Printed
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     line, place = line.replace("DATA", f"{trained}/data.npz"), Path("runs") / folder
     for seed in (0, 1):
         assert run(script, f"{line} --seed {seed}") == 0
@@ -228,11 +219,8 @@ def test_a_script_that_is_run_again_replaces_its_run_but_none_in_a_folder_that_i
 
 
 @pytest.mark.slow
-def test_two_toys_at_once_cannot_share_a_folder(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_toys_at_once_cannot_share_a_folder(run: Run, here: Path, monkeypatch: Patch, capsys: Printed) -> None:
     """The second begins in the middle of the first one's training, in another process."""
-    monkeypatch.chdir(tmp_path)
     line, update, others = f"--generator moons {QUICK}", ncsn.State.update, []
 
     def update_beside_others(state: ncsn.State, rate: float) -> None:
@@ -248,13 +236,10 @@ def test_two_toys_at_once_cannot_share_a_folder(
     assert "another process is writing" in others[0].stderr
 
 
-def test_a_mutant_is_ended_by_a_test_that_fails_hangs_or_cannot_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mutant_is_ended_by_a_test_that_fails_hangs_or_cannot_be_read(here: Path, monkeypatch: Patch) -> None:
     """Where no test was found for it (5), none has noticed it."""
     pytest.importorskip("cosmic_ray")
     survivor = runpy.run_path(str(ROOT / "scripts" / "mutants.py"))["survivor"]
-    monkeypatch.chdir(tmp_path)
     Path("src/ncsn").mkdir(parents=True)
     Path("src/ncsn/sum.py").write_text("a = 1 + 2\n")
     for status in (0, 5, 1, 2, -signal.SIGALRM):
@@ -278,10 +263,9 @@ MISTAKES = {
 
 @pytest.mark.parametrize("line", MISTAKES)
 def test_mistakes_are_one_line_and_leave_nothing(
-    line: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    line: str, run: Run, here: Path, monkeypatch: Patch, capsys: Printed
 ) -> None:
     monkeypatch.setattr(ncsn.State, "update", Mock(side_effect=MemoryError))  # what is not refused ends here
-    monkeypatch.chdir(tmp_path)
     Path("table.csv").write_text("a,b\n" + "".join(f"{i % 7},{i * i % 11}\n" for i in range(60)))
     script, args = line.split(" ", 1)
     assert run(f"training_{script}.py", args) == 2
@@ -291,7 +275,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert not Path("runs").exists()
 
 
-def test_a_model_is_shipped_with_its_numbers(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_shipped_with_its_numbers(trained: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(sys, "argv", ["ship_model.py", str(trained / "run"), str(tmp_path / "it")])
     runpy.run_path(str(ROOT / "scripts" / "ship_model.py"), run_name="__main__")
     assert (tmp_path / "it" / "metrics.json").read_bytes() == (trained / "run" / "metrics.json").read_bytes()

@@ -24,14 +24,11 @@ SOLVER = {
 }
 
 
-def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
-    return SOLVER if isinstance(estimator, ScoreDensity) else {}
-
-
-@parametrize_with_checks(  # type: ignore[untyped-decorator]
-    [ScoreImputer(steps=1, n_draws=3), ScoreDensity(steps=1)], expected_failed_checks=expected_failures
-)
-def test_of_scikit_learn(estimator: BaseEstimator, check: Any) -> None:
+@parametrize_with_checks([ScoreImputer(steps=1, n_draws=3), ScoreDensity(steps=1)])  # type: ignore[untyped-decorator]
+def test_of_scikit_learn(estimator: BaseEstimator, check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(estimator, ScoreDensity) and check.func.__name__ in SOLVER:
+        pytest.xfail(SOLVER[check.func.__name__])
+    monkeypatch.setattr("ncsn.tables.impute.cell_coverage", lambda *_: {})  # which would be most of the time
     with unchecked():  # constructors take anything
         check(estimator)
 

@@ -9,25 +9,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import create_autospec, patch
 
-import numpy as np
-import pandas
+import huggingface_hub
 import pytest
 import torch
-from helpers import SAMPLING, refused
+from helpers import SAMPLING, Patch, Printed, refusal, refused
+from huggingface_hub import constants
 from safetensors.torch import load, save
 from torch.utils._pytree import tree_leaves
 
 import ncsn
-from ncsn import plots
-from ncsn.learn.loading import dataset_of
+from ncsn import MLP, Run, ScoreModel, State, plots
 from ncsn.machine.storage import atomic, check_out, digest, read_tensors, seal, write_json
-from ncsn.networks import MLP
-from ncsn.run.folder import CHECKPOINT, MODEL, Recipe, claim, find, write_model
-from ncsn.run.run import Run
-from ncsn.score import ScoreModel
-from ncsn.training import State
+from ncsn.run.folder import CHECKPOINT, DOWNLOADED, MODEL, Recipe, claim, find, write_model
 
 RECIPE = Recipe(network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 1}, shape=(2,), sampling=SAMPLING)
 SCORE = ScoreModel(MLP(2, 8, 1), 0.0, 3.0)
@@ -61,7 +56,7 @@ def files_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: Patch) -> None:
     """When the disk is told to keep the new file, it is whole, and the old one still has the name; then it moves."""
     path = tmp_path / f"{'😀' * 58}.txt"
     path.write_text("old")
@@ -193,16 +188,13 @@ def test_a_run_and_what_is_no_run_are_not_replaced_unasked(
     assert files_in(folder.parent) == before
 
 
-def test_the_model_in_the_package_is_small_and_loads(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_model_in_the_package_is_small_and_loads(folder: Path, here: Path) -> None:
     place = find("mnist")
     assert sum(path.stat().st_size for path in place.rglob("*.safetensors")) <= 3_500_000
     assert {p.dtype for p in ncsn.load("mnist", device="cpu").model.parameters()} == {torch.float32}
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mnist").mkdir()
+    (here / "mnist").mkdir()
     assert find("mnist") == place
-    shutil.copytree(folder, tmp_path / "mnist", dirs_exist_ok=True)
+    shutil.copytree(folder, here / "mnist", dirs_exist_ok=True)
     assert find("mnist") == Path("mnist"), "a run of one's own goes first"
 
 
@@ -280,12 +272,30 @@ def test_a_digest_is_of_everything() -> None:
     assert len({digest(each) for each in [{"a": a, "b": b}, *others, {"A": a, "b": b}, {"a": a}]}) == 7
 
 
-def test_tables_with_other_names_are_other_data() -> None:
-    frame = pandas.DataFrame({"a": np.arange(50) % 7, "b": np.arange(50) % 11})
-    assert dataset_of(frame).digest != dataset_of(frame.set_axis(["b", "a"], axis=1)).digest
-
-
 def test_weights_that_two_layers_share_are_written_for_both() -> None:
     weight = torch.arange(6.0).view(2, 3)
     given = {"a": weight, "b": weight, "c": weight[:1]}
     torch.testing.assert_close(load(seal(given)), given, rtol=0, atol=0)
+
+
+# Runs on Hugging Face's hub.
+
+
+@pytest.mark.parametrize("name", ["hf://ada/pets", "hf://ada/pets@refs/pr/1"])
+def test_only_parts_of_a_run_are_fetched_of_the_revision_that_is_named(
+    name: str, folder: Path, monkeypatch: Patch
+) -> None:
+    download = create_autospec(huggingface_hub.snapshot_download, return_value=str(folder))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert ncsn.load(Path(name) if "@" in name else name).digest == ncsn.load(folder).digest
+    revision = "refs/pr/1" if "@" in name else None
+    download.assert_called_with("ada/pets", revision=revision, allow_patterns=DOWNLOADED)
+
+
+@pytest.mark.parametrize("model", ["ada/cars", "ada/pets@v2", "ada/pets/guide", "ada--x/pets", "../../run"])
+def test_what_cannot_be_fetched_is_one_line(model: str, tmp_path: Path, monkeypatch: Patch, capsys: Printed) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert f"hf://{model.partition('@')[0]}: " in refusal(capsys, "sample", f"hf://{model}")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert "pip install 'ncsn[hub]'" in refusal(capsys, "sample", f"hf://{model}")
