@@ -231,13 +231,15 @@ class Masks:
         counts = torch.tensor(self.model.counts, device=gaps.device) - (gaps >= 0).long()
         return ONLY_GAPS if bool((counts == 1).all()) else CODES
 
-    def draw(self, x: Float[Tensor, "b e"], generator: torch.Generator) -> Batch:
-        """A batch of rows with their masks."""
+    def draw(self, x: Float[Tensor, "b e"], generator: torch.Generator, repeats: int = 1) -> Batch:
+        """A batch of masked rows.  ``repeats``: divides their number; those for numbers occur as often instead."""
+        x = x[: -(-len(x) // repeats)]
         last = round(self.share * len(x))
-        first = len(x) - last
-        numbers, clean = self.numbers(x[:first], generator) if first else (None, x[:0, : self.model.d])
-        codes, truth = self.codes(x[first:], generator) if last else (None, x[:0, self.model.d :])
-        return Batch(torch.cat([clean, x[first:, : self.model.d].nan_to_num(0.0)]), given=Masked(numbers, codes, truth))
+        rows, others = x[: len(x) - last], x[len(x) - last :]
+        numbers, clean = self.numbers(rows, generator) if len(rows) else (None, rows[:, : self.model.d])
+        codes, truth = self.codes(others, generator) if last else (None, others[:, self.model.d :])
+        clean = torch.cat([clean.repeat_interleave(repeats, 0), others[:, : self.model.d].nan_to_num(0.0)])
+        return Batch(clean, given=Masked(numbers, codes, truth))
 
     def uniform(self, *shape: int, like: Tensor, generator: torch.Generator) -> Tensor:
         """Numbers between 0 and 1."""
@@ -339,17 +341,14 @@ class MaskedCurriculum(Curriculum):
     def batches(self, drawn: Iterator[Batch], generator: torch.Generator) -> Iterator[Batch]:
         """Endless random batches, in which random cells are known.
 
-        If inverting a matrix for each row with gaps would take longer than the network, a batch has fewer rows, each
-        repeated with fresh noise.
+        If inverting a matrix for each row with gaps would take longer than the network, a batch has fewer rows, and
+        numbers are learned from each of them several times, with fresh noise.
         """
         masks = Masks.of(self.model, self.columns, self.data.n, noisy=True)
         gappy, size = bool(self.data.numbers.isnan().any()), len(self.model.mean)
-        often = min(MAX_REPEATS, max(1, size // COLUMNS_PER_REPEAT)) if gappy else 1
+        repeats = min(MAX_REPEATS, max(1, size // COLUMNS_PER_REPEAT)) if gappy else 1
         for batch in drawn:
-            masked = masks.draw(batch.x[: -(-len(batch.x) // often)], generator)
-            assert isinstance(masked.given, Masked)
-            first = len(masked.x) - len(masked.given.truth)
-            yield masked._replace(x=torch.cat([masked.x[:first].repeat_interleave(often, 0), masked.x[first:]]))
+            yield masks.draw(batch.x, generator, repeats)
 
     def held_out(self, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
         """Half of the held-out rows are for the joint density, the other half for conditionals with fixed masks."""
