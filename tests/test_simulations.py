@@ -155,7 +155,7 @@ def mixed() -> Run:
     return Run(score=run.score, recipe=ncsn.Recipe(**vars(run.recipe) | {"transform": columns}))
 
 
-FAR: Any = {"0": (50.0, 60.0)}
+FAR: Any = {"0": (20.0, 25.0)}
 SCALAR: Any = {"0": 3}
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: conditional_run(PAIR).with_prior({"9": (0, 1)}), "columns of numbers are 0, 1"),
@@ -164,7 +164,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: conditional_run(PAIR).with_prior({}), "expected bounds"),
     (lambda: conditional_run(PAIR).with_prior(lambda rows: 0.0).sample(2), "one number for"),
     (lambda: conditional_run(PAIR).with_prior(FAR).sample(2, given={"1": 0.0}), "0 of 2,"),
-    (lambda: conditional_run(PAIR).with_prior(FAR).log_prob([[55.0]], given={"1": 0.0}), "none of 2,000"),
+    (lambda: conditional_run(PAIR).with_prior(FAR).log_prob([[22.0]], given={"1": 0.0}), "none of 2,000"),
     (lambda: conditional_run(PAIR).sample(2, given={"1": [0.0, 1.0]}), "with_prior"),
     (lambda: conditional_run(JOINT).with_prior({"0": (-9, 9)}).sample(2, given={"3": [0.0, 1.0]}), "every parameter"),
     (lambda: mixed().with_prior(lambda rows: 0 * rows[:, 0]).sample(2, given={"x": [0.0, 1.0]}), "categories"),
