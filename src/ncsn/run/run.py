@@ -300,6 +300,7 @@ CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # the most samples, and numbers in them, that ``Run.blocks`` draws together
 CONFORMAL, LEAST_CONFORMAL = 1000, 300  # held-out examples for conformal intervals; fewer are used several times
 ALLOWED, TRIED = 2000, 2000  # draws that estimate the share that the prior allows; the most in vain
+ROUNDS, LEAST_DRAWN = 300, 256  # the most rounds of draws that the prior may reject, and the fewest draws of a round
 DENSITY_VALUES = 4096  # numbers in the examples whose densities are computed together
 
 
@@ -694,7 +695,7 @@ class Run:
         ranks = {name: each for name, (each, _) in found.items()}
         spread = {name: share for name, (_, share) in found.items()}
         note, conditioning = "", self.recipe.kind.conditioning
-        if conditioning and measure is None and "held-out" in sources and np.ndim(hidden) == 1:
+        if conditioning and measure is None and "held-out" in sources and np.asarray(hidden).ndim == 1:
             same = question.hide((1, *self.recipe.shape), chance)[0]
             note = conditioning.sharpness(self, sources["held-out"], same)
         return Calibration(ranks, draws, spread, note)
@@ -963,22 +964,26 @@ def allows(run: Run, z: Float[Tensor, "b *d"]) -> Bool[Tensor, "b"]:
 
 def draw_allowed(
     run: Run, n: int, draw: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m *d"]]
-) -> tuple[Float[Tensor, "n *d"], int]:
-    """Draws in the score's units for ``n`` places, each repeated until the prior allows it, and how many that took.
+) -> tuple[Float[Tensor, "n *d"], float]:
+    """Draws in the score's units for ``n`` places, each repeated until the prior allows it, and n over their share.
 
-    Raises ValueError if fewer than about one draw in a thousand is allowed.
+    Raises ValueError if the prior allows none of 2,000 draws, or none for one of the places.
     """
-    drawn, tried, rounds = draw(torch.arange(n)), n, 1
+    drawn = draw(torch.arange(n))
+    tried, passed, rounds = n, int(allows(run, drawn).sum()), 0
     while len(left := (~allows(run, drawn)).nonzero()[:, 0]):
-        if rounds == TRIED or (len(left) == n and tried >= TRIED):
-            found = f"none of {max(rounds, tried if len(left) == n else 0):,} draws is where the prior is positive"
+        if rounds == ROUNDS or (not passed and tried >= TRIED):
+            found = f"{passed:,} of {tried:,} draws are where the prior is positive"
             raise ValueError(f"{found}: is it the prior of the simulations, and the observation like them?")
-        drawn[left] = draw(left)
-        tried, rounds = tried + len(left), rounds + 1
-    return drawn, tried
+        repeats = max(n, LEAST_DRAWN) // len(left)
+        more = draw(left.repeat(repeats))
+        good = allows(run, more).view(repeats, -1)
+        drawn[left] = more.view(repeats, len(left), *more.shape[1:])[good.byte().argmax(0), torch.arange(len(left))]
+        tried, passed, rounds = tried + good.numel(), passed + int(good.sum()), rounds + 1
+    return drawn, n * tried / passed
 
 
-def announce_rejected(n: int, tried: int) -> None:
+def announce_rejected(n: int, tried: float) -> None:
     """Say which share of the draws was allowed."""
     if tried > n:
         log.info(f"{n / tried:.1%} of the draws are where the prior is positive; the others were drawn again")

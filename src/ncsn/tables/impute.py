@@ -132,10 +132,10 @@ INSIDE = (DRAWS - 1) / (DRAWS + 1)  # the share of them within the range of exac
 
 def draw_rows(
     run: Run, z: Float[Tensor, "b e"], n: int, generator: torch.Generator
-) -> tuple[Float[Tensor, "n b e"], int]:
+) -> tuple[Float[Tensor, "n b e"], float]:
     """``n`` draws of each row of ``z`` given what is known of it (the rest is NaN), in the model's units.
 
-    Also returns how many draws that took: more than n b only if the run has a prior that rejects some.
+    Also returns n b over the share of draws that the prior allowed.
     """
     own = run.recipe.sampling
     top = max(TOP * own.sigma_max, min(own.sigma_max, 2 * own.sigma_min))
@@ -172,7 +172,7 @@ def impute_rows(
         for part in torch.split(rows.nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
         if len(part)
     ]
-    needed = 0
+    needed = 0.0
     for part in bar(parts, f"{len(x)} rows"):
         drawn, tried = draw_rows(run, z[part].to(run.device), n, generator)
         needed += tried

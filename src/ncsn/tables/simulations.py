@@ -3,8 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,7 +28,8 @@ LEAST_EFFECTIVE = 100  # particles
 REFERENCE = 100  # simulations that an observation is compared with
 
 
-class Box(NamedTuple):
+@dataclass(frozen=True)
+class Box:
     """The log density, up to a constant, of a prior that is uniform between bounds of the user's columns, (d,)."""
 
     low: Float64[Tensor, "d"]
@@ -152,7 +152,8 @@ def effective(log_weights: Float64[Tensor, "k"]) -> float:
 def tempered(log_weights: Float64[Tensor, "k"]) -> Float64[Tensor, "k"]:
     """Weights to the power 1, ½, ¼, …: the largest for which a tenth of the particles is effective."""
     powers = [log_weights / 2**halvings for halvings in range(20)]
-    return next((each for each in powers if effective(each) >= len(each) / 10), powers[-1]).softmax(0)
+    chosen: Tensor = next((each for each in powers if effective(each) >= len(each) / 10), powers[-1])
+    return chosen.softmax(0)
 
 
 def warn_if_unlike(run: Run, given: Sequence[Values]) -> None:
@@ -169,7 +170,7 @@ def warn_if_unlike(run: Run, given: Sequence[Values]) -> None:
     if not len(places) or not len(simulated):
         return
     found = log_densities_of(run, rows, places, tolerance=1e-2, probes=None if len(places) <= 4 else 4)
-    observed, usual = found.split([len(z), len(simulated)])
+    observed, usual = found[: len(z)], found[len(z) :]
     for row in (observed < 2 * usual.min() - usual.mean()).nonzero()[:, 0].tolist():
         facts = (
             f"its log density is {usual.min() - observed[row]:.0f} nats below the lowest of {len(usual)} simulations"
