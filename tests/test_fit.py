@@ -470,22 +470,22 @@ def test_few_small_images_start_from_the_prior(monkeypatch: pytest.MonkeyPatch) 
     free = replace(tiny(), channels=None, blocks=TrainSettings.blocks)
     few = np.random.default_rng(0).integers(0, 256, (60, 9, 12, 3), dtype=np.uint8)
     large, many = np.repeat(few, 8, axis=1), np.tile(few, (250, 1, 1, 1))
-    prior = ncsn.load("prior", device="cpu").model.network.state_dict()
     for data, how, starts in (
-        (few, {}, True),
-        (few[..., 0], {}, True),
-        (few, {"start": "none"}, False),
-        (few, {"channels": (8, 12)}, False),
-        (few, {"network": UNet(3, (8, 12))}, False),
-        (large, {}, False),
-        (many, {}, False),
-        (table(100), {}, False),
+        (few, {}, "prior"),
+        (few[..., 0], {}, "prior-grey"),
+        (few, {"minutes": 11.0}, None),
+        (few, {"start": "none"}, None),
+        (few, {"channels": (8, 12)}, None),
+        (few, {"network": UNet(3, (8, 12))}, None),
+        (large, {}, None),
+        (many, {}, None),
+        (table(100), {}, None),
     ):
         run = unlearned(monkeypatch, data, **({"settings": free} | how)).run
-        assert run.settings["start"] == ("prior" if starts else None)
-        if starts:
-            own = run.model.network.state_dict()
-            assert torch.equal(own["modulation.weight"], prior["modulation.weight"])
+        assert run.settings["start"] == starts
+        if starts is not None:
+            own, prior = (one.model.network.state_dict() for one in (run, ncsn.load(starts, device="cpu")))
+            assert all(torch.equal(own[name], prior[name]) for name in prior)
 
 
 def test_a_training_begins_with_the_weights_of_a_run_but_for_layers_of_other_colours_and_classes(

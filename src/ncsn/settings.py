@@ -136,8 +136,8 @@ class TrainSettings(Reading):
             is half or a quarter as wide. A table's MLP takes one number, by default 128 or 256.
         blocks: Residual blocks of the U-Net at each resolution, on the way down and again on the way up.
         start: A run whose network and weights training starts from; only what it knows of classes is learned anew. By
-            default up to 10,000 images of 8 to 64 pixels start from prior, a small network in the package, unless
-            --channels or --blocks are given; none starts from random weights.
+            default up to 10,000 images of 8 to 64 pixels, with at most ten minutes, start from prior, a small network
+            in the package, unless --channels or --blocks are given; none starts from random weights.
         sigma_max: The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard
             deviation, or 10 times that of a table's standardised columns.
         sigma_min: The smallest noise level; by default 0.01, or less for low-contrast data.
