@@ -3,8 +3,6 @@
     python scripts/prior.py packages pictures.npy          # apt-get download needs Debian 13; three minutes
     ncsn train pictures.npy --flip --guidance 1 --channels 32 64 --steps 9000 --samples 16 --out runs/prior
     python scripts/ship_model.py runs/prior prior
-    ncsn train pictures-grey.npy --from prior --flip --guidance 1 --steps 1300 --samples 16 --out runs/prior-grey
-    python scripts/ship_model.py runs/prior-grey prior-grey
 
 They are clip art and photographs from Debian's packages, 32 x 32, in the public domain or under CC0 or CC BY.  What has
 a licence with further conditions, such as CC BY-SA or the GPL, is left out, file by file.  The credits that the script
@@ -151,9 +149,6 @@ def make_pictures(folder: Path, out: Path) -> None:
     pictures = np.stack(found)[rng.permutation(len(found))]
     pictures = pictures[pictures.std((1, 2)).max(1) > MIN_CONTRAST]
     np.save(out, pictures)
-    grey = np.rint(pictures @ [0.299, 0.587, 0.114]).astype(np.uint8)
-    grey[1::2] = 255 - grey[1::2]  # as often light on dark as dark on light
-    np.save(out.with_stem(f"{out.stem}-grey"), grey)
     print(*credits, f"openclipart-png: {len(drawings)} drawings, public-domain", f"{len(pictures)} pictures", sep="\n")
 
 

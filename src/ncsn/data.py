@@ -514,8 +514,7 @@ class Kind(ABC, Generic[R]):
     ``noun``: the word for examples.  ``axis``: the word for their first axis; ``named``: names of some of its lengths.
     ``network``: the network that learns it.
     ``minutes``: the default training budget.
-    ``prior``: the run in the package that a training on few examples starts from, if there is one; "-grey" is added
-    to its name for examples of one channel.
+    ``prior``: the run in the package that a training on few examples starts from, if there is one.
     ``headroom``: the default σ_max in leading standard deviations of the data.
     ``log_sigma_mean``: limits for the rule that chooses the mean of ln σ.
     ``log_sigma_std``: the standard deviation of ln σ.

@@ -80,7 +80,7 @@ def fit(
     its ``sigma_max`` to its ``sigma_min``, if it has them.
     ``start``: a run of images or signals, or its folder, whose network and weights training starts from; only what it
     knows of classes is learned anew.  By default up to 10,000 images of 8 to 64 pixels, with at most ten minutes, start
-    from "prior", a small network in the package, or "prior-grey", unless ``channels`` or ``blocks`` are given; "none"
+    from "prior", a small network in the package, unless ``channels`` or ``blocks`` are given; "none"
     starts from random weights.
     ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
     ``record``: where to store the training, see ``Record``; by default nothing is written.

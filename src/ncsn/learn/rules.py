@@ -227,13 +227,13 @@ def start_of(settings: TrainSettings, dataset: Dataset) -> str | None:
     """The run to start from: the given one, or for few small images the prior, unless the network's size is given."""
     if settings.start is not None:
         return None if settings.start == "none" else settings.start
-    colours, *sides = dataset.shape
+    _, *sides = dataset.shape
     little = dataset.n <= IMAGES_FROM_PRIOR and Effort.of(settings, dataset.kind).minutes <= MINUTES_FROM_PRIOR
     small = all(8 <= side <= 64 for side in sides)
     if dataset.kind.prior is None or not (little and small) or changed_options(settings, ["channels", "blocks"]):
         return None
     log.info("training starts from the prior, a small network in the package; start='none' (--from none) turns it off")
-    return dataset.kind.prior + ("-grey" if colours == 1 else "")
+    return dataset.kind.prior
 
 
 def adopt_network(settings: TrainSettings, start: Config, kind: AnyKind) -> TrainSettings:

@@ -145,7 +145,7 @@ EVALUATION = ("evaluation.json", "evaluation.png", "evaluation.npz")
 WRITTEN = (MODEL, CHECKPOINT, "metrics.jsonl", "metrics.json", *EVALUATION, "config.json")
 # What trainings draw, the toys included.
 FIGURES = ("samples.png", "samples_annealed.png", "evolution.png", "evolution.gif", "loss.png", "score_field.png")
-SHIPPED = ("mnist", "prior", "prior-grey")  # the runs in the package, under assets/models
+SHIPPED = ("mnist", "prior")  # the runs in the package, under assets/models
 # Downloaded from the hub: JSON and safetensors, never code or pickles.
 DOWNLOADED = ["config.json", MODEL, "metrics.json", "guide/config.json", "guide/model.safetensors"]
 
