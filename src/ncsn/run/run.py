@@ -1125,8 +1125,8 @@ def generator_of(seed: int | torch.Generator, device: torch.device) -> torch.Gen
 def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = None) -> Run:
     """Load a run from a folder, from the package or from the Hugging Face hub.
 
-    ``run``: a run's folder; "mnist", which comes with the package; or "hf://user/model@revision" (by default main),
-    which ``huggingface_hub`` (the extra ``hub``) downloads unless it is in its cache.
+    ``run``: a run's folder; "mnist" or "prior", which come with the package; or "hf://user/model@revision" (by default
+    main), which ``huggingface_hub`` (the extra ``hub``) downloads unless it is in its cache.
     ``device``: auto (CUDA if available, otherwise the CPU), cpu, cuda or mps.
     ``network``: if the run was trained with your own network, a network that was built in the same way.
     Raises ValueError if the folder isn't a run, if its weights are missing, damaged or from another network, if there
