@@ -35,7 +35,6 @@ PHOTOGRAPHS = {
 # Flags, icons and faces, because such pictures test the prior; trademarks; and 1,400 stars that look the same.
 LEFT_OUT = ("signs_and_symbols", "icons", "smilies", "logos", "stars", "duplicates")
 SIDE, CROPS, MIN_CONTRAST, MAX_PIXELS = 32, 100, 6.0, 2**22
-Image.MAX_IMAGE_PIXELS = None
 
 
 def unpack(package: str, folder: Path) -> Path:
@@ -135,6 +134,7 @@ def expose(photograph: Image.Image, rng: np.random.Generator) -> NDArray[np.uint
 def make_pictures(folder: Path, out: Path) -> None:
     """Write the pictures, in random order, and print whose they are."""
     folder.mkdir(parents=True, exist_ok=True)
+    Image.MAX_IMAGE_PIXELS = None  # wallpapers are large, and known
     rng, found, credits = np.random.default_rng(0), [], []
     for package in PHOTOGRAPHS:
         for picture, credit in photographs(package, unpack(package, folder)):

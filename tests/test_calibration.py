@@ -188,7 +188,7 @@ def test_the_command_hides_columns_shares_pixels_and_what_a_file_misses(
     run, asked = conditional_run(THREE), list[object]()
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run, raising=False)
 
-    def calibrate(_: Run, __: object, **how: Any) -> Any:
+    def calibrate(_: Run, **how: Any) -> Any:
         asked.append(how["hidden"])
         raise ValueError("enough")
 

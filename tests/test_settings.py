@@ -94,7 +94,7 @@ def test_keywords_of_fit_are_settings_of_the_same_types() -> None:
 
 
 def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> None:
-    resolved = rules.resolve(TrainSettings(dataset="somewhere"), pictures(), torch.device("cpu"))
+    resolved = rules.resolve(TrainSettings(dataset="somewhere", start="none"), pictures(), torch.device("cpu"))
     assert {name for name, value in vars(resolved).items() if value is None} == {
         *("steps", "size", "start", "levels", "langevin_steps", "eps")
     }

@@ -204,6 +204,9 @@ def test_a_model_or_checkpoint_with_a_flipped_bit_or_a_cut_is_refused_or_the_sam
     folder: Path, place: float, cut: bool
 ) -> None:
     """And nothing of the state has changed then."""
+    state = a_state(1)
+    state.load(folder / CHECKPOINT)
+    whole = content_of(state)
     tensors = digest(read_tensors(folder / MODEL))
     for name in (MODEL, CHECKPOINT):
         content = bytearray((folder / name).read_bytes())
@@ -214,8 +217,11 @@ def test_a_model_or_checkpoint_with_a_flipped_bit_or_a_cut_is_refused_or_the_sam
         assert digest(read_tensors(folder / MODEL)) == tensors
     other = a_state(1)
     before = content_of(other)
-    assert refused(lambda: other.load(folder / CHECKPOINT), naming=CHECKPOINT)
-    assert content_of(other) == before
+    if refused(lambda: other.load(folder / CHECKPOINT), naming=CHECKPOINT):
+        assert content_of(other) == before
+    else:  # the bit is one of those that fill the space between the numbers
+        assert not cut
+        assert content_of(other) == whole
 
 
 FOREIGN: dict[str, Any] = {

@@ -182,7 +182,7 @@ def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved
     """
     if own.start is not None:
         given = replace(given, start=str(own.start.folder or "a run in memory"))
-    elif own.network is not None and given.start is None:
+    elif own.network is not None and given.start is None and data.kind.prior is not None:
         given = replace(given, start="none")
     if saved is None:
         rules.check_options(given, data)  # before anything is printed

@@ -696,8 +696,8 @@ class Run:
         spread = {name: share for name, (_, share) in found.items()}
         note, conditioning = "", self.recipe.kind.conditioning
         if conditioning and measure is None and "held-out" in sources and np.asarray(hidden).ndim == 1:
-            same = question.hide((1, *self.recipe.shape), chance)[0]
-            note = conditioning.sharpness(self, sources["held-out"], same)
+            known = sources["held-out"]
+            note = conditioning.sharpness(self, known, question.hide((1, *known.shape[1:]), chance)[0])
         return Calibration(ranks, draws, spread, note)
 
     def _truths(
