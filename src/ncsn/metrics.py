@@ -255,7 +255,7 @@ def rank_all(parts: Iterable[Trials], *, seed: int = 0) -> tuple[Ranks, float]:
 
     That is the smallest ratio, over all numbers of an example, of the standard deviations of draws in a trial and in
     all trials; by the law of total variance, it's at most 1.
-    Raises ValueError if there are no trials.
+    Raises ValueError without a trial.
     """
     generator, found, moments = torch.Generator().manual_seed(seed), list[Ranks](), list[Tensor]()
     for part in parts:

@@ -522,16 +522,15 @@ class Run:
         Samples of a table have missing cells as often as the table, and in similar patterns.
 
         ``given``: exact values of some columns of a table, such as ``{"sex": "F"}``; the other columns are drawn from
-        their distribution given these.  If the run has a prior, see ``with_prior``, values can be lists of an element
-        for each of several independent observations of the same parameters.  Parameters are then drawn from their
-        posterior given all observations, and only these columns are returned.  The posterior's density is the product
-        of those given single observations, divided by the prior's where that counts more than once, and draws are
-        weighted particles that are resampled.
+        their distribution given these.  If the run has a prior (``with_prior``), each value can be a list with an
+        element for each of m independent observations of the same parameters.  Then the parameters are drawn from
+        their posterior given all observations, p(θ)^(1 − m) ∏ p(θ | xᵢ), by resampling weighted particles, and only
+        these columns are returned.
         ``complete``: draw rows without missing cells, as ``impute`` would fill them in.
         ``options``: as for ``steps``.
-        Raises ValueError as ``steps`` does, for values and columns that the run doesn't know, and for several
-        observations without a prior, of which some parameters are categories or may be missing, or for which the
-        effective sample size of the particles is below 100.
+        Raises ValueError as ``steps`` does, and for values and columns that the run doesn't know.  Several observations
+        also raise it if the run has no prior, if a parameter is a category or may be missing, and if the particles'
+        effective sample size is below 100.
 
         >>> run = ncsn.load("mnist", device="cpu")
         >>> run.sample(2, seed=0, levels=4, label="7").shape

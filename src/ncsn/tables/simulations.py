@@ -157,9 +157,9 @@ def tempered(log_weights: Float64[Tensor, "k"]) -> Float64[Tensor, "k"]:
 
 
 def warn_if_unlike(run: Run, given: Sequence[Values]) -> None:
-    """Say which observations have a density far below that of all of a hundred samples of the run.
+    """Warn of observations that are less likely than all of a hundred samples of the run, by far.
 
-    That is lower than their lowest by more than this is below their mean.
+    The gap to the lowest log density of these is larger than the gap between the lowest and their mean.
     """
     columns, simulated = columns_of(run.transform, run.recipe.shape[0]), run.steps(REFERENCE, seed=0).final()
     z = columns.forward(torch.cat([given_cells(run, each) for each in given])).to(simulated)
@@ -172,10 +172,8 @@ def warn_if_unlike(run: Run, given: Sequence[Values]) -> None:
     found = log_densities_of(run, rows, places, tolerance=1e-2, probes=None if len(places) <= 4 else 4)
     observed, usual = found[: len(z)], found[len(z) :]
     for row in (observed < 2 * usual.min() - usual.mean()).nonzero()[:, 0].tolist():
-        facts = (
-            f"its log density is {usual.min() - observed[row]:.0f} nats below the lowest of {len(usual)} simulations"
-        )
-        log.warning(f"observation {row + 1} is unlike all simulations: {facts}, so its posterior is a guess")
+        gap = f"{usual.min() - observed[row]:.0f} nats below the lowest of {len(usual)} samples"
+        log.warning(f"observation {row + 1} is unlike all simulations ({gap}), so its posterior is a guess")
 
 
 def describe_sharpness(run: Run, x: Float[Tensor, "n d"], hidden: Bool[Tensor, "d"]) -> str:
@@ -187,10 +185,8 @@ def describe_sharpness(run: Run, x: Float[Tensor, "n d"], hidden: Bool[Tensor, "
     start = copy.deepcopy(conditional_model(run))
     for weight in start.network.parameters():
         weight.data.zero_()
-    z, volume = (
-        columns.forward(rows).float().to(run.device),
-        select(columns, hidden).log_abs_det_jacobian(rows[:, hidden]),
-    )
+    z = columns.forward(rows).float().to(run.device)
+    volume = select(columns, hidden).log_abs_det_jacobian(rows[:, hidden])
     found = [
         log_densities_of(each, z, places.to(z.device), tolerance=1e-3) for each in (run, replace(run, score=start))
     ]
