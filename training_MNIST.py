@@ -27,7 +27,7 @@ PICTURES = {
     "samples_annealed.png": "samples by annealed Langevin dynamics, the paper's sampler",
     "evolution.png": "how samples emerge from noise",
     "evolution.gif": "the same as an animation",
-    "loss.png": "training loss and held-out loss, for each range of noise levels",
+    "loss.png": "training loss and held-out loss, and the latter for each range of noise levels",
 }
 
 

@@ -13,17 +13,22 @@ os.environ["OMP_NUM_THREADS"] = str(max(1, (cores or 1) // workers))
 # What tests compile is not kept with what the developer's commands do.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "ncsn-tests-compiled"))
 
-from jaxtyping import install_import_hook
-
-# Before any of it is imported: every call of the package is checked against its annotated types and shapes.
-install_import_hook("ncsn", "typechecker.checked")
-
 import hypothesis
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the first call of anything in torch is slow
 hypothesis.settings.load_profile("no deadline")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With the slow tests, every call of the package is checked against its annotated types and shapes.
+
+    This must precede the first import of the package, and takes as long as the tests themselves.
+    """
+    if "not slow" not in config.getoption("markexpr"):
+        install_import_hook("ncsn", "typechecker.checked")
 
 
 @pytest.fixture(scope="session")

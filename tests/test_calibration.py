@@ -114,7 +114,7 @@ def test_held_out_rows_say_that_a_model_is_wrong() -> None:
     assert len(found.ranks["held-out"]["number"]) == 200
 
 
-@pytest.mark.parametrize("particles", [1, 64])
+@pytest.mark.parametrize("particles", [1, pytest.param(64, marks=pytest.mark.slow)])
 def test_a_measurement_is_calibrated_of_any_run(particles: int) -> None:
     """By moment matching, which is exact of one Gaussian, and by particles; examples of another width are not."""
     run = Run.of(GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=20.0, sigma_min=0.02)

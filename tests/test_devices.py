@@ -494,13 +494,16 @@ impute {0}/run {0}/blank.csv -n 2 --out {0}/filled.csv
     commanded(device, folder, commands)
 
 
-SLOW = ("resumed", "commands_of_images", "commands_of_tables")
+SLOW = ("resumed", "simulated", "commands_of_images", "commands_of_tables")
 PLACES = [("mps", name) for name in PATHS] + [("cuda", name) for name in PATHS if name not in ON_MPS]
 
 
 @pytest.mark.parametrize(
     ("device", "name"),
-    [pytest.param(*place, marks=[pytest.mark.slow] if place[1] in SLOW else []) for place in PLACES],
+    [
+        pytest.param(*place, marks=[pytest.mark.slow] if place[0] == "cuda" or place[1] in SLOW else [])
+        for place in PLACES
+    ],
     indirect=["device"],
 )
 def test_what_runs_on_the_processor_runs_on_a_gpu(name: str, device: str, tmp_path: Path, monkeypatch: Patch) -> None:

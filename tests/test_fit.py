@@ -343,7 +343,9 @@ def test_the_average_that_was_best_on_held_out_examples_is_left_also_after_an_in
     assert record.rows[-1].seconds == 7 * looks[-1]
 
 
-@pytest.mark.parametrize(("steps", "cut", "gaps"), [(60, 45, False), (160, 34, True)])
+@pytest.mark.parametrize(
+    ("steps", "cut", "gaps"), [(60, 45, False), pytest.param(160, 34, True, marks=pytest.mark.slow)]
+)
 def test_a_table_that_is_stopped_and_goes_on_has_the_rows_and_weights_of_one_that_is_not(
     steps: int, cut: int, gaps: bool, tmp_path: Path
 ) -> None:

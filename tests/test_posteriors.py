@@ -182,7 +182,7 @@ def first(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("noise", "share"), [(0.1, 0.00005), (2.0, 0.1192)])
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("several", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_particles_weigh_modes_as_they_should(noise: float, share: float, several: bool) -> None:
     """The mode is told by the coordinate that is not measured; moment matching gives it 0.2 and 0.35."""
     n, y = (500, np.ones((500, 1))) if several else (2000, 1.0)

@@ -71,6 +71,7 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_script_that_is_killed_and_resumed_makes_the_run_of_the_command_that_was_not(
     run: Run, trained: Path, tmp_path: Path, capsys: Printed
 ) -> None:

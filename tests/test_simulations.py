@@ -73,7 +73,7 @@ def test_calibration_uses_the_prior() -> None:
 
 
 @pytest.mark.parametrize(
-    ("m", "bounded"), [(1, False), (5, False), (5, True), pytest.param(20, False, marks=pytest.mark.slow)]
+    ("m", "bounded"), [(1, False), (5, True), *(pytest.param(m, False, marks=pytest.mark.slow) for m in (5, 20))]
 )
 def test_several_observations_of_a_gaussian_have_a_known_posterior(
     m: int, bounded: bool, caplog: pytest.LogCaptureFixture

@@ -147,8 +147,8 @@ class Dataset:
     ``name``: mnist, or the last part of the path without its suffix.
     ``transform``: from the user's numbers to these.
     ``notes``: a line for each conversion, such as "alpha on white: 40 of 121 images".
-    ``codes``: of a table, how many values each of its last coordinates can have, which are codes of discrete values.
-    ``sha256``: of the numbers in the user's units, if these differ; in hexadecimal.
+    ``codes``: for a table, whose last coordinates are codes of discrete values: how many values each of these can have.
+    ``sha256``: of the numbers in the user's units, in hexadecimal, if those differ from the model's.
     """
 
     train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n *d"]
@@ -326,9 +326,10 @@ class Imputed:
     def interval(self, level: float = 0.9, *, conformal: object = False) -> tuple[UserData, UserData]:
         """Lower and upper ends of central intervals that contain this share of values, if the draws are right.
 
-        With ``conformal`` they do even if the draws are too narrow or too wide: they extend as many deviations below
-        and above the median as it takes to contain this share of values that are hidden in held-out examples, in the
-        same patterns (split conformal prediction, Lei et al. 2018, arXiv:1604.04173, section 5.2).
+        With ``conformal`` they do even if the draws are too narrow or too wide.  Values of held-out examples are hidden
+        in the same patterns and imputed; then all intervals are stretched around their medians, by one factor, until
+        those of the held-out examples contain this share of the hidden values (split conformal prediction, Lei et al.
+        2018, arXiv:1604.04173, section 5.2).
 
         The guarantee holds on average, for values that are missing at random, up to the dependence of values in one
         example.  Coverage can vary between columns and between patterns of missing values (Zaffran et al. 2023,

@@ -80,8 +80,9 @@ def log_prob(
 ) -> LogDensities:
     """Log p_σ(x) at σ = ``sigma_min``, in nats, by an adaptive Runge–Kutta method (scipy's RK45) in ln σ.
 
-    The results are on the CPU, in double precision; the score is evaluated on x's device, in its type.  A compiled
-    network needs ``torch.compiler.set_stance("force_eager")`` around the call.
+    Returns ``log_prob``, its ``standard_error`` (0 with the exact trace) and ``nfe``, the number of evaluations of the
+    score.  The first two are on the CPU, in double precision; the score is evaluated on x's device, in its type.  A
+    compiled network needs ``torch.compiler.set_stance("force_eager")`` around the call.
 
     ``score``: the score of the noised data.
     ``x``: points, (b, *d).

@@ -293,8 +293,8 @@ class Calibration:
 
     ``ranks``: for each source of truths ("run", "held-out") and each of the four numbers, the ranks as shares, (n,).
     ``draws``: the number of draws for each truth.
-    ``spread``: for each source, the standard deviation of posteriors as a share of the prior's, for the hidden number
-    for which it's smallest.
+    ``spread``: for each source, the standard deviation of posteriors divided by the prior's; if several numbers are
+    hidden, the smallest of these ratios.
     ``note``: how sharp the posteriors are, in words.
     """
 
@@ -361,8 +361,8 @@ def calibration(truth: Float[Tensor, "n *d"], draws: Float[Tensor, "k n *d"], *,
     """Test the calibration of any posterior sampler, from truths and draws given a measurement of each.
 
     ``truth``: draws from the prior, (n, *d).
-    ``draws``: k draws from each posterior, (k, n, *d), with noise of their own: from one seed for every truth, ranks
-    depend on each other, and an exact sampler fails.
+    ``draws``: k draws from each posterior, (k, n, *d).  Use fresh noise for each truth: if all draws start
+    from the same seed, ranks depend on each other, and even an exact sampler fails.
     Raises ValueError for fewer than 30 truths, no draws, other shapes, and numbers that aren't finite.
 
     >>> x, noise = torch.randn(2, 200, 1, generator=torch.Generator().manual_seed(0))

@@ -238,6 +238,9 @@ class Suggestion(NamedTuple):
 def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None, steps: int = 5) -> Suggestion:
     """Suggest noise levels and Langevin steps for a dataset, by techniques 1, 2 and 4 of Song & Ermon 2020.
 
+    Returns ``noise``, a geometric ladder; ``steps`` and ``eps`` for ``annealed_langevin``; and ``explanation``, a line
+    about where each number comes from.
+
     ``data``: examples in their own units, (n, *d).
     ``sigma_min``: a negligible noise level; by default a hundredth of the largest extent of one coordinate, which is
     0.01 for pixels in [0, 1].

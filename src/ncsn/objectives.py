@@ -119,7 +119,7 @@ def exact(
 ) -> Float[Tensor, "b"]:
     """Hyvärinen's score matching at noised points: σ²(tr ∂s/∂x + ½‖s‖²).
 
-    Hyvärinen 2005, theorem 1.  On average D/2 below ``dsm``, for any score.  It differentiates once
+    Hyvärinen 2005, theorem 1.  Its mean is smaller than that of ``dsm`` by D/2, for any score.  It differentiates once
     per dimension, so it is only practical in few dimensions.
 
     ``score``: the score to train or to test.

@@ -312,11 +312,12 @@ def columns(
 ) -> "Figure":
     """Marginals of a table's first six columns on the diagonal, pairs of columns of real rows below, of samples above.
 
+    The axis of a column is the same in all panels, from the 0.5th to the 99.5th percentile of the real rows plus a
+    margin of 5 %.
+
     ``real``: rows of the table, with NaN for missing cells.  ``samples``: rows drawn from a run.
     ``names``: the column names.
     ``path``: a file to write the picture to, in the format of its suffix.
-    The axis of a column is the same in all panels, from the 0.5th to the 99.5th percentile of the real rows plus a
-    margin of 5 %.
     """
     from matplotlib.ticker import MaxNLocator
 

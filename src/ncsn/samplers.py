@@ -454,7 +454,7 @@ class SamplerSpec:
     ``follow``: the sampler, ``follow(score, x, sigmas, generator=...)``, and ``eps=..., steps=...`` for Langevin
     dynamics; it yields a state for each step between two noise levels, and the denoised one.
     ``ladder``: the spacing of its noise levels.
-    ``levels``: the default number of levels, beyond which more hardly help.
+    ``levels``: the default number of levels; more hardly improve samples.
     ``steps``: the default number of Langevin steps, chosen likewise.
     ``nfe_per_step``: how often it evaluates the score in one step.
     ``langevin``: whether it is Langevin dynamics, which has a step size, needs only one noise level, and doesn't take
@@ -531,7 +531,8 @@ class Sampling:
     ``levels``: the number of noise levels, 1 to ``MOST_LEVELS``; or the levels themselves, descending.  If the sampler
     supports restarts, levels may rise, and noise is added there.
     ``steps``: Langevin steps, per level if annealed; 1 to ``MOST_STEPS``.
-    ``eps``: the Langevin step size α > 0 at the smallest level.  Annealed Langevin dynamics diverges from 4σ_min² on.
+    ``eps``: the Langevin step size α > 0 at the smallest level.  With 4σ_min² or more, annealed Langevin dynamics
+    diverges.
     ``guidance``: the guidance scale, ≥ 0; 1 disables guidance.
     ``guided_between``: the noise levels between which guidance acts, by default those that suit pixels in [0, 1].
     ``guide``: smaller, a network that was trained with the run's own (autoguidance), or unconditional, the run's own

@@ -170,8 +170,8 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
 class ScoreDensity(DensityMixin, TableEstimator):
     """Log densities of rows, with the methods of ``KernelDensity``, and new rows.
 
-    For whole numbers, text and other discrete values, the density is a probability.  Columns that training leaves out
-    (constant, nearly empty, or text with mostly different values) don't contribute.
+    For text and other discrete values, the density is a probability, and for whole numbers nearly so.  Columns that
+    training leaves out (constant, nearly empty, or text with mostly different values) don't contribute.
 
     ``steps``: training steps.
     ``minutes``: a time budget for training, instead of ``steps``.

@@ -252,7 +252,10 @@ def train(
     group: Group = ALONE,
     signals: Sequence[int] = (),
 ) -> Iterator[Progress]:
-    """Train until the budget is spent; yields after every step, and can be abandoned at any of them.
+    """Train until the budget is spent; yields its progress after every step, and can be abandoned at any of them.
+
+    ``progress.step`` counts steps, ``progress.fraction`` is the share of the budget that is spent, and
+    ``progress.losses`` and ``progress.sigmas`` are the loss and the noise level of each example of the batch.
 
     ``state``: what to train; ``state.average`` is the result.
     ``batches``: endless batches, see ``ncsn.batches``; with several processes, this one's share of each.

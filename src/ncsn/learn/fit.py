@@ -83,7 +83,7 @@ def fit(
     from "prior", a small network in the package, unless ``channels`` or ``blocks`` are given; "none"
     starts from random weights.
     ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
-    ``record``: where to store the training, see ``Record``; by default nothing is written.
+    ``record``: where ``ncsn train`` stores a training; by default nothing is written.  To keep a run, use ``Run.save``.
     ``quiet``: print nothing and show no progress bar; ``logging.getLogger("ncsn")`` controls this for the whole
     package.
     Raises ValueError for data without a density to learn (a wrong shape, fewer than ten examples, only constant

@@ -470,7 +470,8 @@ class Run:
     ) -> Steps:
         """Iterate over the states of ``n`` samples from noise to data, ``step.sigma`` and ``step.x``.
 
-        The last state holds the samples.  Options default to the run's own.
+        The last state holds the samples.  Options default to the run's own.  After the last state of a posterior with
+        particles, ``steps.effective`` is their mean effective sample size.
 
         ``seed``: the same seed gives the same samples on one machine, whatever the batch size; or a generator.
         ``sampler``: a name in ``SAMPLERS``.
@@ -623,8 +624,8 @@ class Run:
     def log_evidence(self, **options: Unpack[SeededOptions]) -> LogDensities:
         """Log p(y), in nats, for each measurement of a posterior: how well model and operator together explain it.
 
-        The difference between two models, or two operators, is their log Bayes factor.  The standard error says how
-        much seeds differ; it is unreliable if ``steps.effective`` is only a handful.
+        The difference between two models, or two operators, is their log Bayes factor.  The standard error
+        says how much the result varies from seed to seed; it is unreliable if ``steps.effective`` is only a handful.
 
         ``options``: as for ``steps``.
         Raises ValueError as ``steps`` does, for runs that don't come from ``run.posterior``, and without particles.
@@ -894,7 +895,7 @@ class Run:
         return kind.align(density, x)
 
     def compile(self, batch_size: int) -> None:
-        """Compile the networks; a message says so if this machine or torch can't.
+        """Compile the networks; if this machine or torch can't, a message says why and they stay as they are.
 
         ``batch_size``: the batch size to compile for.
         Raises ValueError for a posterior: torch can't compile gradients that are computed more than once.

@@ -396,7 +396,8 @@ class Columns(Transform):
         if self.coded:
             listed = one_line(", ".join(self.columns[i].name for i in self.coded))
             raise ValueError(
-                f"columns with categories or gaps can't be exported or measured ({listed}); use run.given or run.impute"
+                f"columns with categories or gaps can't be exported or measured ({listed}); "
+                "use run.sample(given=…) or run.impute"
             )
         columns = [self.columns[i] for i in self.numbers]
         shift, scale = (tensor(tuple(getattr(column, name) for column in columns)) for name in ("shift", "scale"))
