@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas
@@ -161,6 +161,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: conditional_run(PAIR).with_prior({"9": (0, 1)}), "columns of numbers are 0, 1"),
     (lambda: conditional_run(PAIR).with_prior({"0": (1, 0)}), "(1, 0)"),
     (lambda: conditional_run(PAIR).with_prior(SCALAR), "lower and an upper"),
+    (lambda: conditional_run(PAIR).with_prior(cast(Any, {"0": (None, 1)})), "(None, 1)"),
+    (lambda: conditional_run(PAIR).with_prior(cast(Any, {"0": ("a", "b")})), "('a', 'b')"),
     (lambda: conditional_run(PAIR).with_prior({}), "expected bounds"),
     (lambda: conditional_run(PAIR).with_prior(lambda rows: 0.0).sample(2), "one number for"),
     (lambda: conditional_run(PAIR).with_prior(FAR).sample(2, given={"1": 0.0}), "0 of 2,"),
