@@ -18,6 +18,7 @@ from ncsn.distributions import GaussianMixture
 from ncsn.kinds.signals import hide_gap
 from ncsn.metrics import Calibration, Trials, calibration, rank, rank_histogram
 from ncsn.run.run import Run
+from ncsn.tables.columns import columns_of
 
 MEANS = torch.tensor([[-2.0, 0.0, 1.0], [2.0, 1.0, 0.0], [0.0, -3.0, 0.0]])
 SHARES, WIDTH, NOISE = torch.tensor([0.5, 0.3, 0.2]), 0.7, 0.7
@@ -199,5 +200,8 @@ def test_the_command_hides_columns_shares_pixels_and_what_a_file_misses(
         refusal(capsys, *f"calibrate it --out {out} {options}".split())
     assert asked[:3] == [None, ("0", "2"), 0.3]
     assert np.asarray(asked[3]).tolist() == [[False, True, False]]
+    run = Run(score=run.score, recipe=ncsn.Recipe(**vars(run.recipe) | {"transform": columns_of(run.transform, 3)}))
+    refusal(capsys, *f"calibrate it --out {out} --hide 1".split())  # the name of an array's column is no share
+    assert asked[4] == ("1",)
     run = Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=20.0, sigma_min=0.01)
     assert "run.calibrate(measure=" in refusal(capsys, *f"calibrate it --out {out}".split())

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas
+import pyarrow
 import pytest
 import torch
 from helpers import Printed, command, conditional_run, refusal, storms, unchecked
@@ -422,6 +423,19 @@ def test_given_whole_numbers_beyond_those_of_training_are_kept_or_refused() -> N
         assert (run.sample(3, given={"k": value}).k == value).all()
     with pytest.raises(ValueError, match="290"):
         run.sample(3, given={"k": 290})
+
+
+@pytest.mark.parametrize("dtype", ["Sparse[int64]", "Sparse[float32]", "arrow", "large_string[pyarrow]"])
+def test_columns_of_sparse_numbers_and_arrow_texts_keep_their_dtypes(dtype: str) -> None:
+    """The name of Arrow's text, string[pyarrow], is that of a dtype of pandas, too."""
+    cells: Any = np.arange(60) % 30 if "Sparse" in dtype else np.where(np.arange(60) % 2, "2024-05-01", "2024-05-02")
+    cells = pandas.Series(cells).astype(pandas.ArrowDtype(pyarrow.string()) if dtype == "arrow" else dtype)
+    frame = pandas.DataFrame({"cells": cells, "a": RNG.standard_normal(60)})
+    run = ncsn.fit(frame, steps=1, quiet=True)
+    assert_alike(run.sample(5), frame)
+    assert {*run.sample(50)["cells"]} <= {*cells}
+    gaps = frame.assign(a=frame["a"].mask(frame.index < 3))
+    assert_filled(run.impute(gaps, 2).frame(), gaps)
 
 
 @pytest.mark.parametrize("n", [10, 16, 23])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas
@@ -161,11 +161,16 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: conditional_run(PAIR).with_prior({"9": (0, 1)}), "columns of numbers are 0, 1"),
     (lambda: conditional_run(PAIR).with_prior({"0": (1, 0)}), "(1, 0)"),
     (lambda: conditional_run(PAIR).with_prior(SCALAR), "lower and an upper"),
+    (lambda: conditional_run(PAIR).with_prior(cast(Any, {"0": (None, 1)})), "(None, 1)"),
+    (lambda: conditional_run(PAIR).with_prior(cast(Any, {"0": ("a", "b")})), "('a', 'b')"),
     (lambda: conditional_run(PAIR).with_prior({}), "expected bounds"),
     (lambda: conditional_run(PAIR).with_prior(lambda rows: 0.0).sample(2), "one number for"),
     (lambda: conditional_run(PAIR).with_prior(FAR).sample(2, given={"1": 0.0}), "0 of 2,"),
     (lambda: conditional_run(PAIR).with_prior(FAR).log_prob([[22.0]], given={"1": 0.0}), "none of 2,000"),
     (lambda: conditional_run(PAIR).sample(2, given={"1": [0.0, 1.0]}), "with_prior"),
+    (lambda: conditional_run(JOINT).sample(2, given={"2": [0.0, 1.0], "3": 0.0}), "2 (2), 3 (one value)"),
+    (lambda: conditional_run(JOINT).sample(2, given={"2": [0.0, 1.0], "3": [0.0]}), "lists of the same length"),
+    (lambda: conditional_run(PAIR).sample(2, given={"1": []}), "1 (0)"),
     (lambda: conditional_run(JOINT).with_prior({"0": (-9, 9)}).sample(2, given={"3": [0.0, 1.0]}), "every parameter"),
     (lambda: mixed().with_prior(lambda rows: 0 * rows[:, 0]).sample(2, given={"x": [0.0, 1.0]}), "categories"),
     (lambda: ncsn.load("mnist").with_prior({"0": (0, 1)}), "images"),

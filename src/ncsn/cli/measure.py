@@ -179,6 +179,7 @@ class Calibrate(RunOptions):
             if self.hide:
                 raise ValueError("--hide and --rows both say what to hide; give one of them")
             return run.recipe.kind.numbers(run, read_rows(self.rows)).isnan().numpy()
-        with suppress(ValueError, TypeError):
-            return float(*self.hide) if self.hide else None
-        return self.hide
+        if len(self.hide) == 1 and self.hide[0] not in getattr(run.transform, "names", ()):  # an array's are 0, 1, …
+            with suppress(ValueError):
+                return float(self.hide[0])
+        return self.hide or None

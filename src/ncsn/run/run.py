@@ -994,6 +994,9 @@ def observations(given: Values) -> list[Values]:
     columns = {name: np.asarray(each) for name, each in given.items()} if isinstance(given, Mapping) else {}
     if not any(each.ndim for each in columns.values()):
         return [given]
+    if len(shapes := {each.shape for each in columns.values()}) > 1 or next(iter(shapes)) == (0,):
+        sizes = ", ".join(f"{name} ({each.size if each.ndim else 'one value'})" for name, each in columns.items())
+        raise ValueError(f"given has {sizes}; expected one value of each, or lists of the same length")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

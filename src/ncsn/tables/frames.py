@@ -16,7 +16,18 @@ from ncsn.machine.messages import log
 from ncsn.machine.storage import atomic
 from ncsn.settings import DELIMITERS
 from ncsn.tables.columns import AnyColumn, Columns, Field, name_of
-from ncsn.tables.read import BOOLEANS, DAY, OTHER, clean_cells, days_of, field_of, numbers_in, parse, zone_of
+from ncsn.tables.read import (
+    ARROW_TEXT,
+    BOOLEANS,
+    DAY,
+    OTHER,
+    clean_cells,
+    days_of,
+    field_of,
+    numbers_in,
+    parse,
+    zone_of,
+)
 from ncsn.validation import one_line
 
 if TYPE_CHECKING:
@@ -105,14 +116,18 @@ def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field) -
     if field.dtype == "category":
         return categorical(column, values, field)
     dtype = pandas.api.types.pandas_dtype(field.dtype)
-    if dtype.kind == "O":
+    if field.of == ARROW_TEXT:
+        import pyarrow
+
+        dtype = pandas.ArrowDtype(pyarrow.string())
+    if dtype.kind in "OU":  # U is Arrow's text
         return objects(column, values, field.of).astype(dtype)
     if dtype.kind == "M" and (zone := zone_of(dtype)):
         # When clocks are set back, an hour occurs twice; take the second.
         values = values.dt.tz_localize(zone, ambiguous=np.zeros(len(values), bool), nonexistent="shift_forward")
     if dtype.kind in "iu" and not column.categories:
         whole = column.nearest(torch.from_numpy(numbers)).numpy().round()  # a mean may be impossible
-        info = np.iinfo(f"{dtype.kind}{dtype.itemsize}")
+        info = np.iinfo(f"{dtype.kind}{getattr(dtype, 'subtype', dtype).itemsize}")  # the subtype of sparse columns
         values = pandas.Series(whole.clip(info.min, min(info.max, np.nextafter(info.max + 1.0, 0))))
     return values.astype(dtype)
 
@@ -133,9 +148,10 @@ def objects(column: AnyColumn, values: "pandas.Series", of: str) -> "pandas.Seri
     """Values as Python objects, with text or dates if the user's column has them."""
     if column.date and of == "date":
         return values.dt.date
-    if column.date and of == "string" and bool((values.dropna() == values.dropna().dt.normalize()).all()):
+    text = of in ("string", ARROW_TEXT)
+    if column.date and text and bool((values.dropna() == values.dropna().dt.normalize()).all()):
         return values.dt.strftime("%Y-%m-%d")
-    return values.map(str, na_action="ignore") if of == "string" else values.astype(object)
+    return values.map(str, na_action="ignore") if text else values.astype(object)
 
 
 def fill(

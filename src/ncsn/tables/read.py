@@ -34,6 +34,7 @@ CODE = r"0\d+"  # such as the postal code 00501: text, although it has only digi
 OFFSET = r":\d\d.*(?:Z|[+-]\d\d(?::?\d\d)?)$"  # from UTC, after a time
 DAY = 86_400  # seconds
 BOOLEANS = ("False", "True")
+ARROW_TEXT = "arrow string"
 OTHER = "other"  # what rare categories become
 OBJECTS = ("string", "boolean", "integer", "floating", "mixed-integer-float", "date", "datetime", "datetime64", "empty")
 ALLOWED = "expected numbers, booleans, text, dates, or categories of these; .astype(str) converts to text"
@@ -184,7 +185,11 @@ def field_of(column: "pandas.Series") -> Field:
     elif column.dtype.kind in "biufM":
         return Field(label=label, dtype=dtype)
     elif (kind := pandas.api.types.infer_dtype(column, skipna=True)) in OBJECTS:
-        return Field(label=label, dtype=f"string[{column.dtype.storage}]" if dtype == "string" else dtype, of=kind)
+        if dtype == "string":
+            dtype = f"string[{column.dtype.storage}]"
+        elif dtype == "string[pyarrow]":  # a name that pandas uses for its own type, too
+            kind = ARROW_TEXT
+        return Field(label=label, dtype=dtype, of=kind)
     advice = ".dt.total_seconds() converts to numbers" if column.dtype.kind == "m" else ALLOWED
     raise ValueError(f"column {name_of(label)} has dtype {dtype} ({kind}); {advice}")
 

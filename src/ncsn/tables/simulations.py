@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,15 +56,19 @@ def log_prior_of(run: Run, prior: object) -> LogPrior:
 
         return log_density
     if not isinstance(prior, Mapping) or not prior:
-        raise ValueError(f"prior is {prior!r}; expected bounds, such as {{'theta': (0, 10)}}, or a function of rows")
+        raise ValueError(
+            f"prior is {one_line(repr(prior))}; expected bounds, such as {{'theta': (0, 10)}}, or a function of rows"
+        )
     low, high = (torch.full((len(columns.names),), end).double() for end in (-math.inf, math.inf))
     numbers = {column.name: i for i, column in enumerate(columns.columns) if not (column.categories or column.date)}
     for label, ends in prior.items():
         if (i := numbers.get(name_of(label))) is None:
             raise ValueError(f"prior names {name_of(label)}; the run's columns of numbers are {', '.join(numbers)}")
-        if np.shape(ends) != (2,) or not ends[0] < ends[1]:
-            raise ValueError(f"prior has {ends!r} for {name_of(label)}; expected a lower and an upper bound")
-        low[i], high[i] = map(float, ends)
+        with suppress(TypeError, ValueError):  # what isn't two numbers
+            low[i], high[i] = map(float, ends if np.shape(ends) == (2,) else ())
+            if low[i] < high[i]:
+                continue
+        raise ValueError(f"prior has {one_line(repr(ends))} for {name_of(label)}; expected a lower and an upper bound")
     return Box(low, high)
 
 
