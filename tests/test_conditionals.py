@@ -888,6 +888,61 @@ def test_values_of_small_tables_are_mostly_noisy(rows: int, share: float) -> Non
     assert float(torch.cat(levels).double().mean()) == pytest.approx(share, abs=4 * error)
 
 
+@pytest.mark.parametrize(
+    ("data", "hidden", "shown"),
+    [
+        (WITHOUT_GAPS, ("b", "text"), [1.0, 0.0, 1.0]),
+        (MIXED, ("b", "text"), [1.0, 0.0, 1.0]),
+        (MIXED, ("c",), [1.0, 1.0, 0.0]),
+    ],
+)
+def test_half_of_the_patterns_hide_the_columns_that_the_user_wants_hidden(
+    data: Dataset, hidden: tuple[str, ...], shown: list[float]
+) -> None:
+    """Numbers are learned given the text and all other columns, and the text given only the others."""
+    columns = columns_of(data.transform, data.shape[0])
+    masks = missing.Masks.of(begun(data), columns, data.n, noisy=False, hidden=hidden)
+    complete = data.train[~data.train[:, :3].isnan().any(1)][:320]
+    wanted, codes_hidden, n = [False, True, False] if "b" in hidden else [False, False, True], 0, 0
+    exactly, own = list[bool](), torch.tensor([columns.names[i] in hidden for i in columns.coded])
+    for seed in range(40):
+        _, numbers, codes, truth = masked(masks, complete, seed)
+        for part in patterns_of(len(numbers.target)):
+            exactly.append(numbers.target[part][0].tolist() == wanted and numbers.observed[part][0].tolist() == shown)
+        for part in patterns_of(len(truth)):
+            codes_hidden += int(torch.equal(truth[part][0].isnan(), ~own))
+            n += 1
+    groups = len(set(masks.model.order[:3].tolist()))
+    assert np.mean(exactly) > 0.5 / groups - 4 * math.sqrt(0.25 / len(exactly))
+    assert np.mean(exactly) < 0.5 / groups + 0.2
+    assert codes_hidden / n > 0.5 - 4 * math.sqrt(0.25 / n)
+    assert codes.codes.shape[1] == sum(masks.model.counts)
+
+
+def test_what_is_hidden_in_training_is_known_more_precisely() -> None:
+    """A parameter that is far narrower given five measurements than before."""
+    rng = np.random.default_rng(0)
+    theta = rng.uniform(-1, 1, (2200, 2))
+    slopes = rng.standard_normal((2, 5))
+    x = np.sin(3 * theta @ slopes) + 0.02 * rng.standard_normal((2200, 5))
+    rows = np.concatenate([theta, x], 1)
+    test = rows[2000:].copy()
+    test[:, :2] = np.nan
+    errors = []
+    for hidden in ((), ("0", "1")):
+        run = trained(rows[:2000], 300, replace(SMALL, hidden=hidden))
+        assert run.settings["hidden"] == hidden
+        mean = run.impute(test, 10).draws.mean(0)[:, :2].numpy()
+        errors.append(np.square(mean - rows[2000:, :2]).mean())
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_only_columns_of_a_table_can_be_hidden() -> None:
+    for data, listed in ((NINE.train, "0, 1, 2"), (torch.rand(40, 1, 8, 8), "of tables, not of images")):
+        with pytest.raises(ValueError, match=rf"^hidden names x; the columns are {listed}"):
+            ncsn.fit(data, hidden=("0", "x") if data.ndim == 2 else ("x",), steps=1, quiet=True)
+
+
 @pytest.mark.parametrize(("n", "d"), [(50, 1), (1, 1), (1, 3), (2, 2)])
 def test_of_one_column_everything_is_a_target_and_few_rows_are_enough(n: int, d: int) -> None:
     data = dataset_of(draw(100, d, seed=1).numpy())

@@ -66,7 +66,19 @@ HEARD: list[tuple[str, Any, dict[str, Any], Read, object]] = [
     ("seed", 5, {}, lambda x: float(next(x.states[-1].average.parameters()).sum()), None),
     ("samples", 3, {}, lambda x: x.run.settings["samples"], 3),
 ]
-ELSEWHERE = {"signals", "start", "job", "dataset", "compile", "size", "fit", "background", "transparent", "max_broken"}
+ELSEWHERE = {
+    "signals",
+    "hidden",
+    "start",
+    "job",
+    "dataset",
+    "compile",
+    "size",
+    "fit",
+    "background",
+    "transparent",
+    "max_broken",
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +102,7 @@ def test_every_option_is_in_the_table() -> None:
 def test_keywords_of_fit_are_settings_of_the_same_types() -> None:
     declared, keywords = get_type_hints(TrainSettings), get_type_hints(Changes)
     assert all(hint in (declared[name], declared[name] | None) for name, hint in keywords.items())
-    assert declared.keys() - keywords == ELSEWHERE - {"signals", "compile"} | {"samples"}
+    assert declared.keys() - keywords == ELSEWHERE - {"signals", "hidden", "compile"} | {"samples"}
 
 
 def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> None:

@@ -581,8 +581,12 @@ class Kind(ABC, Generic[R]):
         torch.as_tensor(mean).expand(shape)  # RuntimeError if it can't
         return ScoreModel(network, mean, std, preconditioning=way, autocast=autocast)
 
-    def curriculum(self, data: Dataset, model: ScoreModel) -> Curriculum:
-        """How the model learns from the data."""
+    def columns(self, data: Dataset) -> tuple[str, ...]:
+        """The names of columns that can be hidden in training."""
+        return ()
+
+    def curriculum(self, data: Dataset, model: ScoreModel, hidden: tuple[str, ...]) -> Curriculum:
+        """How the model learns from the data; ``hidden``: columns that half of the training is for."""
         return Curriculum(self.held_out)
 
     def choose_guidance(

@@ -66,8 +66,8 @@ def add_guidance(score: Score, guide: Score, weight: float, *, between: tuple[fl
     """A score that moves away from a weaker one: guide + w·(score − guide), at noise levels within ``between``.
 
     A trained score spreads its samples too widely, and the weaker one spreads them even more.  w > 1 exaggerates the
-    difference between the two, which improves sample quality.  The result is not the score of any distribution, so it has no
-    likelihood.
+    difference between the two, which improves sample quality.  The result is not the score of any distribution, so it
+    has no likelihood.
 
     Classifier-free guidance: Ho & Salimans 2022 (arXiv:2207.12598); autoguidance: Karras et al. 2024
     (arXiv:2406.02507), equation 3; within an interval: Kynkäänniemi et al. 2024 (arXiv:2404.07724).

@@ -128,6 +128,8 @@ class TrainSettings(Reading):
         steps: The number of training steps, instead of minutes. The same seed then gives the same bytes on one machine.
         dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
             table (.csv, .tsv, .parquet).
+        hidden: Columns of a table that will mostly be drawn given all others, such as a simulator's parameters: half of
+            the training is for just this.
         flip: Mirror images horizontally at random, which doubles the data if mirrored images are equally plausible.
         batch_size: Examples per batch; at most the size of the dataset. By default 512 rows, or 128 images, or 64 if
             the budget allows few images.
@@ -171,6 +173,7 @@ class TrainSettings(Reading):
     minutes: Given[Annotated[float, Interval(ge=0.001, le=10**6)]] = None
     steps: Given[validation.Count] = None
     dataset: Annotated[str, tyro.conf.arg(metavar="DATA")] = "mnist"
+    hidden: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN [COLUMN ...]", help_behavior_hint="")] = ()
     flip: bool = False
     batch_size: Given[validation.BatchSize] = None
     channels: Given[tuple[validation.Width, ...]] = None
@@ -215,6 +218,7 @@ class Changes(TypedDict, total=False):
     minutes: float | None
     steps: int | None
     signals: bool
+    hidden: tuple[str, ...]
     flip: bool
     batch_size: int | None
     channels: tuple[int, ...] | None

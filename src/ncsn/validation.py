@@ -80,7 +80,9 @@ def real(name: str, value: object, least: float | None = None, *, above: float |
 
 
 def plain(value: object) -> object:
-    """A user's value, in Python's type if it is a single number of numpy's or torch's."""
+    """A user's value, in Python's type if it is a single number of numpy's or torch's; a list is a tuple."""
+    if isinstance(value, list):
+        return tuple(value)
     return value.item() if hasattr(value, "item") and not getattr(value, "ndim", 0) else value
 
 

@@ -254,7 +254,7 @@ class Lesson:
         settings, labels = self.plan.settings, self.labels if state.model.num_classes else None
         examples, generator = self.examples, self.generator
         drawn = batches(examples, self.share, labels, flip=settings.flip, generator=generator)
-        curriculum = self.data.kind.curriculum(self.data, state.model)
+        curriculum = self.data.kind.curriculum(self.data, state.model, settings.hidden)
         loss = curriculum.loss(training_loss(self.plan.noise, self.objective, generator=generator))
         return training.train(
             state,
@@ -384,7 +384,7 @@ class Judge:
         examples = examples if state.model.num_classes else Batch(examples.x)
         self.state, self.noise, self.device = state, lesson.plan.noise, examples.x.device
         self.steady = lesson.plan.effort.steps is not None
-        self.curriculum = lesson.data.kind.curriculum(lesson.data, state.average)
+        self.curriculum = lesson.data.kind.curriculum(lesson.data, state.average, lesson.plan.settings.hidden)
         self.batches = self.curriculum.held_out(examples)
 
     @torch.no_grad()

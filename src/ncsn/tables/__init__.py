@@ -64,11 +64,15 @@ class Tables(Kind[Run]):
             gaussian = Gaussian(*(torch.as_tensor(others.pop(name)) for name in Gaussian._fields))
         return ConditionalModel(network, gaussian, counts, autocast=autocast, **others)  # type: ignore[arg-type]
 
-    def curriculum(self, data: Dataset, model: ScoreModel) -> Curriculum:
+    def columns(self, data: Dataset) -> tuple[str, ...]:
+        """Those of the table."""
+        return columns_of(data.transform, data.shape[0]).names
+
+    def curriculum(self, data: Dataset, model: ScoreModel, hidden: tuple[str, ...]) -> Curriculum:
         """Random cells of each row are known; a network of the user's own learns the joint density."""
         if not isinstance(model, ConditionalModel):
-            return super().curriculum(data, model)
-        return MaskedCurriculum(self.held_out, data, model)
+            return super().curriculum(data, model, hidden)
+        return MaskedCurriculum(self.held_out, data, model, hidden)
 
     def measure(self, run: Run, data: Dataset) -> dict[str, float]:
         """How often the range of draws contains hidden values of test rows."""

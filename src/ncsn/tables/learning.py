@@ -28,6 +28,7 @@ FLOORS = (0.01, 0.05, 0.2)  # of a correlation's eigenvalues
 NUMBERS_AT_ONCE = 2**24  # in the matrices of a chunk of rows
 ARITHMETIC = 1e9  # held-out rows with gaps, times the cube of the number of coordinates: a second
 MAX_REPEATS, COLUMNS_PER_REPEAT = 16, 16  # of a row with gaps in a batch of a wide table
+HIDDEN = 0.5  # share of patterns in which the columns that the user wants hidden are unknown and all others known
 JOINT = 0.3  # smallest share of rows in which nothing is observed
 PATTERNS = 16  # choices of known columns in a batch, each shared by many rows
 # Exact values identify the rows of a small table, which are then memorised; noisy values don't.
@@ -207,20 +208,32 @@ class Masks:
     ``owner``: the column of each number and code.
     ``noisy``: the share of patterns whose observed values have noise; its level is an input of the model.
     ``joint``: the share of rows in which no number of the group is observed.
+    ``hidden``: the numbers and codes of columns that are unknown, and all others known, in a share of the patterns.
     """
 
     model: ConditionalModel
     owner: Int64[Tensor, "e"]
     joint: float
     noisy: float
+    hidden: Bool[Tensor, "e"]
 
     @classmethod
-    def of(cls, model: ConditionalModel, columns: Columns, rows: int, *, noisy: bool, joint: float = JOINT) -> "Masks":
+    def of(
+        cls,
+        model: ConditionalModel,
+        columns: Columns,
+        rows: int,
+        *,
+        noisy: bool,
+        joint: float = JOINT,
+        hidden: tuple[str, ...] = (),
+    ) -> "Masks":
         """The masks of a table with so many training rows; ``noisy``: whether some observed values have noise."""
         owner = torch.tensor([*columns.numbers, *columns.coded], device=model.order.device)
         # With few columns, all numbers of observed columns are equally likely.
         joint = max(joint, 1 / max(1, model.d))
-        return cls(model, owner, joint, min(NOISY, NOISY_ROWS / rows) if noisy else 0.0)
+        chosen = torch.tensor([columns.names[i] in hidden for i in owner.tolist()], device=owner.device)
+        return cls(model, owner, joint, min(NOISY, NOISY_ROWS / rows) if noisy else 0.0, chosen.bool())
 
     @property
     def share(self) -> float:
@@ -302,6 +315,13 @@ class Masks:
             dropped = self.uniform(few, int(self.owner.max()) + 1, like=x, generator=generator)[:, self.owner]
             dropped = dropped < DROPPED * self.uniform(few, 1, like=x, generator=generator)
             known, target = known & ~dropped, target & ~dropped[:, :d]
+        if bool(self.hidden[:d].any()):
+            here = inside[:, :d] & self.hidden[:d]
+            chosen = here.any(1, keepdim=True) & (self.uniform(few, 1, like=x, generator=generator) < HIDDEN)
+            earlier = (order < group) | inside
+            earlier[:, :d] &= ~here
+            known = torch.where(chosen, ~self.hidden | earlier, known)
+            target = torch.where(chosen, here, target)
         condition = self.condition(x, known[which], target[which], which, generator)
         return condition, torch.where(condition.target, x[:, :d], condition.values)
 
@@ -316,7 +336,11 @@ class Masks:
         ranks[torch.arange(few, device=x.device), wanted] = 2.0
         ranks = ranks.argsort(1).argsort(1)
         counts = torch.randint(0, m, (few, 1), generator=generator, device=x.device)
-        known = (ranks < counts)[:, self.owner][which]
+        known = (ranks < counts)[:, self.owner]
+        if bool(self.hidden[d:].any()):
+            chosen = self.uniform(few, 1, like=x, generator=generator) < HIDDEN
+            known = torch.where(chosen, ~self.hidden, known)
+        known = known[which]
         condition = self.condition(x, known, torch.zeros_like(known[:, :d]), which, generator)
         return condition, x[:, d:].masked_fill(known[:, d:], torch.nan)
 
@@ -334,9 +358,10 @@ def code_losses(model: ConditionalModel, given: Masked) -> Float[Tensor, "b"]:
 class MaskedCurriculum(Curriculum):
     """Batches of rows in which random cells are known."""
 
-    def __init__(self, sizes: tuple[int, ...], data: Dataset, model: ConditionalModel) -> None:
+    def __init__(self, sizes: tuple[int, ...], data: Dataset, model: ConditionalModel, hidden: tuple[str, ...]) -> None:
         super().__init__(sizes)
         self.data, self.model, self.columns = data, model, columns_of(data.transform, data.shape[0])
+        self.hidden = hidden
 
     def batches(self, drawn: Iterator[Batch], generator: torch.Generator) -> Iterator[Batch]:
         """Endless random batches, in which random cells are known.
@@ -344,7 +369,7 @@ class MaskedCurriculum(Curriculum):
         If inverting a matrix for each row with gaps would take longer than the network, a batch has fewer rows, and
         numbers are learned from each of them several times, with fresh noise.
         """
-        masks = Masks.of(self.model, self.columns, self.data.n, noisy=True)
+        masks = Masks.of(self.model, self.columns, self.data.n, noisy=True, hidden=self.hidden)
         gappy, size = bool(self.data.numbers.isnan().any()), len(self.model.mean)
         repeats = min(MAX_REPEATS, max(1, size // COLUMNS_PER_REPEAT)) if gappy else 1
         for batch in drawn:
@@ -354,7 +379,7 @@ class MaskedCurriculum(Curriculum):
         """Half of the held-out rows are for the joint density, the other half for conditionals with fixed masks."""
         generator = torch.Generator(examples.x.device).manual_seed(1)
         rows = next(batches(examples.x, affordable_rows(examples.x, sum(self.sizes)), generator=generator)).x
-        masks = Masks.of(self.model, self.columns, self.data.n, noisy=False, joint=0.5)
+        masks = Masks.of(self.model, self.columns, self.data.n, noisy=False, joint=0.5, hidden=self.hidden)
         batch = masks.draw(rows, generator)
         return lambda _: iter([batch])
 
