@@ -6,7 +6,7 @@ with seeds of our own: these aren't the ten observations of the paper, and its n
 
 Every way learns from the same simulations, ``--rows`` of them, and draws ``--draws`` parameters for each observation:
 
-- ours: ``ncsn.fit`` on the table of parameters and data, then ``run.impute`` with the parameters blank;
+- ours: ``ncsn.fit`` on the table of parameters and data, with ``hidden`` parameters, then ``run.impute`` with the parameters blank;
 - npe, npse: neural posterior estimation and neural posterior score estimation, with sbi's defaults (sbi 0.27).
 
 Both reject draws outside the prior, so "outside" should be 0 for either.
@@ -268,7 +268,7 @@ class NCSN:
         return self
 
     def train(self) -> "NCSN":
-        run = ncsn.fit(self.table, quiet=True, **self.budget)
+        run = ncsn.fit(self.table, quiet=True, hidden=tuple(map(str, range(self.p))), **self.budget)
         self.run = run.with_prior(lambda rows: self.prior.log_prob(rows[:, : self.p].to(self.table)))
         # The same noise for every observation would make ranks depend on each other.
         self.generator = seeded(self.budget["seed"])
