@@ -44,6 +44,7 @@ def test_quantize_inverts_dequantize_and_centres(seed: int) -> None:
         (Depth("int16", -1000, 3001), [-1000, 1000, 3000, 3000]),
         (Depth("float64", -10, 10), [-30, 0, 20, 1970]),
         (Depth("int64", -(2.0**40), 2.0**40), [-(2**40), 0, 2**40 - 1, 2**40 - 1]),
+        (Depth("uint64", 0, 2.0**64), [0, 2**63, 2**64 - 2**11, 2**64 - 2**11]),  # the largest float below 2⁶⁴
     ],
 )
 def test_a_depth_restores_levels_and_clips_integers_alone(depth: Depth, restored: list[int]) -> None:

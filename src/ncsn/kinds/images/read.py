@@ -205,8 +205,8 @@ class Depth(Transform):
         dtype = np.dtype(self.dtype)
         if dtype.kind == "f":
             return values.astype(dtype)
-        # 2⁶² because the largest int64 can't be represented as a float64.
-        return np.round(values).clip(max(self.low, -(2**62)), min(self.high - 1, 2**62)).astype(dtype)
+        # Beyond 2⁵³, high − 1 is rounded to high.
+        return np.round(values).clip(self.low, min(self.high - 1, np.nextafter(self.high, 0))).astype(dtype)
 
 
 BYTES = Depth()
