@@ -20,6 +20,7 @@ from dataclasses import replace
 
 from ncsn.cli.train import finish
 from ncsn.learn.fit import open_run, train
+from ncsn.machine.messages import log
 from ncsn.settings import TrainSettings
 
 PICTURES = {
@@ -55,7 +56,7 @@ def main(given: TrainSettings) -> None:
         finish(run, data, record)
     if record.writes:
         for name, content in PICTURES.items():
-            print(f"{record.path(name)}: {content}")
+            log.info(f"{record.path(name)}: {content}")
 
 
 if __name__ == "__main__":

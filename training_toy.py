@@ -25,7 +25,7 @@ from annotated_types import Interval
 
 from ncsn import metrics, validation
 from ncsn.distributions import TOYS
-from ncsn.machine.messages import bar
+from ncsn.machine.messages import bar, log
 from ncsn.machine.storage import write_json
 from ncsn.run.folder import claim
 from ncsn.settings import Given
@@ -118,7 +118,7 @@ def main(settings: Toy) -> None:
     numbers["levels"] = metrics.score_errors(run.score, truth, sigmas, near, grid, generator=generator)
     on, off = (numbers["levels"][-1][f"relative_error_{part}"] for part in ("on_noised_data", "beyond_distance_2"))
     error = f"the squared relative error is {on:.2g} near the data and {off:.2g} far from it"
-    print(f"{out / 'score_field.png'}: at σ = {noise.sigma_min:g} {error}")
+    log.info(f"{out / 'score_field.png'}: at σ = {noise.sigma_min:g} {error}")
 
     # Sampling: Langevin dynamics at the smallest noise level, and annealed Langevin dynamics with as many steps from
     # the same start, each with the learned and with the exact score.  The floor is a second sample of the data.
@@ -140,9 +140,9 @@ def main(settings: Toy) -> None:
             weights[title] = " / ".join(f"{mode['weight']:.3f}" for mode in modes)
         titled = [[(f"{title}\n{weights[title]}", x) for title, x in row] for row in panels]
         ncsn.plots.scatter_panels(titled, out / "samples.png")
-        print(f"{out / 'samples.png'}: {describe_samples(numbers['samplers'])}")
+        log.info(f"{out / 'samples.png'}: {describe_samples(numbers['samplers'])}")
     write_json(out / "metrics.json", numbers)
-    print(f"{out / 'metrics.json'}: all numbers")
+    log.info(f"{out / 'metrics.json'}: all numbers")
 
 
 def describe_samples(found: dict[str, Any]) -> str:

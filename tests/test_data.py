@@ -44,6 +44,7 @@ def test_quantize_inverts_dequantize_and_centres(seed: int) -> None:
         (Depth("int16", -1000, 3001), [-1000, 1000, 3000, 3000]),
         (Depth("float64", -10, 10), [-30, 0, 20, 1970]),
         (Depth("int64", -(2.0**40), 2.0**40), [-(2**40), 0, 2**40 - 1, 2**40 - 1]),
+        (Depth("uint64", 0, 2.0**64), [0, 2**63, 2**64 - 2**11, 2**64 - 2**11]),  # the largest float below 2⁶⁴
     ],
 )
 def test_a_depth_restores_levels_and_clips_integers_alone(depth: Depth, restored: list[int]) -> None:
@@ -394,9 +395,22 @@ def test_fitting_crops_the_middle_stretches_and_pads() -> None:
         assert float(inside.mean()) == pytest.approx(200 / 3, abs=2)
     assert refitted(pixels, "20x30", "pad", "#102030")[[0, 10], 15].tolist() == [[16, 32, 48], [200] * 3]
     reals = refitted(pixels / np.float32(100), "20x30", "pad", "#808080")
-    assert reals[[0, 10], 15, 0] == pytest.approx([2 * 128 / 255, 2], abs=0.01)
+    assert reals[[0, 10], 15, 0] == pytest.approx([np.nan, 2], abs=0.01, nan_ok=True)
     assert (refitted(pixels, "10", "crop") == 200).all()
     assert refitted(pixels, "10x15", "stretch")[5, [0, 7, 14], 0].tolist() == pytest.approx([0, 200, 0], abs=2)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize(("colour", "value"), [("white", 1.0), ("black", 0.0), ("#808080", 128 / 255)])
+def test_padding_has_its_colour_in_images_of_any_range(
+    dtype: type[np.generic], colour: str, value: float, tmp_path: Path
+) -> None:
+    """Not the lightest or darkest of each image."""
+    pixels = np.multiply.outer(np.arange(1, 13), np.linspace(100, 300, 32).reshape(8, 4)).astype(dtype)
+    np.save(tmp_path / "x.npy", pixels if dtype == np.uint16 else pixels / 4096)
+    images = load_dataset(tmp_path / "x.npy", reading=Reading(size="8", fit="pad", background=colour))
+    assert images.train[..., [0, 1, 6, 7]].numpy() == pytest.approx(value)
+    assert 100 / 4096 <= images.train[..., 2:6].min() < images.train[..., 2:6].max() < 3601 / 4096
 
 
 @pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 200), (np.float32, 5.0)])

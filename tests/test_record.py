@@ -18,7 +18,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from helpers import refusal
+from helpers import Patch, refusal
 from learning import arrays, pictures, tiny
 from pictures import write
 from safetensors.torch import load_file
@@ -302,7 +302,7 @@ def test_no_run_is_written_among_its_images(out: str, tmp_path: Path, capsys: py
     assert {*tmp_path.rglob("*")} == before
 
 
-def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: Path) -> None:
+def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     config, run, moved = read_config(trained / "run"), tmp_path / "run", tmp_path / "elsewhere.npz"
     run.mkdir()
     write_config(run, config)
@@ -318,6 +318,11 @@ def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: P
     assert record.origin is not None
     assert record.origin.dataset == str(moved)
     assert record.began == job.began, "the budget includes what came before"
+    monkeypatch.chdir(trained)  # which was called gone: the same words name another place
+    assert config.data is not None
+    gone = replace(config.data, dataset="/gone/data.npz")
+    write_config(run, replace(config, data=gone, settings=config.settings | {"dataset": "data.npz"}))
+    assert open_run(replace(tiny(dataset="data.npz"), job=job))[0].digest == data.digest
     images, labels = arrays(600, seed=1)
     np.savez(moved, images=images, labels=labels)
     with pytest.raises(ValueError, match="does not hold the data"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import tyro
 
 from ncsn.cli.console import check_output, require
-from ncsn.machine.messages import Stopped
+from ncsn.machine.messages import Stopped, log
 from ncsn.settings import Given
 from ncsn.validation import Port, check_ranges, reason
 
@@ -46,7 +46,7 @@ class Export:
 
         check_output(self.out, ".onnx", overwrite=self.overwrite)
         for path in ncsn.export(ncsn.load(self.run, device="cpu"), self.out, overwrite=self.overwrite):
-            print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, checked against PyTorch")
+            log.info(f"{path}: {path.stat().st_size / 1e6:.2f} MB, checked against PyTorch")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -484,6 +484,6 @@ def reopen(folder: Path, dataset: str) -> tuple[Dataset, Json, Origin]:
     origin = config.data
     if origin is None:
         raise ValueError(f"{folder / 'config.json'} does not say which data the run was trained on")
-    if dataset not in (config.settings.get("dataset"), TrainSettings.dataset):  # the default doesn't say where it is
+    if dataset != TrainSettings.dataset:  # the default doesn't say where it is
         origin = replace(origin, dataset=absolute(dataset))
     return origin.load(), config.settings, origin

@@ -205,8 +205,8 @@ class Depth(Transform):
         dtype = np.dtype(self.dtype)
         if dtype.kind == "f":
             return values.astype(dtype)
-        # 2⁶² because the largest int64 can't be represented as a float64.
-        return np.round(values).clip(max(self.low, -(2**62)), min(self.high - 1, 2**62)).astype(dtype)
+        # Beyond 2⁵³, high − 1 is rounded to high.
+        return np.round(values).clip(self.low, min(self.high - 1, np.nextafter(self.high, 0))).astype(dtype)
 
 
 BYTES = Depth()
@@ -306,8 +306,8 @@ def fit_size(one: Picture, reading: Reading, why: str = "") -> Picture:
     pixels = one.pixels.astype(np.float32) if deep else one.pixels
     if reading.fit == "pad" and pixels.shape[3] == 1 and len({*colour}) > 1:
         pixels = pixels.repeat(3, 3)
-    channels, ends = pixels.shape[3], (one.low, one.high) if deep else (0, 255)
-    edges = np.interp(np.resize(colour, channels), (0, 255), ends).astype(pixels.dtype).tolist()
+    channels = pixels.shape[3]
+    edges = channels * [math.nan] if deep else np.resize(colour, channels).tolist()  # NaN until the depth is known
     if rgba := channels == 4 and not deep:  # Pillow weights its colours by their opacity
         edges = [(0, 0, 0, 0)]
 
@@ -348,18 +348,20 @@ def depth_of(pictures: Sequence[Picture]) -> Depth:
     return Depth(dtype.name, 0.0, float(2 ** int(high).bit_length()))
 
 
-def scale_pixels(one: Picture, depth: Depth) -> Shaped[np.ndarray, "n c h w"]:
-    """Images as bytes, or, if ``depth`` has more than 8 bits, as float32 in [0, 1].
+def scale_pixels(one: Picture, depth: Depth, background: tuple[int, ...]) -> Shaped[np.ndarray, "n c h w"]:
+    """Images as bytes, or, if ``depth`` has more than 8 bits, as float32 in [0, 1]; NaN is ``background``.
 
     Raises ValueError if one has integers and the other floats.
     """
     if one.dtype != "uint8" and (np.dtype(one.dtype).kind == "f") != (np.dtype(depth.dtype).kind == "f"):
         raise ValueError(f"images of {one.dtype} and {depth.dtype} have no common scale")
     pixels: Shaped[np.ndarray, "n c h w"] = one.pixels.transpose(0, 3, 1, 2)
-    if depth == BYTES:
-        return pixels if one.dtype == "uint8" else np.rint(pixels).astype(np.uint8)
-    low, high = (0, 255) if one.dtype == "uint8" else (depth.low, depth.high)
-    return ((pixels.astype(np.float64) - low) / (high - low)).astype(np.float32)
+    if depth == BYTES and one.dtype == "uint8":
+        return pixels
+    low, high = (0, 255) if depth == BYTES or one.dtype == "uint8" else (depth.low, depth.high)
+    values = (pixels.astype(np.float64) - low) / (high - low)
+    values = np.where(np.isnan(values), np.resize(background, (values.shape[1], 1, 1)) / 255, values)
+    return np.rint(255 * values).astype(np.uint8) if depth == BYTES else values.astype(np.float32)
 
 
 MAX_COPIED = 2**32  # bytes of an array on disk; the images of a larger one stay there
@@ -481,7 +483,7 @@ def join_pictures(found: list[Picture], reading: Reading) -> tuple[np.ndarray, D
     notes, end = Counter[str](), 0
     for one in found:
         n, end = len(one.pixels), end + len(one.pixels)
-        pixels[end - n : end] = scale_pixels(one, depth)
+        pixels[end - n : end] = scale_pixels(one, depth, reading.colour())
         notes.update(dict.fromkeys(one.notes, n))
         notes["as bytes"] += n * (one.dtype != "uint8" and depth == BYTES)
         notes["as float32"] += n * (one.dtype == "float64")
@@ -530,7 +532,7 @@ def read_example(
                 one.notes.append(f"{depth.low:g} to {depth.high:g} become 0 to 1")
         if one.notes:
             log.warning(f"{name}: {', '.join(one.notes)}")
-        pixels = torch.from_numpy(scale_pixels(one, depth)[0].copy())
+        pixels = torch.from_numpy(scale_pixels(one, depth, reading.colour())[0].copy())
         if shape[0] == 3 and len(pixels) == 1:
             pixels = pixels.expand(3, -1, -1)
     if pixels.shape != shape:
