@@ -368,7 +368,7 @@ def test_a_file_comes_back_as_it_was_written(encoding: str, monkeypatch: Patch, 
 
 def test_parquet_keeps_what_it_holds(monkeypatch: Patch, here: Path) -> None:
     """Numbers beyond 2⁵³ in columns with gaps, small ones, cents, NaN, lists, structures, maps, and empty columns."""
-    run = named_run(*(Number(name=name, shift=0.0, scale=9.0) for name in ("a", "k")))
+    run = named_run(*(Number(name=name, shift=0.0, scale=9.0) for name in ("a", "k", "paid")))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     big = 9007199254740995
     kept = pyarrow.table(
@@ -387,7 +387,8 @@ def test_parquet_keeps_what_it_holds(monkeypatch: Patch, here: Path) -> None:
         }
     )
     table = kept.append_column("a", pyarrow.array([0.5, None, 1.0])).append_column("k", pyarrow.array([1, None, 3]))
-    parquet.write_table(table, "x.parquet")
+    paid = pyarrow.array([Decimal("0.50"), None, Decimal("1.00")])
+    parquet.write_table(table.append_column("paid", paid), "x.parquet")
     command("impute it x.parquet -n 2 --out y.parquet --draws z.parquet")
     filled, drawn = (parquet.read_table(name) for name in ("y.parquet", "z.parquet"))
     same = filled.select(kept.column_names)
@@ -395,6 +396,8 @@ def test_parquet_keeps_what_it_holds(monkeypatch: Patch, here: Path) -> None:
     assert repr(same.to_pylist()) == repr(kept.to_pylist())  # NaN equals no other
     assert filled["a"].null_count == filled["k"].null_count == 0
     assert filled.schema.field("k").type == pyarrow.int64()
+    assert filled["paid"].null_count == 0
+    assert filled["paid"][0].as_py() == Decimal("0.50")
     assert drawn["list"].null_count == 2
     assert read_frame(Path("x.parquet"))["id"].dtype == "Int64"
 

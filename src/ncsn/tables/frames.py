@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,6 +175,8 @@ def fill(
         values = decode(column, numbers, field_of(cells) if known else field)
     except ValueError:  # text in a column that has only numbers, or values of several types, unlike in training
         cells, values = cells.astype(object), decode(column, numbers, Field(label=field.label))
+        if pandas.api.types.infer_dtype(cells, skipna=True) == "decimal":
+            values = values.map(lambda number: Decimal(str(number)))
     filled, dtype = cells.astype(object), cells.dtype if known else values.dtype
     filled.iloc[places] = list(values)
     if isinstance(dtype, pandas.CategoricalDtype) and not {*values} <= {*dtype.categories}:
