@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -174,6 +175,8 @@ def fill(
         values = decode(column, numbers, field_of(cells) if known else field)
     except ValueError:  # text in a column that has only numbers, or values of several types, unlike in training
         cells, values = cells.astype(object), decode(column, numbers, Field(label=field.label))
+        if pandas.api.types.infer_dtype(cells, skipna=True) == "decimal":
+            values = values.map(lambda number: Decimal(str(number)))
     filled, dtype = cells.astype(object), cells.dtype if known else values.dtype
     filled.iloc[places] = list(values)
     if isinstance(dtype, pandas.CategoricalDtype) and not {*values} <= {*dtype.categories}:
@@ -207,14 +210,22 @@ def write_frame(frame: "pandas.DataFrame", path: Path) -> None:
     write_frames([(frame, path, {})])
 
 
-def write_frames(frames: Sequence[tuple["pandas.DataFrame", Path, Mapping[str, str]]]) -> None:
-    """Write tables as ``write_frame``, all or none of them, text in the form of ``read_frame``."""
+def write_frames(frames: Sequence[tuple["pandas.DataFrame", Path, Mapping[str, Any]]]) -> None:
+    """Write tables as ``write_frame``, all or none of them, each in a form that a file had.
+
+    The form of text is that of ``read_frame``; that of a .parquet is the columns, as Arrow has them, that replace ours.
+    """
     import pandas
 
     with ExitStack() as files:
         for frame, path, form in frames:
             index, temporary = not isinstance(frame.index, pandas.RangeIndex), files.enter_context(atomic(path))
             if path.suffix == ".parquet":
-                frame.to_parquet(temporary, index=index or None)
+                import pyarrow.parquet
+
+                table = pyarrow.Table.from_pandas(frame, preserve_index=index or None)
+                for name, column in form.items():
+                    table = table.set_column(table.column_names.index(name), name, column)
+                pyarrow.parquet.write_table(table, temporary)
             else:
                 frame.to_csv(temporary, index=index, **{"sep": DELIMITERS[path.suffix], **form})

@@ -1,12 +1,12 @@
 """Imputing the missing values of a table, conditioning on given ones, and how well draws cover hidden values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -419,23 +419,35 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
         for each in (parts[0], *frames):
             each[label] = each[label].astype(object)
             each.iloc[cells, each.columns.get_loc(label)] = with_commas(each[label].iloc[cells]).to_numpy()
-    written = [(pandas.concat(parts, axis=1).set_axis(given.index), out)]
+    filled = {imputed.labels[columns.names[i]] for i in drawn.any(0).nonzero()[0].tolist()}
+    kept = [name for name in frame.columns if name not in filled]
+    written = [(pandas.concat(parts, axis=1).set_axis(given.index), out, form_of(given, rows, out, kept))]
     if draws is not None:
         gaps = drawn.any(1).nonzero()[0]
         whole = pandas.concat([frame.iloc[gaps] for frame in frames], keys=range(1, n + 1), names=["draw", "row"])
         whole = whole.sort_index(level="row", sort_remaining=False, kind="stable")
         for place, name, first in ((0, "row", 1), (1, "draw", 0)):
             whole.insert(place, name, whole.index.get_level_values(name) + first)
-        written.append((whole.reset_index(drop=True), draws))
-    write_frames([(each, path, form_of(given, rows, path)) for each, path in written])
+        written.append((whole.reset_index(drop=True), draws, form_of(given, rows, draws, [])))
+    write_frames(written)
     lines = [f"{out}: {counted(int(drawn.sum()), 'missing value')} filled in"]
     return lines + describe_coverage(run.measured)
 
 
-def form_of(given: "pandas.DataFrame", rows: Path, out: Path) -> dict[str, str]:
-    """How to write text like the file that was read, whose delimiter is only for files of the same suffix."""
+def form_of(given: "pandas.DataFrame", rows: Path, out: Path, kept: Sequence[str]) -> dict[str, Any]:
+    """How to write a table like the file that was read, whose delimiter is only for files of the same suffix.
+
+    ``kept``: the columns whose types and cells in a .parquet stay what they are, even where pandas has no such type.
+    """
     alike = out.suffix == rows.suffix.lower()
-    return {name: value for name, value in given.attrs.items() if name != "sep" or alike}
+    if out.suffix != ".parquet":
+        return {name: value for name, value in given.attrs.items() if name != "sep" or alike}
+    if not (alike and kept):
+        return {}
+    from pyarrow import parquet
+
+    table = parquet.read_table(rows)
+    return {name: table[name] for name in table.column_names if name in kept}
 
 
 def comma_columns(imputed: ImputedTable) -> list[int]:
