@@ -771,7 +771,7 @@ WITHOUT_GAPS = dataset_of(table(gaps=False))
 
 def test_what_is_known_in_a_mask_does_not_depend_on_what_is_missing_in_the_row() -> None:
     """All rows of a pattern have the same role for a cell that they have, which many patterns choose."""
-    masks, roles = masks_of(MIXED, noisy=0.5), [set[tuple[int, ...]]() for _ in range(3)]
+    masks, roles, counts = masks_of(MIXED, noisy=0.5), [set[tuple[int, ...]]() for _ in range(3)], set[int]()
     for seed in range(10):
         x = MIXED.train[torch.randperm(MIXED.n, generator=torch.Generator().manual_seed(seed))]
         _, numbers, codes, truth = masked(masks, x, seed)
@@ -796,9 +796,11 @@ def test_what_is_known_in_a_mask_does_not_depend_on_what_is_missing_in_the_row()
             assert torch.equal(codes.codes[part].any(1), known[part].any(1))
             assert not known[part][0].all()
             roles[2].add(tuple(known[part][0].tolist()))
+            counts.add(int(codes.observed[part][0, 0]) + int(known[part][0].sum()))
     assert len(roles[0]) > 20
     assert len(roles[1]) == 6
     assert len(roles[2]) == 7, "every choice but all"
+    assert counts == {0, 1, 2, 3}, "a category is learned given all other columns, too"
 
 
 def test_numbers_are_learned_given_all_codes_of_their_group() -> None:

@@ -183,7 +183,8 @@ def test_a_run_of_signals_is_evaluated_in_python_and_by_command(tmp_path: Path, 
     assert "--features" in refusal(capsys, *words.split(), "--features", "pixels")
     command(f"{words} --seed 3")
     numbers = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    expected = evaluate(ncsn.load(tmp_path / "run", device="cpu"), seed=3, levels=3).report()
+    run = ncsn.load(tmp_path / "run", device="cpu")
+    expected = evaluate(run, np.load(tmp_path / "x.npy"), seed=3, levels=3).report()
     assert {name: numbers[name] for name in expected} == expected
     assert numbers["n"] == 100
     assert (tmp_path / "run" / "evaluation.png").stat().st_size > 1000

@@ -8,7 +8,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import conditional_run, refused, unchecked
+from helpers import conditional_run, refused, unchecked, with_transform
 from scipy import stats
 from torch import Tensor
 
@@ -137,10 +137,12 @@ def test_an_observation_unlike_all_simulations_is_named(caplog: pytest.LogCaptur
 
 
 def test_calibration_says_how_sharp_posteriors_are() -> None:
-    """The exact log density of an untrained run, which is that of the best Gaussian, too."""
+    """The exact log density of an untrained run in the user's units, which is that of the best Gaussian, too."""
     rows = torch.randn(300, 2, generator=torch.Generator().manual_seed(3)).double() @ torch.linalg.cholesky(PAIR).T
-    found = conditional_run(PAIR).calibrate(rows, hidden=["0"], draws=9, truths="held-out")
-    exact = stats.norm(0.6 * rows[:, 1].numpy(), 0.8).logpdf(rows[:, 0].numpy()).mean()
+    columns = Columns(columns=(Number(name="0", shift=3.0, scale=10.0), Number(name="1", shift=0.0, scale=1.0)))
+    rows[:, 0] = 3 + 10 * rows[:, 0]
+    found = with_transform(conditional_run(PAIR), columns).calibrate(rows, hidden=["0"], draws=9, truths="held-out")
+    exact = stats.norm(3 + 6 * rows[:, 1].numpy(), 8).logpdf(rows[:, 0].numpy()).mean()
     assert f"{exact:.2f} nats; the best Gaussian has {exact:.2f}" in str(found)
     assert abs(found.spread["held-out"] - 0.8) < 0.06
     assert "hardly" not in found.verdict
