@@ -474,6 +474,7 @@ def test_the_model_in_the_package_draws_digits_at_once(here: Path) -> None:
         ("sample RUN --out no/x.png", "no is not a folder"),
         ("sample RUN -n 10001 --out x.png", "10,000"),
         ("sample RUN --class ''", "label is ''"),
+        ("sample RUN --complete", "generates images; only tables"),
         ("sample POINTS --out x.png", ".csv, .tsv, .parquet, .npz, .npy"),
         ("sample POINTS --out x.gif", ".csv"),
         ("likelihood POINTS", "run.log_prob"),

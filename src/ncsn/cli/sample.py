@@ -52,6 +52,7 @@ class Sample(SamplingOptions):
 
     def __call__(self) -> None:
         import ncsn
+        from ncsn.run.run import conditioning_of
 
         picture = self.out.suffix in PICTURES
         if picture and self.n > MAX_IN_PICTURE:
@@ -61,8 +62,8 @@ class Sample(SamplingOptions):
                 importlib.import_module(name)
         run = ncsn.load(self.run, device=self.device)
         kind = run.recipe.kind
-        if self.complete and self.given is None and kind.conditioning is not None:
-            run = kind.conditioning.complete(run)
+        if self.complete and self.given is None:
+            run = conditioning_of(run).complete(run)
         if self.out.suffix not in kind.writers:
             raise ValueError(f"{self.out}: {kind.noun} can be written to {', '.join(kind.writers)}")
         check_output(self.out, *kind.writers, overwrite=self.overwrite)

@@ -549,7 +549,7 @@ class Run:
                 return conditioning.together(self, observed, n, generator)
             rows = conditioning.given(self, observed[0]).sample(n, complete=complete, **options)
             return conditioning.insert(self, rows, observed[0])
-        run = kind.conditioning.complete(self) if complete and kind.conditioning else self
+        run = conditioning_of(self).complete(self) if complete else self
         return kind.examples(self, run._draw(n, options))
 
     def blocks(self, n: int, *, seed: int = 0, **options: Unpack[SamplingOptions]) -> Iterator[Steps]:
@@ -1018,7 +1018,7 @@ def conditioning_of(run: Run) -> Conditioning[Run]:
     """How a run is conditioned on exact values.  Raises ValueError unless it's the run of a table."""
     kind = run.recipe.kind
     if kind.conditioning is None:
-        raise ValueError(f"the run generates {kind.noun}; only tables can be conditioned on given values")
+        raise ValueError(f"the run generates {kind.noun}; only tables have given values and cells to complete")
     return kind.conditioning
 
 
