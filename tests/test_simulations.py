@@ -173,6 +173,10 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: conditional_run(JOINT).sample(2, given={"2": [0.0, 1.0], "3": 0.0}), "2 (2), 3 (one value)"),
     (lambda: conditional_run(JOINT).sample(2, given={"2": [0.0, 1.0], "3": [0.0]}), "lists of the same length"),
     (lambda: conditional_run(PAIR).sample(2, given={"1": []}), "1 (0)"),
+    (
+        lambda: conditional_run(PAIR).sample(2, given=cast(Any, pandas.DataFrame({"1": [0.0]}))),
+        "given is 1 0 0.0; expected",
+    ),
     (lambda: conditional_run(JOINT).with_prior({"0": (-9, 9)}).sample(2, given={"3": [0.0, 1.0]}), "every parameter"),
     (lambda: mixed().with_prior(lambda rows: 0 * rows[:, 0]).sample(2, given={"x": [0.0, 1.0]}), "categories"),
     (lambda: ncsn.load("mnist").with_prior({"0": (0, 1)}), "images"),

@@ -54,7 +54,7 @@ def given_cells(run: Run, given: Values) -> Float64[Tensor, "1 d"]:
     import pandas
 
     if not isinstance(given, Mapping) or not given:
-        raise ValueError(f"given is {given!r}; expected values of some columns, such as {{'sex': 'F'}}")
+        raise ValueError(f"given is {one_line(repr(given))}; expected values of some columns, such as {{'sex': 'F'}}")
     columns, names = columns_of(run.transform, run.recipe.shape[0]), {*map(name_of, given)}
     if unknown := [str(name) for name in given if name_of(name) not in columns.names]:
         raise ValueError(f"given names {', '.join(unknown)}, but the run has {one_line(', '.join(columns.names))}")
