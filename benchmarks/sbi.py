@@ -6,7 +6,8 @@ with seeds of our own: these aren't the ten observations of the paper, and its n
 
 Every way learns from the same simulations, ``--rows`` of them, and draws ``--draws`` parameters for each observation:
 
-- ours: ``ncsn.fit`` on the table of parameters and data, with ``hidden`` parameters, then ``run.impute`` with the parameters blank;
+- ours: ``ncsn.fit`` on the table of parameters and data, with the parameters ``hidden``, then ``run.impute`` with
+  them blank;
 - npe, npse: neural posterior estimation and neural posterior score estimation, with sbi's defaults (sbi 0.27).
 
 Both reject draws outside the prior, so "outside" should be 0 for either.

@@ -960,7 +960,7 @@ def test_a_row_with_gaps_of_a_wide_table_is_in_a_batch_several_times(generator: 
         x = draw(200, d, seed=1).numpy()
         x[np.random.default_rng(0).random((200, d)) < 0.3] = np.nan
         data = dataset_of(x)
-        curriculum = missing.MaskedCurriculum((), data, begun(data))
+        curriculum = missing.MaskedCurriculum((), data, begun(data), ())
         batch = next(curriculum.batches(iter([Batch(data.train[:48])]), generator))
         given: Any = batch.given
         first = len(given.numbers.target)
