@@ -435,7 +435,9 @@ def test_columns_of_sparse_numbers_and_arrow_texts_keep_their_dtypes(dtype: str)
     assert_alike(run.sample(5), frame)
     assert {*run.sample(50)["cells"]} <= {*cells}
     gaps = frame.assign(a=frame["a"].mask(frame.index < 3))
-    assert_filled(run.impute(gaps, 2).frame(), gaps)
+    filled = run.impute(gaps, 2)
+    assert isinstance(filled, ImputedTable)
+    assert_filled(filled.frame(), gaps)
 
 
 @pytest.mark.parametrize("n", [10, 16, 23])
