@@ -20,6 +20,7 @@ KNOWN = [
     *[(GaussianMixture(torch.full((1, d), 0.4, dtype=torch.float64), 0.8), 0.4, (d,), 3) for d in (1, 2, 5)],
     (MIXTURE, torch.tensor([0.8, 0.7]), (2,), 3),
     (GaussianMixture(IMAGE.flatten()[None], 0.5), IMAGE, (2, 2, 3), 1),  # of another mean at every pixel
+    (GaussianMixture(IMAGE.flatten()[None], 0.5), IMAGE, (2, 2, 3), 0),  # which don't move, but become denser
 ]
 
 
