@@ -16,6 +16,8 @@ import ncsn
 from ncsn.evaluation import evaluate
 from ncsn.learn.loading import dataset_of
 from ncsn.settings import TrainSettings
+from ncsn.tables.columns import Discrete, Field, Number
+from ncsn.tables.frames import decode
 from ncsn.tables.impute import ImputedTable
 
 RNG, N = np.random.default_rng(0), 800
@@ -413,6 +415,13 @@ def test_labels_are_whole_numbers_or_become_text(labels: tuple[Any, ...], tmp_pa
         assert (made.iloc[:, 0] == 1).all()
 
 
+def test_the_guess_of_a_whole_number_is_one_that_the_column_can_have() -> None:
+    """The nearest to the mean of draws."""
+    few, fives = Discrete(name="k", values=(0.0, 1.0, 10.0)), Number(name="k", shift=0.0, scale=9.0, step=5.0)
+    for column, means, guesses in ((few, [0.4, 4.0, 6.0], [0, 1, 10]), (fives, [2.25, 7.25, 13.6], [0, 5, 15])):
+        assert decode(column, np.array(means), Field(label="k", dtype="Int64")).tolist() == guesses
+
+
 def test_given_whole_numbers_beyond_those_of_training_are_kept_or_refused() -> None:
     """Uniform ones have normal scores, which end where training's do."""
     rng = np.random.default_rng(0)
@@ -435,9 +444,7 @@ def test_columns_of_sparse_numbers_and_arrow_texts_keep_their_dtypes(dtype: str)
     assert_alike(run.sample(5), frame)
     assert {*run.sample(50)["cells"]} <= {*cells}
     gaps = frame.assign(a=frame["a"].mask(frame.index < 3))
-    filled = run.impute(gaps, 2)
-    assert isinstance(filled, ImputedTable)
-    assert_filled(filled.frame(), gaps)
+    assert_filled(run.impute(gaps, 2).frame(), gaps)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("n", [10, 16, 23])
