@@ -143,7 +143,7 @@ class Dataset:
     (n, d), in which NaN is a missing cell.
     ``validation``: the examples that select the checkpoint.
     ``test``: the examples that samples are compared with.
-    ``labels``: the classes of all examples, if there are classes.
+    ``labels``: the classes of all examples, by split, and their ``names``; None if there are no classes.
     ``name``: mnist, or the last part of the path without its suffix.
     ``transform``: from the user's numbers to these.
     ``notes``: a line for each conversion, such as "alpha on white: 40 of 121 images".
@@ -333,7 +333,7 @@ class Imputed:
 
         The guarantee holds on average, for values that are missing at random, up to the dependence of values in one
         example.  Coverage can vary between columns and between patterns of missing values (Zaffran et al. 2023,
-        arXiv:2306.02732; see also arXiv:2507.11297).
+        arXiv:2306.02732).
 
         ``level``: between 0 and 1; without ``conformal``, 90 % needs at least 19 draws.
         ``conformal``: True for the held-out examples of the run's data, or other examples that weren't used for

@@ -38,10 +38,11 @@ def evaluate(
     """Evaluate samples by comparing them with held-out examples.
 
     ``source``: a run, which draws the samples; or images (n, c, h, w), to be compared with ``data``.
-    ``data``: the dataset, its path, or an array or DataFrame; by default what the run was trained on.
+    ``data``: for a run, a dataset, its path, an array or a DataFrame, by default what it was trained on; for images, a
+    dataset.
     ``features``: the features in which distances between images are measured: a name as for ``choose``, ``Features`` or
     a function.
-    ``n``: the number of samples that a run draws, at most the number of held-out examples.
+    ``n``: the number of samples that a run draws, by default 10,000, and at most the number of held-out examples.
     ``seed``: of the samples.  ``options``: how they are drawn, as for ``Run.sample``.
     Raises ValueError if the data isn't known, if there are too few held-out examples, or for features of tables or
     signals.

@@ -156,9 +156,9 @@ def training_loss(
 ) -> Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]:
     """The loss that ``train`` minimises: an objective at noise levels drawn from ``noise``.
 
-    Returns a function of (model, batch) that gives the losses and the noise levels, one of each per example.  With
-    ``dsm``, a loss is ‖F − F*‖² per dimension, see ``ScoreModel.residual_weight``: about 1 for an untrained network at
-    any σ.
+    Returns a function of (model, batch) that gives the losses and the noise levels, one of each per example.  Each
+    loss is rescaled to the squared error of the network's output, averaged over dimensions.  With ``dsm`` and the
+    default preconditioning, an untrained network has a loss of about 1 at any σ.
 
     ``noise``: where noise levels are drawn from, such as ``LogNormal``.
     ``objective``: ``objective(score, x, sigma, generator=...)`` → a loss per example, weighted by σ².  It also gets

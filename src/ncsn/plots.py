@@ -396,7 +396,7 @@ def posterior_page(
 def calibration(ranks: Mapping[str, Mapping[str, Float[Tensor, "n"]]], path: Place = None) -> "Figure":
     """Histograms of ranks, the coverage of central intervals, and TARP, each with the band of an exact sampler (grey).
 
-    ``ranks``: for each source of truths, the ranks of several numbers as shares, (n,); see ``ncsn.metrics``.
+    ``ranks``: for each source of truths, the ranks of several numbers as shares, (n,), as in ``Calibration.ranks``.
     ``path``: a file to write the picture to, in the format of its suffix.
     """
     from scipy import stats

@@ -182,7 +182,9 @@ class ScoreModel(nn.Module):
     conditional network takes the classes as a third argument.
     ``data_mean``: μ, a number or a tensor that broadcasts against one example; saved with the weights.
     ``data_std``: σ_d > 0, one number; saved with the weights.
-    ``preconditioning``: by default ``EDM``.
+    ``preconditioning``: how the network's output becomes a score; by default ``EDM`` (Karras et al. 2022,
+    arXiv:2206.00364, table 1), with which a network that returns zero has the score of a Gaussian with mean μ and
+    standard deviation σ_d.
     ``autocast``: the dtype that the network (and nothing else) runs in; by default that of its weights.
     Raises ValueError if ``data_std`` is not positive.
     """

@@ -33,8 +33,8 @@ class Sample(SamplingOptions):
         seed: The same seed gives the same samples on the same machine.
         out: The output file. .png is a grid of images, or the first six signals. .gif animates how up to 36 images
             emerge from noise. .npy is an array, .npz has it under the key samples; images are (n, c, h, w) with the
-            dtype of the training files, usually uint8. .csv, .tsv and .parquet are tables. Arrays can have any number
-            of samples in the memory of 1,000.
+            dtype of the training files, usually uint8. .csv, .tsv and .parquet are tables. Arrays are drawn in blocks
+            of at most 1,000 samples, so any number of samples fits into memory.
         given: Values to condition a table on, such as sex=F or sex=F,age=40; the other columns are drawn given these,
             and rows are written to .csv, .tsv or .parquet.
         complete: Fill every cell of a table's rows; by default cells are missing as often as in the table.

@@ -17,8 +17,8 @@ class Comparison:
     """Quality of samples of a table or of signals.
 
     ``n``: the number of samples, compared with equally many held-out examples.
-    ``numbers``: by their names, as they are printed; ``log_density``: of the first 1,000 held-out rows
-    under the run, in nats.
+    ``numbers``: the metrics by their names, as they are printed.  For a table, ``log_density`` is the mean log density
+    of complete held-out rows, at most 1,000, under the run, in nats.
     """
 
     n: int

@@ -217,9 +217,10 @@ def check_options(settings: TrainSettings, dataset: Dataset) -> None:
     if vain := changed_options(settings, kind.refused):
         listed = ", ".join("start (--from)" if name == "start" else name for name in vain)
         raise ValueError(f"{listed}: doesn't apply to {kind.noun}; leave it out")
-    if strangers := [name for name in settings.hidden if name not in kind.columns(dataset)]:
-        listed = ", ".join(kind.columns(dataset)) or f"of tables, not of {kind.noun}"
-        raise ValueError(f"hidden names {', '.join(strangers)}; the columns are {listed}")
+    names = kind.columns(dataset)
+    if strangers := [name for name in settings.hidden if name not in names]:
+        found = f"the columns are {', '.join(names)}" if names else f"{kind.noun} have no columns"
+        raise ValueError(f"hidden names {', '.join(strangers)}; {found}")
     if kind.network == "mlp" and len(settings.channels or (1,)) != 1:
         raise ValueError(f"channels is {settings.channels}; {kind.noun} take one number")
     if settings.proposal != "lognormal" and settings.log_sigma_std is not None:

@@ -401,12 +401,13 @@ def pick_evenly(images: UInt8[Tensor, "m c h w"], n: int) -> UInt8[Tensor, "n c 
 class Ruler:
     """Compares sets of images with test images; one ruler can judge any number of sets.
 
-    Fréchet distance, KID, density and coverage are computed in features, the sliced Wasserstein distance in pixels.
+    Fréchet and kernel distance, density and coverage are computed in features, the sliced Wasserstein distance in
+    pixels.
     ``near_duplicates`` needs 100 images, and doesn't count test images that are in the training set.
 
     ``images``: the dataset.
     ``features``: a name as for ``choose``, ``Features``, or a function of bytes (b, c, h, w) that returns (b, f).
-    ``n``: the number of images of each set and split, if there are as many.
+    ``n``: the number of images of each set and split, by default 10,000; fewer if there aren't as many.
     ``mirrored``: whether training mirrors images, so that mirrored copies count as copies.
     ``device``: where the ruler computes features.
     Raises ValueError for fewer than ten images.
