@@ -16,7 +16,7 @@ import ncsn
 from ncsn.evaluation import evaluate
 from ncsn.learn.loading import dataset_of
 from ncsn.settings import TrainSettings
-from ncsn.tables.columns import Discrete, Field, Number
+from ncsn.tables.columns import AnyColumn, Discrete, Field, Number
 from ncsn.tables.frames import decode
 from ncsn.tables.impute import ImputedTable
 
@@ -417,8 +417,11 @@ def test_labels_are_whole_numbers_or_become_text(labels: tuple[Any, ...], tmp_pa
 
 def test_the_guess_of_a_whole_number_is_one_that_the_column_can_have() -> None:
     """The nearest to the mean of draws."""
-    few, fives = Discrete(name="k", values=(0.0, 1.0, 10.0)), Number(name="k", shift=0.0, scale=9.0, step=5.0)
-    for column, means, guesses in ((few, [0.4, 4.0, 6.0], [0, 1, 10]), (fives, [2.25, 7.25, 13.6], [0, 5, 15])):
+    cases: list[tuple[AnyColumn, list[float], list[int]]] = [
+        (Discrete(name="k", values=(0.0, 1.0, 10.0)), [0.4, 4.0, 6.0], [0, 1, 10]),
+        (Number(name="k", shift=0.0, scale=9.0, step=5.0), [2.25, 7.25, 13.6], [0, 5, 15]),
+    ]
+    for column, means, guesses in cases:
         assert decode(column, np.array(means), Field(label="k", dtype="Int64")).tolist() == guesses
 
 
