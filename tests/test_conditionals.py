@@ -407,6 +407,10 @@ def test_densities_of_a_mixed_table_are_exact() -> None:
     given_class = class_logs(x[:, 1:])[:, 1] - CHANCES[1].log()
     found = run.log_prob(x[:, 1:], given=c, tolerance=1e-5).double()
     torch.testing.assert_close(found, given_class, atol=3e-3, rtol=0)
+    for kinds, numbers in zip(x[:3, :1], x[:3, 1:], strict=True):
+        exact = class_logs(numbers[None])[0].log_softmax(0)[kinds.long()]
+        found = run.log_prob(kinds[:, None], given=dict(zip("xy", numbers.tolist(), strict=True))).double()
+        torch.testing.assert_close(found, exact, atol=3e-3, rtol=0)
     x[:, 2], marginal = 11.0, class_logs(torch.full((6, 1), 11.0).double(), slice(1, 2)).logsumexp(1)
     joint = class_logs(x[:, 1:]).gather(1, x[:, :1].long())[:, 0]
     found = run.log_prob(x[:, :2], given={"y": 11.0}, tolerance=1e-5).double()

@@ -100,6 +100,9 @@ def test_probabilities_of_classes_are_those_of_bayes_rule() -> None:
     for row, chances in enumerate(exact):
         for kind, p in enumerate(chances.tolist()):
             assert float((draws[:, row] == kind).double().mean()) == pytest.approx(p, abs=0.01 + 4 * (p / 4000) ** 0.5)
+    for kind, p in enumerate(exact[2].tolist()):  # the last two rows are equal
+        both = (draws[:, 2:] == kind).all(1).double().mean()
+        assert float(both) == pytest.approx(p**2, abs=0.01 + 4 * (p**2 / 4000) ** 0.5)
     kinds = torch.tensor([[torch.nan, 0.0], [torch.nan, 2.0]]).double()
     numbers = impute(run, kinds, 2000, numbers=False)[..., 0]
     torch.testing.assert_close(numbers.mean(0), torch.tensor([0.0, 3.0]).double(), atol=0.1, rtol=0)
@@ -109,6 +112,15 @@ def test_probabilities_of_classes_are_those_of_bayes_rule() -> None:
         there = both[:, 1] == kind
         assert float(there.double().mean()) == pytest.approx(share, abs=0.03)
         assert float(both[there, 0].mean()) == pytest.approx(mean, abs=0.25)
+
+
+@pytest.mark.parametrize(("shares", "right"), [([0.6, 0.3, 0.1], True), ([0.2, 0.3, 0.5], False)])
+def test_classes_are_calibrated_where_their_shares_are_right(shares: list[float], right: bool) -> None:
+    kinds = torch.multinomial(torch.tensor(shares), 300, True, generator=torch.Generator().manual_seed(0)).double()
+    x = 1.5 * kinds + torch.randn(300, generator=torch.Generator().manual_seed(1)).double()
+    run = classes([0.6, 0.3, 0.1], [0.0, 1.5, 3.0])
+    found = run.calibrate(torch.stack([x, kinds], 1), hidden=["kind"], draws=9, truths="held-out")
+    assert found.calibrated == {"held-out": right}
 
 
 def test_rows_are_drawn_together_whatever_their_gaps() -> None:

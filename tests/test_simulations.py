@@ -53,8 +53,14 @@ def test_draws_follow_the_posterior_within_the_bounds(caplog: pytest.LogCaptureF
     assert run.sample(200)[:, 0].min() >= 0
 
 
-def test_densities_are_normalised_within_the_bounds() -> None:
-    run = conditional_run(PAIR).with_prior(UPPER)
+def uniform(rows: Tensor) -> Tensor:
+    """The log density of UPPER, up to a constant."""
+    return torch.where((rows[:, 0] >= 0) & (rows[:, 0] <= 10), 5.0, -math.inf)
+
+
+@pytest.mark.parametrize("prior", [UPPER, uniform])
+def test_densities_are_normalised_where_the_prior_is_positive(prior: Any) -> None:
+    run = conditional_run(PAIR).with_prior(prior)
     points = torch.tensor([[-0.1], [0.0], [0.5], [2.0]])
     density = run.log_prob(points, given={"1": -0.5}).exp()
     exact = torch.from_numpy(truncated(-0.5).pdf(points[:, 0].numpy()))

@@ -42,6 +42,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_conformal_intervals_are_those_of_the_held_out_rows(trained: Path) -> None:
+    run = ncsn.load(trained / "run")
+    held_out = run.held_out()
+    gaps = run.data().transform.restore(run.data().validation.double())[:20]
+    gaps[:, 0] = torch.nan
+    imputed = run.impute(gaps, 19)
+    ends, same, others = (imputed.interval(0.8, conformal=rows) for rows in (True, held_out, held_out[:40]))
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(ends, same, strict=True))
+    assert not torch.equal(ends[0].nan_to_num(), others[0].nan_to_num())
+
+
 def test_a_run_has_the_tables_columns(trained: Path, tmp_path: Path) -> None:
     run = ncsn.load(trained / "run")
     transform = run.transform
