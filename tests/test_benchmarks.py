@@ -84,6 +84,7 @@ def test_scores_of_gaussian_draws_are_those_of_a_gaussian(width: float, inside: 
     assert tables.scores(coins[1:], coins[0], hidden, np.ones(2))[1] == pytest.approx(0.9, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_line_for_each_way(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["tables.py", "--tables", "wine", "--ways", "nearest", "chained"])
     tables.main()
@@ -93,6 +94,7 @@ def test_the_command_prints_a_line_for_each_way(monkeypatch: pytest.MonkeyPatch,
     assert 0.5 < rmse["nearest"] < 1.2
 
 
+@pytest.mark.slow
 def test_intervals_of_gaussian_rows_hold_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
     covariance = torch.tensor([[1.0, 0.6], [0.6, 1.0]], dtype=torch.float64)
     monkeypatch.setattr(ncsn, "fit", lambda *_, **__: conditional_run(covariance))

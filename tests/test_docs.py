@@ -44,10 +44,17 @@ CELL = re.compile(r"^```python cell(?: fold)?(: [^\n]*)?\n(.*?)^```", re.S | re.
 SCRIPTS = {"training_toy.py": Toy, "training_MNIST.py": TrainSettings}
 
 
+SLOW = ("docs/reference/sklearn.md", "docs/howto/python.md", "docs/howto/calibrate.md")  # whose Python takes longest
+
+
 def blocks(language: str, pages: dict[str, str]) -> list[Any]:
     """Every block of code of a language, named by its page and number."""
     return [
-        pytest.param(code, id=f"{name}-{number}")
+        pytest.param(
+            code,
+            id=f"{name}-{number}",
+            marks=[pytest.mark.slow] if language == "python" and name in SLOW else [],
+        )
         for name, text in pages.items()
         for number, code in enumerate(re.findall(rf"^```{language}(?: \.noeval)?\n(.*?)^```", text, re.S | re.M))
     ]

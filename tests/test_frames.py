@@ -484,6 +484,7 @@ def gappy(n: int = 1500) -> pandas.DataFrame:
     return frame
 
 
+@pytest.mark.slow
 def test_new_rows_have_gaps_as_often_and_in_the_same_places() -> None:
     frame = gappy().astype({"b": "Float64"})
     run = ncsn.fit(frame, steps=200, settings=SMALL, quiet=True, seed=0)

@@ -225,7 +225,7 @@ def log_density(mixture: GaussianMixture, a: Tensor, y: Tensor, noise: Tensor) -
 THREE = GaussianMixture(torch.tensor([[-3.0, 0.0], [3.0, 1.0], [0.0, 4.0]]), 0.8, torch.tensor([0.2, 0.5, 0.3]))
 
 
-@pytest.mark.parametrize("noise", [torch.tensor(0.7), torch.tensor([0.4, 1.5])])
+@pytest.mark.parametrize("noise", [torch.tensor(0.7), pytest.param(torch.tensor([0.4, 1.5]), marks=pytest.mark.slow)])
 def test_evidence_is_the_mixtures_and_other_seeds_are_as_far_off_as_it_says(noise: Tensor) -> None:
     """Two measurements, 40 populations for each, in the user's units of y."""
     a, y = torch.tensor([[1.0, 0.5], [0.0, 2.0]]), torch.tensor([[3.0, 3.0], [-6.0, -8.0]])

@@ -69,6 +69,7 @@ def test_densities_are_normalised_where_the_prior_is_positive(prior: Any) -> Non
     assert ((density / exact)[1:] - 1).abs().max() < 0.01 + 3 * ((1 - accepted) / accepted / 2000) ** 0.5
 
 
+@pytest.mark.slow
 def test_calibration_uses_the_prior() -> None:
     """Truths above 0, whose posteriors are calibrated only if they end there, too."""
     rows = torch.randn(2000, 2, generator=torch.Generator().manual_seed(2)).double() @ torch.linalg.cholesky(PAIR).T
