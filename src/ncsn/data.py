@@ -143,7 +143,7 @@ class Dataset:
     (n, d), in which NaN is a missing cell.
     ``validation``: the examples that select the checkpoint.
     ``test``: the examples that samples are compared with.
-    ``labels``: the classes of all examples, by split, and their ``names``; None if there are no classes.
+    ``labels``: the classes of all examples, by split, and their ``names``; None for data without classes.
     ``name``: mnist, or the last part of the path without its suffix.
     ``transform``: from the user's numbers to these.
     ``notes``: a line for each conversion, such as "alpha on white: 40 of 121 images".

@@ -180,6 +180,8 @@ def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved
     ``saved``: the settings of a run to resume, which take precedence over those that are given.
     Raises ValueError for options that don't apply to the data, and for models that can't be built or sampled.
     """
+    if given.hidden and own.network is not None:
+        raise ValueError("hidden doesn't apply to a network of your own, which learns all columns together")
     if own.start is not None:
         given = replace(given, start=str(own.start.folder or "a run in memory"))
     elif own.network is not None and given.start is None and data.kind.prior is not None:
