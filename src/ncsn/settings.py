@@ -163,7 +163,7 @@ class TrainSettings(Reading):
             classes a smaller network that trains for a twentieth of the budget. chosen selects the scale on held-out
             images after training; for annealed and langevin, which guidance does not help, it is 1.
         compile: --no-compile disables torch.compile. By default it is used for trainings of at least two minutes (five
-            for tables) or 2,000 steps, if it works on this machine. The first time takes up to half a minute.
+            for tables) or 2,000 steps, if it works on this machine. The first time takes up to a minute.
         samples: The number of samples to draw at the end; for a table ten times as many.
         seed: The seed of all random numbers.
     """

@@ -54,7 +54,7 @@ def compile_network(network: nn.Module, trial: Callable[[], Tensor], *, seconds:
         "inplace_buffers": False,  # they break the backward pass for some widths (torch 2.13), and save no time
         "cpp.dynamic_threads": True,  # ``threads_for`` may change their number later
     }
-    log.warning("compiling the network: this takes up to half a minute the first time, and seconds afterwards")
+    log.warning("compiling the network: this takes up to a minute the first time, and seconds afterwards")
     began = time.perf_counter()
     try:
         # All blocks of all networks share one piece of code, which torch would compile for eight shapes only.
