@@ -5,7 +5,7 @@ INSTALL ?= $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-com
 
 .PHONY: check check-slow check-site docs install format mutants torture bench lowest site wheel
 
-# `make check TESTS=` includes the slow tests, as continuous integration does (.ci/run).
+# `make check TESTS=` includes the slow tests, which continuous integration (.ci/run) runs with `make check-slow`.
 TESTS ?= -m "not slow"
 check: install
 	$(PYTHON) -m ruff format --check .

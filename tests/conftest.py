@@ -22,12 +22,13 @@ hypothesis.settings.register_profile("no deadline", deadline=None)  # the first 
 hypothesis.settings.load_profile("no deadline")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """With the slow tests, every call of the package is checked against its annotated types and shapes.
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shapes", action="store_true", help="check types and shapes of every call, which doubles the time")
 
-    This must precede the first import of the package, and takes as long as the tests themselves.
-    """
-    if "not slow" not in config.getoption("markexpr"):
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The check of every call against its annotated types and shapes must precede the first import of the package."""
+    if config.getoption("shapes"):
         install_import_hook("ncsn", "typechecker.checked")
 
 
