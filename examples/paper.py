@@ -3,9 +3,9 @@
 python examples/paper.py                             # about ten minutes on two cores; writes docs/paper.md and docs/paper/
 python examples/paper.py --parts digits inpainting   # only some of it; other numbers stay as they were measured
 
-Figure 3 is `python ./training_toy.py --generator gaussian`.  The toy model and the model with one noise level are trained
-with the command under each figure.  Digits come from the
-packaged model or from --run, and their pictures contain the digest of its weights.
+Figure 3 is `python ./training_toy.py --generator gaussian`.  The toy model and the model with one noise level are
+trained with the command under each figure.  Digits come from the packaged model or from --run, and their pictures contain
+the digest of its weights.
 """
 
 import json
@@ -195,7 +195,9 @@ As in the paper, the score is right near the data and wrong elsewhere. It was le
 
 `python ./training_toy.py --generator gaussian`
 
-[The mixture](tutorials/mixture.md) shows the samples. Langevin dynamics ignores the weights of the modes; annealed Langevin dynamics gets them right.
+![Samples of two modes; above each panel, the shares of both modes](images/gaussian_samples.png)
+
+Langevin dynamics ignores the weights of the modes; annealed Langevin dynamics gets them right. [The mixture](tutorials/mixture.md) explains why.
 
 ## Figure 4: through the noise levels
 
@@ -218,6 +220,8 @@ These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dyn
 | annealed Langevin dynamics | {annealed[0]:.2f} | {100 * annealed[1]:.0f} % |
 | the default sampler | {default[0]:.2f} | {100 * default[1]:.0f} % |
 | held-out digits | {real[0]:.2f} | {100 * real[1]:.0f} % |
+
+Samples can score better than held-out digits because the features come from a classifier that was trained on the images that the samples imitate.
 
 ## Figure 6: inpainting
 
@@ -245,7 +249,7 @@ None of these samples (above) is a copy of its nearest training image (below).
 
 `python ./{paper.single}`
 
-This model was trained at a single level, σ = 0.2. Most of its samples are loose strokes: after {paper.minutes:g} minutes of training, their Fréchet distance is {baseline[0]:.0f}. (With a single level, `--sigma-max` doesn't matter for training; it only says with how much noise sampling starts.)
+This model was trained at a single level, σ = 0.2. Most of its samples are loose strokes, and some are empty: after {paper.minutes:g} minutes of training, their Fréchet distance is {baseline[0]:.0f}. (With a single level, `--sigma-max` doesn't matter for training; it only says with how much noise sampling starts.)
 """,
         encoding="utf-8",
     )
