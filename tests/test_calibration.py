@@ -118,8 +118,9 @@ def test_held_out_rows_say_that_a_model_is_wrong() -> None:
 @pytest.mark.parametrize("particles", [1, pytest.param(64, marks=pytest.mark.slow)])
 def test_a_measurement_is_calibrated_of_any_run(particles: int) -> None:
     """By moment matching, which is exact of one Gaussian, and by particles; examples of another width are not."""
-    run = Run.of(GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=20.0, sigma_min=0.02)
-    found = run.calibrate(4 * torch.randn(60, 2), measure=FIRST, noise_std=1.0, n=60, draws=9, particles=particles)
+    run, matrix = Run.of(GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=20.0, sigma_min=0.02), torch.eye(2)[:1]
+    rows = 4 * torch.randn(60, 2, dtype=torch.float64)
+    found = run.calibrate(rows, draws=9, measure=lambda x: x @ matrix.mT, noise_std=1.0, n=60, particles=particles)
     assert found.calibrated == {"run": True, "held-out": False}
 
 

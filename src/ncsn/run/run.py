@@ -486,8 +486,8 @@ class Run:
         ``start``: states to start from instead of noise, (n, *d), in the score's units.
         ``particles``: the number of particles that correct a posterior, at least as many as samples; 1 is plain moment
         matching with dpmpp-sde.  For examples of up to 64 numbers, the default is 1,000, or 250 if more than 16 numbers
-        are measured, or 64 for each of several measurements.  For larger examples, with a sampler of your choice and
-        with guidance it is 1.
+        are measured of more than 16, or 64 for each of several measurements.  For larger examples, with a sampler of
+        your choice and with guidance it is 1.
         Raises ValueError for options that the run does not support.
 
         >>> run = ncsn.load("mnist", device="cpu")
@@ -780,7 +780,7 @@ class Run:
         posterior(measure_rows(measure, torch.zeros(1, *shape, device=self.device)))  # rejects it before any work
 
         def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
-            clean = measure_rows(measure, x.to(self.device))
+            clean = measure_rows(measure, x.float().to(self.device))  # as in posteriors
             y = clean + noise_std.to(clean) * torch.randn(clean.shape, generator=generator, device=self.device)
             particles, given = options.get("particles"), posterior(y[:1]).score
             if isinstance(given, MomentMatching) and "sampler" not in options:  # as many as for a single measurement

@@ -33,7 +33,8 @@ def judge_rows(
     (Lopez-Paz & Oquab 2017, arXiv:1610.06545).  It doesn't notice samples that are copies of training rows.
     ``memorisation``: how often a held-out row is farther from the training rows than a sample is; ½ is ideal, 1 means
     copies.  ``sliced_wasserstein``: as for images.  ``column_shapes``, ``pair_trends``: as defined by SDMetrics, which
-    ignores missing cells; the other metrics don't.  ``pair_trends`` is left out if no pair of columns has a relation.
+    ignores missing cells, except in pairs with text; the other metrics don't.  ``pair_trends`` is left out if no pair
+    of columns has a relation.
 
     ``train``: the training rows, at least as many as ``test``; NaN is a missing cell here and below.
     ``test``: held-out rows, at least 8.
