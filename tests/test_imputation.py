@@ -386,7 +386,7 @@ def test_a_file_comes_back_as_it_was_written(encoding: str, monkeypatch: Patch, 
 
 
 def test_parquet_keeps_what_it_holds(monkeypatch: Patch, here: Path) -> None:
-    """Numbers beyond 2⁵³ in columns with gaps, small ones, cents, NaN, lists, structures, maps, and empty columns."""
+    """Numbers beyond 2⁵³ in columns with gaps, small ones, cents, NaN, bytes, nested values, and empty columns."""
     run = named_run(*(Number(name=name, shift=0.0, scale=9.0) for name in ("a", "k", "paid")))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     big = 9007199254740995
@@ -399,6 +399,7 @@ def test_parquet_keeps_what_it_holds(monkeypatch: Patch, here: Path) -> None:
             "nan": pyarrow.array([math.nan, None, 3.0]),
             "none": pyarrow.array([None, None, None], "bool"),
             "text": pyarrow.array(["a", None, ""], "string"),
+            "bytes": pyarrow.array([b"\xff", None, b""]),
             "day": pyarrow.array([1704462330000001, None, 3], pyarrow.timestamp("us")),
             "list": pyarrow.array([[big, None], None, []], pyarrow.list_(pyarrow.int64())),
             "struct": pyarrow.array([{"x": big}, None, {"x": None}]),
