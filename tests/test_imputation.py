@@ -312,7 +312,7 @@ CELLS = {
     ],
     "zip": ["00501", "A7", "00501", "NA", "A7", "A7"],
     "id": [f"900719925558147{i}" for i in range(6)],
-    "note": ['say "so", or', "größer; kleiner", "", "two\nlines", " blanks ", "NaN"],
+    "note": ['say "so", or', "größer;\rkleiner", "", "two\nlines", " blanks ", "NaN"],
     "price": ["5", "7", "1,200", "3.50", "2", "-1"],
 }
 
@@ -326,7 +326,8 @@ def test_observed_cells_are_written_byte_for_byte(name: str, delimiter: str, mon
     run = named_run(*(reals | days).values(), codes)
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     with Path(name).open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, delimiter=delimiter).writerows([[*CELLS], *zip(*CELLS.values(), strict=True)])
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        writer.writerows([[*CELLS], *zip(*CELLS.values(), strict=True)])
     suffix = Path(name).suffix
     command(f"impute it {name} -n 3 --out y{suffix} --draws z{suffix}")
 
