@@ -16,7 +16,7 @@ from ncsn.data import Unseen
 from ncsn.machine.messages import log
 from ncsn.machine.storage import atomic
 from ncsn.settings import DELIMITERS
-from ncsn.tables.columns import AnyColumn, Columns, Field, name_of
+from ncsn.tables.columns import AnyColumn, Columns, Discrete, Field, name_of
 from ncsn.tables.read import (
     ARROW_TEXT,
     BOOLEANS,
@@ -127,9 +127,10 @@ def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field) -
         # When clocks are set back, an hour occurs twice; take the second.
         values = values.dt.tz_localize(zone, ambiguous=np.zeros(len(values), bool), nonexistent="shift_forward")
     if dtype.kind in "iu" and not column.categories:
-        whole = column.nearest(torch.from_numpy(numbers)).numpy().round()  # a mean may be impossible
+        if isinstance(column, Discrete):
+            numbers = column.nearest(torch.from_numpy(numbers)).numpy()  # a mean may be impossible
         info = np.iinfo(f"{dtype.kind}{getattr(dtype, 'subtype', dtype).itemsize}")  # the subtype of sparse columns
-        values = pandas.Series(whole.clip(info.min, min(info.max, np.nextafter(info.max + 1.0, 0))))
+        values = pandas.Series(numbers.round().clip(info.min, min(info.max, np.nextafter(info.max + 1.0, 0))))
     return values.astype(dtype)
 
 
