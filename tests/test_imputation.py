@@ -26,6 +26,7 @@ from ncsn.networks import ResidualMLP
 from ncsn.run.run import Run
 from ncsn.tables import impute as imputation
 from ncsn.tables.columns import AnyColumn, Column, Columns, Discrete, Field, Number, columns_of, learn_columns
+from ncsn.tables.frames import write_frame
 from ncsn.tables.impute import cell_coverage
 from ncsn.tables.model import ConditionalModel, Gaussian
 from ncsn.tables.read import parse, read_frame
@@ -421,6 +422,22 @@ def test_parquet_keeps_what_it_holds(monkeypatch: Patch, here: Path) -> None:
     assert filled["paid"][0].as_py() == Decimal("0.50")
     assert drawn["list"].null_count == 2
     assert read_frame(Path("x.parquet"))["id"].dtype == "Int64"
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
+def test_texts_with_line_breaks_can_be_read_again(name: str, here: Path) -> None:
+    frame = pandas.DataFrame({"a\rb": ["1\r2", "3\n4", 'say "so"\r\n'], "c": ["5", ", ;\t", ""]}, dtype=str)
+    write_frame(frame, Path(name))
+    pandas.testing.assert_frame_equal(read_frame(Path(name)), frame)
+
+
+def test_a_text_that_the_files_encoding_lacks_is_named(here: Path) -> None:
+    codes = Discrete(name="town", values=(0.0, 1.0), categories=("Łódź", "Łomża"))
+    run = named_run(codes, Number(name="a", shift=0.0, scale=9.0))
+    Path("x.csv").write_bytes("town,a,größe\n,1,2\n".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"y\.csv: .* is in cp1252, which has no Ł"):
+        imputation.impute_table(run, Path("x.csv"), 2, 0, Path("y.csv"), None)
+    assert [path.name for path in here.iterdir()] == ["x.csv"]
 
 
 def test_both_files_are_written_or_neither(monkeypatch: Patch, here: Path, capsys: Printed) -> None:

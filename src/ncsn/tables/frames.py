@@ -229,4 +229,14 @@ def write_frames(frames: Sequence[tuple["pandas.DataFrame", Path, Mapping[str, A
                     table = table.set_column(table.column_names.index(name), name, column)
                 pyarrow.parquet.write_table(table, temporary)
             else:
-                frame.to_csv(temporary, index=index, **{"sep": DELIMITERS[path.suffix], **form})
+                how = {"sep": DELIMITERS[path.suffix], **form}
+                cells = frame.select_dtypes(exclude=["number", "datetime", "datetimetz"]).to_numpy().ravel()
+                if any("\r" in str(cell) for cell in (*frame.columns, *cells)):
+                    how["lineterminator"] = "\r\n"  # otherwise Python before 3.13 doesn't quote such a cell
+                try:
+                    frame.to_csv(temporary, index=index, **how)
+                except UnicodeEncodeError as error:
+                    lacking = (
+                        f"the table that was read is in {how['encoding']}, which has no {error.object[error.start]}"
+                    )
+                    raise ValueError(f"{path}: {lacking}; convert it to UTF-8") from error

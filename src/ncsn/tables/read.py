@@ -72,9 +72,7 @@ def read_frame(path: Path) -> "pandas.DataFrame":
         delimiter = delimiter_of(text, DELIMITERS[path.suffix.lower()])
         names, *rows = cells_in(text, delimiter)
         frame = check_frame(pandas.DataFrame(rows, columns=names, dtype=str))
-        # The writer puts cells with a character of the line's end into quotes, and no others with line breaks.
-        ending = "\r\n" if "\r" in text else "\n"
-        frame.attrs = {"sep": delimiter, "encoding": encoding, "lineterminator": ending}
+        frame.attrs = {"sep": delimiter, "encoding": encoding, "lineterminator": "\r\n" if "\r\n" in text else "\n"}
         return frame
 
 
