@@ -526,7 +526,7 @@ class Run:
         their distribution given these.  If the run has a prior (``with_prior``), each value can be a list with an
         element for each of m independent observations of the same parameters.  Then the parameters are drawn from
         their posterior given all observations, p(θ)^(1 − m) ∏ p(θ | xᵢ), by resampling weighted particles, and only
-        these columns are returned.
+        these columns are returned.  Each observation needs a value of every other column.
         ``complete``: draw rows without missing cells, as ``impute`` would fill them in.
         ``options``: as for ``steps``.
         Raises ValueError as ``steps`` does, and for values and columns that the run doesn't know.  Several observations
