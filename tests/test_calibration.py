@@ -136,6 +136,7 @@ REFUSED: list[tuple[Callable[[Run], object], str]] = [
     (lambda run: run.calibrate(n=29), "n is 29"),
     (lambda run: run.calibrate(measure=lambda x: x.detach(), noise_std=1.0), "differentiable"),
     (lambda run: run.calibrate(measure=FIRST), "noise_std"),
+    (lambda run: run.calibrate(noise_std=1.0, levels=9), "levels, noise_std: only a measurement"),
     (lambda run: run.calibrate(hidden=3 * [False]), "nothing"),
     (lambda run: run.calibrate(hidden=0.0), "hidden is 0.0"),
     (lambda run: run.calibrate(hidden=["0", "x"]), "x; the run's columns are 0, 1, 2"),

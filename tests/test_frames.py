@@ -416,12 +416,13 @@ def test_labels_are_whole_numbers_or_become_text(labels: tuple[Any, ...], tmp_pa
 
 
 def test_the_guess_of_a_whole_number_is_one_that_the_column_can_have() -> None:
-    """The nearest to the mean of draws."""
+    """The nearest to the mean of draws: of few values one of them, otherwise any whole number, also off the grid."""
     cases: list[tuple[AnyColumn, list[float], list[int]]] = [
         (Discrete(name="k", values=(0.0, 1.0, 10.0)), [0.4, 4.0, 6.0], [0, 1, 10]),
-        (Number(name="k", shift=0.0, scale=9.0, step=5.0), [2.25, 7.25, 13.6], [0, 5, 15]),
+        (Number(name="k", shift=0.0, scale=9.0, step=5.0), [2.25, 2.0, 13.6], [2, 2, 14]),
     ]
     for column, means, guesses in cases:
+        assert column.possible(torch.tensor(guesses).double()).all()
         assert decode(column, np.array(means), Field(label="k", dtype="Int64")).tolist() == guesses
 
 

@@ -26,6 +26,7 @@ from ncsn.networks import ResidualMLP
 from ncsn.run.run import Run
 from ncsn.tables import impute as imputation
 from ncsn.tables.columns import AnyColumn, Column, Columns, Discrete, Field, Number, columns_of, learn_columns
+from ncsn.tables.frames import write_frame
 from ncsn.tables.impute import cell_coverage
 from ncsn.tables.model import ConditionalModel, Gaussian
 from ncsn.tables.read import parse, read_frame
@@ -312,7 +313,7 @@ CELLS = {
     ],
     "zip": ["00501", "A7", "00501", "NA", "A7", "A7"],
     "id": [f"900719925558147{i}" for i in range(6)],
-    "note": ['say "so", or', "größer; kleiner", "", "two\nlines", " blanks ", "NaN"],
+    "note": ['say "so", or', "größer;\rkleiner", "", "two\nlines", " blanks ", "NaN"],
     "price": ["5", "7", "1,200", "3.50", "2", "-1"],
 }
 
@@ -326,7 +327,8 @@ def test_observed_cells_are_written_byte_for_byte(name: str, delimiter: str, mon
     run = named_run(*(reals | days).values(), codes)
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     with Path(name).open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, delimiter=delimiter).writerows([[*CELLS], *zip(*CELLS.values(), strict=True)])
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        writer.writerows([[*CELLS], *zip(*CELLS.values(), strict=True)])
     suffix = Path(name).suffix
     command(f"impute it {name} -n 3 --out y{suffix} --draws z{suffix}")
 
@@ -386,7 +388,7 @@ def test_a_file_comes_back_as_it_was_written(encoding: str, monkeypatch: Patch, 
 
 
 def test_parquet_keeps_what_it_holds(monkeypatch: Patch, here: Path) -> None:
-    """Numbers beyond 2⁵³ in columns with gaps, small ones, cents, NaN, lists, structures, maps, and empty columns."""
+    """Numbers beyond 2⁵³ in columns with gaps, small ones, cents, NaN, bytes, nested values, and empty columns."""
     run = named_run(*(Number(name=name, shift=0.0, scale=9.0) for name in ("a", "k", "paid")))
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     big = 9007199254740995
@@ -399,6 +401,7 @@ def test_parquet_keeps_what_it_holds(monkeypatch: Patch, here: Path) -> None:
             "nan": pyarrow.array([math.nan, None, 3.0]),
             "none": pyarrow.array([None, None, None], "bool"),
             "text": pyarrow.array(["a", None, ""], "string"),
+            "bytes": pyarrow.array([b"\xff", None, b""]),
             "day": pyarrow.array([1704462330000001, None, 3], pyarrow.timestamp("us")),
             "list": pyarrow.array([[big, None], None, []], pyarrow.list_(pyarrow.int64())),
             "struct": pyarrow.array([{"x": big}, None, {"x": None}]),
@@ -419,6 +422,22 @@ def test_parquet_keeps_what_it_holds(monkeypatch: Patch, here: Path) -> None:
     assert filled["paid"][0].as_py() == Decimal("0.50")
     assert drawn["list"].null_count == 2
     assert read_frame(Path("x.parquet"))["id"].dtype == "Int64"
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
+def test_texts_with_line_breaks_can_be_read_again(name: str, here: Path) -> None:
+    frame = pandas.DataFrame({"a\rb": ["1\r2", "3\n4", 'say "so"\r\n'], "c": ["5", ", ;\t", ""]}, dtype=str)
+    write_frame(frame, Path(name))
+    pandas.testing.assert_frame_equal(read_frame(Path(name)), frame)
+
+
+def test_a_text_that_the_files_encoding_lacks_is_named(here: Path) -> None:
+    codes = Discrete(name="town", values=(0.0, 1.0), categories=("Łódź", "Łomża"))
+    run = named_run(codes, Number(name="a", shift=0.0, scale=9.0))
+    Path("x.csv").write_bytes("town,a,größe\n,1,2\n".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"y\.csv: .* is in cp1252, which has no Ł"):
+        imputation.impute_table(run, Path("x.csv"), 2, 0, Path("y.csv"), None)
+    assert [path.name for path in here.iterdir()] == ["x.csv"]
 
 
 def test_both_files_are_written_or_neither(monkeypatch: Patch, here: Path, capsys: Printed) -> None:

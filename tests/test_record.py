@@ -27,6 +27,7 @@ from torch import Tensor
 import ncsn
 from ncsn import MLP, ScoreModel, batches, dsm, training_loss
 from ncsn.cli import console
+from ncsn.cli.train import Train
 from ncsn.learn.fit import Judge, Lesson, OwnParts, open_run, plan
 from ncsn.learn.record import BAND_NAMES, BANDS, Record, Row, best_row, verdict
 from ncsn.machine.hardware import Group
@@ -310,6 +311,8 @@ def test_who_resumes_may_say_where_the_images_are_now(trained: Path, tmp_path: P
     data, planned, _ = open_run(replace(tiny(steps=20), job=job))
     settings = planned.settings
     assert (settings.steps, settings.dataset, settings.job) == (20, str(trained / "data.npz"), job)
+    with pytest.raises(ValueError, match="mnist does not hold the data"):
+        open_run(Train(dataset="mnist", job=job))  # unlike the script's default, it was typed
     _, other, _ = open_run(replace(tiny(batch_size=5), job=replace(job, resume=False, overwrite=True)))
     assert other.settings.batch_size == 5 != settings.batch_size, "who overwrites a run takes nothing of it"
     shutil.copy(trained / "data.npz", moved)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -185,6 +186,14 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
         "given is 1 0 0.0; expected",
     ),
     (lambda: conditional_run(JOINT).with_prior({"0": (-9, 9)}).sample(2, given={"3": [0.0, 1.0]}), "every parameter"),
+    (
+        lambda: (
+            replace(conditional_run(JOINT), settings={"hidden": ["0", "1"]})
+            .with_prior(log_prior)
+            .sample(2, given={"3": [0.0, 1.0]})
+        ),
+        "without 2, and parameters are only 0, 1",
+    ),
     (lambda: mixed().with_prior(lambda rows: 0 * rows[:, 0]).sample(2, given={"x": [0.0, 1.0]}), "categories"),
     (lambda: ncsn.load("mnist").with_prior({"0": (0, 1)}), "images"),
 ]

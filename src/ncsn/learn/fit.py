@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -466,7 +466,7 @@ def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
             raise ValueError(f"{folder} is inside the data, so its pictures would become data; choose another --out")
     with training_lock():
         if given.job.resume and has_run(folder):
-            data, saved, origin = reopen(folder, given.dataset)
+            data, saved, origin = reopen(folder, given)
         else:
             if given.job.resume:
                 log.info(f"{folder} holds no run to resume; starting a new one")
@@ -480,12 +480,13 @@ def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
     return data, planned, record
 
 
-def reopen(folder: Path, dataset: str) -> tuple[Dataset, Json, Origin]:
+def reopen(folder: Path, given: TrainSettings) -> tuple[Dataset, Json, Origin]:
     """The data of a resumed run, which may be at a new place, its settings, and where the data is now."""
     config = read_config(folder)
     origin = config.data
     if origin is None:
         raise ValueError(f"{folder / 'config.json'} does not say which data the run was trained on")
-    if dataset != TrainSettings.dataset:  # the default doesn't say where it is
-        origin = replace(origin, dataset=absolute(dataset))
+    default = {field.name: field.default for field in fields(given)}["dataset"]  # a command has none, a script has
+    if given.dataset != default:
+        origin = replace(origin, dataset=absolute(given.dataset))
     return origin.load(), config.settings, origin

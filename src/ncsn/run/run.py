@@ -526,7 +526,7 @@ class Run:
         their distribution given these.  If the run has a prior (``with_prior``), each value can be a list with an
         element for each of m independent observations of the same parameters.  Then the parameters are drawn from
         their posterior given all observations, p(θ)^(1 − m) ∏ p(θ | xᵢ), by resampling weighted particles, and only
-        these columns are returned.
+        these columns are returned.  Each observation needs a value of every other column.
         ``complete``: draw rows without missing cells, as ``impute`` would fill them in.
         ``options``: as for ``steps``.
         Raises ValueError as ``steps`` does, and for values and columns that the run doesn't know.  Several observations
@@ -671,7 +671,8 @@ class Run:
         ``n``: trials per source, at least 30.  Each held-out example is used once, so there may be fewer.
         ``draws``: draws from each posterior.
         ``options``: how to sample the posterior of a measurement, as for ``steps``.
-        Raises ValueError as ``impute`` and ``posterior`` do, for fewer than 30 trials, and if nothing is hidden.
+        Raises ValueError as ``impute`` and ``posterior`` do, for fewer than 30 trials, if nothing is hidden, and for
+        options of a measurement without one.
 
         >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=20.0, sigma_min=0.02)
         >>> found = run.calibrate(measure=lambda x: x[:, :1], noise_std=1.0, truths="run", n=100, draws=9)
@@ -682,6 +683,8 @@ class Run:
         n, draws, seed = whole("n", n, MIN_TRIALS), whole("draws", draws, 1), whole("seed", seed, 0)
         generator = generator_of(seed, self.device)
         if measure is None:
+            if vain := [*options, *(["noise_std"] if noise_std is not None else [])]:
+                raise ValueError(f"{', '.join(vain)}: only a measurement has this; pass measure, or leave it out")
             question = self._imputation(hidden, generator)
         else:
             std = as_numbers("noise_std", noise_std)

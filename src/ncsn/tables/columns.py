@@ -227,10 +227,6 @@ class Number(Column):
         fits = near & (z.abs() <= FAR) & (x >= self.least) & ((x == x.round()) | (not self.whole))
         return x.isnan() | (self.encode(x) > 0) | fits
 
-    def nearest(self, x: Numbers) -> Numbers:
-        """The nearest possible numbers."""
-        return torch.where(self.possible(x), x, self.inverse(self.forward(x.round() if self.whole else x)))
-
 
 def tensor(values: tuple[float, ...]) -> Numbers:
     """Numbers in double precision."""

@@ -16,7 +16,7 @@ from ncsn.data import Unseen
 from ncsn.machine.messages import log
 from ncsn.machine.storage import atomic
 from ncsn.settings import DELIMITERS
-from ncsn.tables.columns import AnyColumn, Columns, Field, name_of
+from ncsn.tables.columns import AnyColumn, Columns, Discrete, Field, name_of
 from ncsn.tables.read import (
     ARROW_TEXT,
     BOOLEANS,
@@ -127,9 +127,10 @@ def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field) -
         # When clocks are set back, an hour occurs twice; take the second.
         values = values.dt.tz_localize(zone, ambiguous=np.zeros(len(values), bool), nonexistent="shift_forward")
     if dtype.kind in "iu" and not column.categories:
-        whole = column.nearest(torch.from_numpy(numbers)).numpy().round()  # a mean may be impossible
+        if isinstance(column, Discrete):
+            numbers = column.nearest(torch.from_numpy(numbers)).numpy()  # a mean may be impossible
         info = np.iinfo(f"{dtype.kind}{getattr(dtype, 'subtype', dtype).itemsize}")  # the subtype of sparse columns
-        values = pandas.Series(whole.clip(info.min, min(info.max, np.nextafter(info.max + 1.0, 0))))
+        values = pandas.Series(numbers.round().clip(info.min, min(info.max, np.nextafter(info.max + 1.0, 0))))
     return values.astype(dtype)
 
 
@@ -228,4 +229,14 @@ def write_frames(frames: Sequence[tuple["pandas.DataFrame", Path, Mapping[str, A
                     table = table.set_column(table.column_names.index(name), name, column)
                 pyarrow.parquet.write_table(table, temporary)
             else:
-                frame.to_csv(temporary, index=index, **{"sep": DELIMITERS[path.suffix], **form})
+                how = {"sep": DELIMITERS[path.suffix], **form}
+                cells = frame.select_dtypes(exclude=["number", "datetime", "datetimetz"]).to_numpy().ravel()
+                if any("\r" in str(cell) for cell in (*frame.columns, *cells)):
+                    how["lineterminator"] = "\r\n"  # otherwise Python before 3.13 doesn't quote such a cell
+                try:
+                    frame.to_csv(temporary, index=index, **how)
+                except UnicodeEncodeError as error:
+                    lacking = (
+                        f"the table that was read is in {how['encoding']}, which has no {error.object[error.start]}"
+                    )
+                    raise ValueError(f"{path}: {lacking}; convert it to UTF-8") from error

@@ -196,7 +196,8 @@ def field_of(column: "pandas.Series") -> Field:
 
 def clean_cells(column: "pandas.Series[str]") -> "pandas.Series[str]":
     """Cells as text without surrounding blanks; missing cells and words for missing values are NaN."""
-    cells = column.astype(str).str.strip().mask(column.isna())
+    texts = column.map(str) if column.dtype == object else column  # astype(str) decodes bytes as UTF-8
+    cells = texts.astype(str).str.strip().mask(column.isna())
     return cells.mask(cells.isin(MISSING))
 
 

@@ -120,6 +120,10 @@ def draw_together(run: Run, given: Sequence[Values], n: int, generator: torch.Ge
         raise ValueError("parameters with categories, few or missing values can be drawn given one observation only")
     if isinstance(prior, Box) and bool((hidden & (prior.high - prior.low).isinf()).any()):
         raise ValueError("given has several observations; for these, the prior needs bounds of every parameter")
+    parameters = run.settings.get("hidden")
+    if parameters and (missing := [name for name in select(columns, hidden).names if name not in parameters]):
+        listed = f"{one_line(', '.join(missing))}, and parameters are only {one_line(', '.join(parameters))}"
+        raise ValueError(f"given has several observations without {listed}; each needs all other columns")
     inner, z, at = select(columns, hidden), columns.forward(x).float().to(run.device), places.to(run.device)
 
     def densities(theta: Float64[Tensor, "k p"]) -> tuple[Float64[Tensor, "k m"], Float64[Tensor, "k"]]:
