@@ -38,7 +38,13 @@ MOST, LEAST, LEVELS = 4000, 1000, 30  # rows of a real table, rows with hidden c
 NEIGHBOURS = 9
 COUNTS = {"ours": 100, "nearest": NEIGHBOURS, "trees": 100, "mice": 20, "shares": 100}
 REAL = {"storms": "dplyr", "penguins": "palmerpenguins", "Hawks": "Stat2Data", "diamonds": "ggplot2", "mpg": "ggplot2"}
-REAL |= {"Arrests": "carData", "survey": "MASS", "infert": "datasets", "Salaries": "carData", "TitanicSurvival": "carData"}
+REAL |= {
+    "Arrests": "carData",
+    "survey": "MASS",
+    "infert": "datasets",
+    "Salaries": "carData",
+    "TitanicSurvival": "carData",
+}
 MICE = """library(mice); f <- commandArgs(TRUE); d <- read.csv(f[1], stringsAsFactors=TRUE, na.strings="")
 m <- mice(d, m=20, printFlag=FALSE, seed=0, ignore=seq_len(nrow(d)) > as.integer(f[2]))
 for (i in 1:20) write.csv(complete(m, i), paste0(f[1], i), row.names=FALSE)"""

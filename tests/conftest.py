@@ -23,7 +23,9 @@ hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--shapes", action="store_true", help="check types and shapes of every call, which doubles the time")
+    parser.addoption(
+        "--shapes", action="store_true", help="check types and shapes of every call, which doubles the time"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
