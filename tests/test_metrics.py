@@ -166,3 +166,6 @@ def test_images_are_judged_as_they_are_asked_to_be_drawn() -> None:
     run = ncsn.Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=5.0, sigma_min=0.02)
     asked, usual = (evaluate(run.sample(20, seed=2, levels=levels), data, PIXELS).report() for levels in (3, None))
     assert evaluate(run, data, PIXELS, n=20, seed=2, levels=3).report() == asked != usual
+    # Before the features are computed, which can take minutes.
+    with pytest.raises(ValueError, match="sampler is none"):
+        evaluate(run, data, lambda _: pytest.fail("it had begun"), sampler="none")  # type: ignore[arg-type]

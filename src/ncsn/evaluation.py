@@ -64,6 +64,7 @@ def evaluate(
         dataset = data if isinstance(data, Dataset) else dataset_of(data, reading=own)
         if dataset.transform != source.transform:
             raise ValueError("data is not what the run was trained on; a tenth of the training data is held out")
+    next(source.blocks(1, seed=seed, **options))  # rejects options without a wait of minutes
     ruler = source.recipe.kind.ruler(source, dataset, features, n)
     blocks = source.blocks(ruler.n, seed=seed, **options)
     return ruler.judge(torch.cat([steps.last().cpu() for steps in blocks]))

@@ -62,9 +62,11 @@ class Reading:
         return int(sides[1]), int(sides[2] or sides[1])
 
     def colour(self) -> tuple[int, int, int]:
-        """Red, green and blue of ``background``, 0 to 255.  Raises ValueError if it isn't a colour."""
+        """Red, green and blue of ``background``, 0 to 255.  Raises ValueError unless it is an opaque colour."""
         with suppress(ValueError):
-            return ImageColor.getrgb(self.background)[:3]
+            colour = ImageColor.getrgb(self.background)
+            if len(colour) == 3:
+                return colour
         raise ValueError(f"background is {self.background!r}; give white, #rrggbb or the name of a colour")
 
     @property

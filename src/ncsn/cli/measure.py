@@ -61,9 +61,10 @@ class Evaluate(SamplingOptions):
             raise ValueError(f"--features {self.features} would be ignored: only images have features")
         out = self.out or (self.run if self.run == run.folder else Path())
         storage.check_files(out, FILES, overwrite=self.overwrite)
+        next(run.blocks(1, seed=self.seed, **self.options()))  # rejects options of sampling without a wait of minutes
         data = run.data(self.data)
         log.info(f"data: {data.name}, {data.describe()}")
-        # Before sampling, so that unsuitable features are rejected without a wait of minutes.
+        # Before sampling, for the same reason.
         ruler = kind.ruler(run, data, self.features, self.n)
         out.mkdir(exist_ok=True)
         drawn = write_array(

@@ -56,11 +56,12 @@ def fit(
     """Learn the score of data, as ``ncsn train`` does; returns a run, which can be sampled, evaluated and saved.
 
     A tenth of the examples selects the best average of the weights; another tenth is held out for evaluation.  Samples,
-    log densities and posteriors are in the units of the data.
+    log densities and posteriors are in the units of the data, for images in those of pixels in [0, 1], to which other
+    ranges are mapped.
 
     ``data``: points (n, d) or a DataFrame, with NaN for missing values (constant columns are left out); or
-    images (n, c, h, w), (n, h, w, c) or (n, h, w): bytes, or numbers in [0, 1]; a tensor, an array or a list; or a
-    dataset as ``load_dataset`` returns it, or a path that it accepts.
+    images (n, c, h, w), (n, h, w, c) or (n, h, w); a tensor, an array or a list; or a dataset as ``load_dataset``
+    returns it, or a path that it accepts.
     ``minutes``: the time budget, including samples and pictures; by default one minute, or that of ``settings``.
     ``steps``: the number of training steps, instead of minutes.  A training of points ends earlier once the held-out
     loss rises.

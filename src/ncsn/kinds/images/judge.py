@@ -429,7 +429,7 @@ class Ruler:
             raise ValueError(f"found {n:,} samples, {counts}; evaluation needs at least {MIN_IMAGES} of each")
         data = at_8_bits(images)
         if features is None or isinstance(features, str):
-            features = choose(data, features or "auto", device)
+            features = choose(data, "auto" if features is None else features, device)
         if not isinstance(features, Features):
             features = Features(name=getattr(features, "__name__", "features"), embed=features)
         self.features, self.train, self.test = features, data.train, pick_evenly(data.test, self.n)
