@@ -902,7 +902,7 @@ def test_values_of_small_tables_are_mostly_noisy(rows: int, share: float) -> Non
         (MIXED, ("c",), [1.0, 1.0, 0.0]),
     ],
 )
-def test_half_of_the_patterns_hide_the_columns_that_the_user_wants_hidden(
+def test_three_quarters_of_the_patterns_hide_the_columns_that_the_user_wants_hidden(
     data: Dataset, hidden: tuple[str, ...], shown: list[float]
 ) -> None:
     """Numbers are learned given the text and all other columns, and the text given only the others."""
@@ -919,9 +919,19 @@ def test_half_of_the_patterns_hide_the_columns_that_the_user_wants_hidden(
             codes_hidden += int(torch.equal(truth[part][0].isnan(), ~own))
             n += 1
     groups = len(set(masks.model.order[:3].tolist()))
-    assert np.mean(exactly) > 0.5 / groups - 4 * math.sqrt(0.25 / len(exactly))
-    assert np.mean(exactly) < 0.5 / groups + 0.2
-    assert codes_hidden / n > 0.5 - 4 * math.sqrt(0.25 / n)
+    assert np.mean(exactly) > 0.75 / groups - 4 * math.sqrt(0.19 / len(exactly))
+    assert np.mean(exactly) < 0.75 / groups + 0.2
+    assert codes_hidden / n > 0.75 - 4 * math.sqrt(0.19 / n)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "share"), [((), 1 / 3), (("b",), 1 / 12), (("text",), 5 / 6), (("b", "text"), 1 / 3)]
+)
+def test_rows_teach_codes_if_these_are_hidden(hidden: tuple[str, ...], share: float) -> None:
+    """Three quarters of a batch are for the hidden columns, and a quarter is divided as without them."""
+    data = WITHOUT_GAPS
+    masks = missing.Masks.of(begun(data), columns_of(data.transform, data.shape[0]), data.n, noisy=True, hidden=hidden)
+    assert masks.share == pytest.approx(share)
 
 
 def test_what_is_hidden_in_training_is_known_more_precisely() -> None:

@@ -130,8 +130,8 @@ class TrainSettings(Reading):
         steps: The number of training steps, instead of minutes. The same seed then gives the same bytes on one machine.
         dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
             table (.csv, .tsv, .parquet).
-        hidden: Columns of a table that will mostly be drawn given all others, such as a simulator's parameters: half of
-            the training is for just this.
+        hidden: Columns of a table that will mostly be drawn given all others, such as a simulator's parameters: three
+            quarters of the training are for just this.
         flip: Mirror images horizontally at random, which doubles the data if mirrored images are equally plausible.
         batch_size: Examples per batch; at most the size of the dataset. By default 512 rows, or 128 images, or 64 if
             the budget allows few images.

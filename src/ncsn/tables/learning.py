@@ -28,7 +28,7 @@ FLOORS = (0.01, 0.05, 0.2)  # of a correlation's eigenvalues
 NUMBERS_AT_ONCE = 2**24  # in the matrices of a chunk of rows
 ARITHMETIC = 1e9  # held-out rows with gaps, times the cube of the number of coordinates: a second
 MAX_REPEATS, COLUMNS_PER_REPEAT = 16, 16  # of a row with gaps in a batch of a wide table
-HIDDEN = 0.5  # share of patterns in which the columns that the user wants hidden are unknown and all others known
+HIDDEN = 0.75  # share of patterns in which the columns that the user wants hidden are unknown and all others known
 JOINT = 0.3  # smallest share of rows in which nothing is observed
 PATTERNS = 16  # choices of known columns in a batch, each shared by many rows
 # Exact values identify the rows of a small table, which are then memorised; noisy values don't.
@@ -242,7 +242,10 @@ class Masks:
         if not len(gaps) or not self.model.d:
             return float(len(gaps) > 0)
         counts = torch.tensor(self.model.counts, device=gaps.device) - (gaps >= 0).long()
-        return ONLY_GAPS if bool((counts == 1).all()) else CODES
+        share = ONLY_GAPS if bool((counts == 1).all()) else CODES
+        numbers, codes = bool(self.hidden[: self.model.d].any()), bool(self.hidden[self.model.d :].any())
+        wanted = float(codes) if numbers != codes else share  # what rows teach that are there for hidden columns
+        return share + HIDDEN * (wanted - share)
 
     def draw(self, x: Float[Tensor, "b e"], generator: torch.Generator, repeats: int = 1) -> Batch:
         """A batch of masked rows.  ``repeats``: divides their number; those for numbers occur as often instead."""
