@@ -176,10 +176,11 @@ def test_the_command_prints_the_verdict_and_draws_it_into_one_file(
 ) -> None:
     """A single one, so that a kill leaves all or nothing, and the same command then isn't refused."""
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: conditional_run(THREE), raising=False)
-    line = f"calibrate it --truths run -n 30 --out {tmp_path / 'x.png'}".split()
+    line = f"calibrate it --truths run -n 30 --seed 3 --out {tmp_path / 'x.png'}".split()
     console.main(line)
-    expected = conditional_run(THREE).calibrate(truths="run", n=30)
-    assert str(expected) in capsys.readouterr().out
+    expected, other = (conditional_run(THREE).calibrate(truths="run", n=30, seed=seed) for seed in (3, 0))
+    printed = capsys.readouterr().out
+    assert [str(each) in printed for each in (expected, other)] == [True, False]
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
     assert (tmp_path / "x.png").stat().st_size > 10_000
     assert "--overwrite" in refusal(capsys, *line)

@@ -392,9 +392,11 @@ def test_small_numbers_next_to_large_ones_are_possible() -> None:
 
 def test_numbers_that_no_column_has_are_impossible() -> None:
     rng = np.random.default_rng(0)
-    _, transform = learn(rng.lognormal(0, 2, 500), rng.standard_normal(500), rng.integers(0, 2, 500))
+    counts = rng.poisson(30, 500)
+    _, transform = learn(rng.lognormal(0, 2, 500), rng.standard_normal(500), rng.integers(0, 2, 500), counts)
     rows = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1e60, 0.0, 0.0], [1.0, 1e30, 2.0], [math.nan, 60.0, 0.5]])
-    wrong = [[1, 0], [2, 0], [3, 1], [3, 2], [4, 1], [4, 2]]
+    rows = torch.cat([rows, torch.tensor([[0.0], [-1.0], [5.0], [30.0], [30.5]])], 1)
+    wrong = [[1, 0], [1, 3], [2, 0], [3, 1], [3, 2], [4, 1], [4, 2], [4, 3]]
     assert (~transform.possible(rows.double())).nonzero().tolist() == wrong
     with pytest.raises(ValueError, match=r"column 1: 1\.0+2e\+30 \(row 2\)"):
-        run_of(zero_score, transform, 3).log_prob(rows[[0, 3]].double())
+        run_of(zero_score, transform, 4).log_prob(rows[[0, 3]].double())

@@ -10,13 +10,13 @@ import pandas
 import pyarrow
 import pytest
 import torch
-from helpers import Printed, command, conditional_run, refusal, storms, unchecked
+from helpers import THREE, Printed, command, conditional_run, refusal, storms, unchecked, with_transform
 
 import ncsn
 from ncsn.evaluation import evaluate
 from ncsn.learn.loading import dataset_of
 from ncsn.settings import TrainSettings
-from ncsn.tables.columns import AnyColumn, Discrete, Field, Number
+from ncsn.tables.columns import AnyColumn, Columns, Discrete, Field, Number
 from ncsn.tables.frames import decode
 from ncsn.tables.impute import ImputedTable
 
@@ -375,9 +375,11 @@ def test_unseen_values_are_gaps_or_leave_their_rows_as_they_are(run: ncsn.Run) -
     skipped = run.impute(rows.assign(region=[5.0, math.nan, math.nan]), 3, unseen="skip").frame()  # type: ignore[attr-defined]
     assert skipped["region"].tolist()[0] == 5.0
     assert skipped["region"].iloc[2] in ("Bonn", "Kiel", "Ulm")
-    array = conditional_run(torch.eye(3))
-    numbers = torch.tensor([[1e30, math.nan, 0.0]])
-    assert array.impute(numbers, 2, unseen="missing").draws[:, 0, 0].tolist() == [numbers[0, 0]] * 2
+    units = Columns(columns=tuple(Number(name=name, shift=0.0, scale=1.0) for name in "abc"))
+    array, numbers = with_transform(conditional_run(THREE), units), torch.tensor([[1e30, math.nan, 0.0]])
+    draws = array.impute(numbers, 20, unseen="missing").draws[:, 0]
+    assert draws[:, 0].tolist() == [numbers[0, 0]] * 20
+    assert float(draws[:, 1].abs().max()) < 6, "as if the first number were missing"
 
 
 def test_the_command_keeps_dtypes_and_draws_given_values(run: ncsn.Run, here: Path, capsys: Printed) -> None:
@@ -388,8 +390,9 @@ def test_the_command_keeps_dtypes_and_draws_given_values(run: ncsn.Run, here: Pa
     new = pandas.read_parquet("new.parquet")
     assert_alike(new, old.drop(columns="id"))
     assert (len(new), {*new["sex"]}, {*new["age"]}) == (40, {"F"}, {40})
-    command("sample run -n 40 --complete --out whole.parquet")
-    assert pandas.read_parquet("whole.parquet").notna().all(axis=None)
+    for number, given in enumerate(("", "--given sex=F")):
+        command(f"sample run -n 40 --complete {given} --out whole{number}.parquet")
+        assert pandas.read_parquet(f"whole{number}.parquet").notna().all(axis=None)
     command("impute run people.parquet -n 2 --out filled.parquet --draws draws.parquet")
     assert_filled(pandas.read_parquet("filled.parquet")[[*old.columns]], old)
     draws = pandas.read_parquet("draws.parquet")

@@ -367,6 +367,15 @@ def test_rows_with_gaps_are_in_every_split_and_columns_are_of_what_is_known() ->
     assert column.shift == pytest.approx(float(known), abs=1e-5)
 
 
+def test_gaps_of_held_out_rows_have_a_code_even_if_training_has_none() -> None:
+    x, order = RNG.standard_normal((200, 2)), torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    x[order[:3], 1] = math.nan
+    data = learned_from(x)
+    assert data.codes == (2,)
+    for part, count in ((data.validation, 3), (data.test, 0), (data.train, 0)):
+        assert (int(part[:, 1].isnan().sum()), int((part[:, 2] == 1).sum())) == (count, count)
+
+
 @pytest.mark.parametrize("change", ["texts", "order of texts", "dates", "name", "a number"])
 def test_the_digest_is_of_texts_dates_and_names_too(change: str) -> None:
     frame = people().drop(columns=["id", "size"])

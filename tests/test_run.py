@@ -538,6 +538,7 @@ def test_arrays_are_as_good_as_tensors() -> None:
 
 def test_bytes_and_reals_of_an_image_have_one_density() -> None:
     run, digits = ncsn.load("mnist", device="cpu"), ncsn.load_dataset("mnist").test[:1]
+    assert torch.equal(run.held_out()[:1], digits)
     of_bytes, of_reals = (run.log_prob(x, tolerance=0.05, probes=1) for x in (digits, (digits + 0.5) / 256))
     assert of_bytes == pytest.approx(of_reals)
     with pytest.raises(ValueError, match="cannot be 200"):

@@ -208,8 +208,10 @@ CHANGES = [
 def test_another_sampler_comes_with_its_own_levels_steps_and_guidance(
     sampler: str, change: dict[str, Any], expected: dict[str, float]
 ) -> None:
-    chosen = replace(SAMPLING, sampler=sampler, guidance=2.0, levels=7, steps=9).but(**change)
-    assert {name: getattr(chosen, name) for name in expected} == expected
+    """The guide, and where it acts, stay those of the run."""
+    kept: dict[str, Any] = {"guided_between": (0.1, 3.0), "guide": "unconditional"}
+    chosen = replace(SAMPLING, sampler=sampler, guidance=2.0, levels=7, steps=9, **kept).but(**change)
+    assert {name: getattr(chosen, name) for name in expected | kept} == expected | kept
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

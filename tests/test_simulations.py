@@ -131,10 +131,11 @@ def test_rows_of_columns_come_back_as_parameters_in_their_units() -> None:
 
 
 def test_an_observation_unlike_all_simulations_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    """Both numbers are in range, but not together."""
+    """Both numbers are in range, but not together; a rare observation isn't unlike them yet."""
     close = torch.tensor([[1.0, 0.5, 0.5], [0.5, 1.0, 0.99], [0.5, 0.99, 1.0]]).double()
     run = conditional_run(close).with_prior({"0": (-10, 10)})
-    run.sample(2, given={"1": 1.5, "2": 1.5})
+    for value in (1.5, 3.5):
+        run.sample(2, given={"1": value, "2": value})
     assert "unlike" not in caplog.text
     run.sample(2, given={"1": 1.5, "2": -1.5})
     assert "observation 1 is unlike all simulations" in caplog.text

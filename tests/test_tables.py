@@ -44,8 +44,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_conformal_intervals_are_those_of_the_held_out_rows(trained: Path) -> None:
     run = ncsn.load(trained / "run")
-    held_out = run.held_out()
-    gaps = run.data().transform.restore(run.data().validation.double())[:20]
+    held_out, data = run.held_out(), run.data()
+    validation, test = (data.transform.restore(part.double()) for part in (data.validation, data.test))
+    assert torch.equal(held_out.nan_to_num(), test.nan_to_num()), "not the rows that select the checkpoint"
+    gaps = validation[:20]
     gaps[:, 0] = torch.nan
     imputed = run.impute(gaps, 19)
     ends, same, others = (imputed.interval(0.8, conformal=rows) for rows in (True, held_out, held_out[:40]))
