@@ -316,7 +316,8 @@ def test_continuous_integration_runs_the_test_command_of_readme(tmp_path: Path) 
         )
         said.append(done.stdout)
         assert (tmp_path / ".venv").exists() == (len(said) > 1)
-    for part in ("'.[test,docs]'", "-m pytest \n", "-m sphinx", "npm run --silent check"):
+    quick, slow = '-m pytest -m "not slow" --shapes\n', "-m pytest -m slow\n"
+    for part in ("'.[test,docs]'", quick, slow, "-m sphinx", "npm run --silent check"):
         assert part in said[0]
     assert said[0] == said[2]
     for part in ("'.[test]'", '-m pytest -m "not slow"\n'):
