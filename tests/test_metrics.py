@@ -168,4 +168,4 @@ def test_images_are_judged_as_they_are_asked_to_be_drawn() -> None:
     assert evaluate(run, data, PIXELS, n=20, seed=2, levels=3).report() == asked != usual
     # Before the features are computed, which can take minutes.
     with pytest.raises(ValueError, match="sampler is none"):
-        evaluate(run, data, lambda _: pytest.fail("it had begun"), sampler="none")  # type: ignore[arg-type]
+        evaluate(run, data, lambda _: pytest.fail("it had begun"), sampler="none")
