@@ -180,6 +180,16 @@ def test_each_folder_is_read_once_however_many_links_lead_to_it(tmp_path: Path) 
     assert contents(images)["test"] == [*range(100, 107)]
 
 
+def test_names_that_config_json_could_not_hold_are_refused(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"\xff")
+    named = write(tmp_path / "x", {f"{i}{odd}.png": i for i in range(20)})
+    assert sorted(everything(load_dataset(named))) == [*range(20)], "it needs no names of images"
+    kinds = write(tmp_path / "y", {f"{name}/{i}.png": i for name in ("a", odd) for i in range(10)})
+    for place in (write(tmp_path / odd, FLAT), kinds):
+        with pytest.raises(ValueError, match="is not UTF-8"):
+            load_dataset(place)
+
+
 def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.zip")
     (tmp_path / "cut.zip").write_bytes(Path(archive(tmp_path / "whole.zip", FLAT)).read_bytes()[:900])

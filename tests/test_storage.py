@@ -140,6 +140,9 @@ def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
     assert refused(lambda: check_out(gone, overwrite=False), naming="gone")
     with pytest.raises(OSError, match=r"No such file or directory: '[^']*gone/x\.txt'"), atomic(gone):
         pass
+    for place in (lambda path: check_out(path, overwrite=True), claim):  # safetensors couldn't read such a run
+        with pytest.raises(ValueError, match="is not UTF-8"):
+            place(tmp_path / os.fsdecode(b"\xff"))
 
 
 def test_what_is_overwritten_is_gone_and_nothing_else(folder: Path) -> None:

@@ -92,6 +92,12 @@ def refuse_options(name: str, options: Iterable[str]) -> None:
         raise TypeError(f"{name} has no {option}" + (f"; use {OURS[option]}" if option in OURS else ""))
 
 
+def require_utf8(name: str) -> None:
+    """Raises ValueError if a file's name has bytes that Python couldn't decode, and other libraries refuse."""
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise ValueError(f"{name} is not UTF-8; choose another name")
+
+
 def is_boolean(value: object) -> bool:
     """Whether this is a boolean of Python, numpy or torch, which counts as no number."""
     return "bool" in str(getattr(value, "dtype", type(value).__name__))

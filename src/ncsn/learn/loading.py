@@ -16,7 +16,7 @@ from ncsn.kinds.images import read as images
 from ncsn.kinds.signals import SIGNALS, read_signals
 from ncsn.settings import AS_THEY_ARE, TABLES, Reading
 from ncsn.tables.read import frame_in, read_frame, rows_of, table_of_array, table_of_frame
-from ncsn.validation import as_numbers, check_type
+from ncsn.validation import as_numbers, check_type, require_utf8
 
 if TYPE_CHECKING:
     import pandas
@@ -41,7 +41,10 @@ def load_dataset(name: str | Path, *, reading: Reading = AS_THEY_ARE) -> Dataset
     """
     check_type("name", name, str, Path)
     check_type("reading", reading, Reading)
-    return replace(read(str(name), reading), name=short_name(str(name)))
+    found = replace(read(str(name), reading), name=short_name(str(name)))
+    for text in (str(name), *(found.labels.names if found.labels else ())):  # config.json has them
+        require_utf8(text)
+    return found
 
 
 def read(name: str, reading: Reading) -> Dataset:

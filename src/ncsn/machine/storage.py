@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 from typing_extensions import Buffer
 
-from ncsn.validation import Json, opened_as
+from ncsn.validation import Json, opened_as, require_utf8
 
 UNFINISHED = re.compile(r"\..*\.partial\.[0-9a-f]{16}(\.\w+)?")  # names of the temporary files of ``atomic``
 
@@ -65,7 +65,8 @@ def sweep(folder: Path) -> None:
 
 
 def check_regular(path: Path) -> None:
-    """Raises ValueError if ``path`` exists and isn't a regular file, but a link, a folder or a device."""
+    """Raises ValueError if ``path`` isn't UTF-8, or exists as a link, a folder or a device, not as a regular file."""
+    require_utf8(str(path))
     if path.is_symlink() or (path.exists() and not path.is_file()):
         kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "not a regular file"
         raise ValueError(f"{path} is {kind}; only regular files can be replaced")
