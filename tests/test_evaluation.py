@@ -321,7 +321,7 @@ def test_mirrored_copies_are_copies_of_a_training_that_mirrors(monkeypatch: Patc
         assert (found["memorisation"].generated == 1) == mirrored
     run = Run.of(lambda x, sigma: -x, (1, 8, 6), sigma_max=9.0, sigma_min=0.1)
     drawn = SimpleNamespace(last=lambda: copies.float() / 255)
-    monkeypatch.setattr(Run, "blocks", lambda *_, **__: [drawn])
+    monkeypatch.setattr(Run, "blocks", lambda *_, **__: iter([drawn]))
     for flip in (False, True):
         own = replace(run, settings={"flip": flip})
         found = judged(own, images, PIXELS, n=150).metrics
