@@ -807,6 +807,16 @@ def test_what_is_known_in_a_mask_does_not_depend_on_what_is_missing_in_the_row()
     assert counts == {0, 1, 2, 3}, "a category is learned given all other columns, too"
 
 
+def test_codes_are_drawn_with_the_probabilities_that_are_learned(generator: torch.Generator) -> None:
+    """Also of a code that only says what is missing."""
+    masks, x, known = masks_of(MIXED), MIXED.train[:40], torch.tensor([True, False, False, True, False, False])
+    none, first = torch.zeros(len(x), 3).bool(), torch.zeros(len(x)).long()
+    c = masks.condition(x, known.expand(x.shape), none, first, generator)
+    for code, learned in enumerate(torch.split(masks.model.logits(c), [3, 2, 3], 1)):
+        drawn = masks.model.log_chances(x.where(known, NAN), code, complete=False)
+        torch.testing.assert_close(drawn, learned.log_softmax(1))
+
+
 def test_numbers_are_learned_given_all_codes_of_their_group() -> None:
     """Targets are cells of one group that exist, as their own code says.  In tables with gaps, codes may be dropped.
 
