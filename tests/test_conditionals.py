@@ -514,6 +514,16 @@ def test_gaps_that_depend_on_another_column_change_neither_samples_nor_imputatio
     assert float((draws[:, 3] == 0).double().mean()) == pytest.approx(0.6, abs=0.1)
 
 
+def test_cells_are_missing_in_samples_as_often_as_in_rows_with_the_same_text() -> None:
+    rng, n = np.random.default_rng(0), 3000
+    x, often = rng.standard_normal(n), rng.random(n) < 0.5
+    y = np.where(rng.random(n) < np.where(often, 0.7, 0.1), np.nan, x + rng.standard_normal(n))
+    run = trained(pandas.DataFrame({"x": x, "y": y, "often": often}), 150)
+    gaps = run.sample(4000, seed=0).set_index("often")["y"].isna()
+    for value, share in ((True, 0.7), (False, 0.1)):
+        assert gaps[value].mean() == pytest.approx(share, abs=0.05)
+
+
 @cache
 def classes() -> ncsn.Run:
     """Of a number x and its class c, and of numbers w around 0 that are narrow or wide.
