@@ -514,6 +514,16 @@ def test_gaps_that_depend_on_another_column_change_neither_samples_nor_imputatio
     assert float((draws[:, 3] == 0).double().mean()) == pytest.approx(0.6, abs=0.1)
 
 
+def test_cells_are_missing_in_samples_as_often_as_in_rows_with_the_same_text() -> None:
+    rng, n = np.random.default_rng(0), 3000
+    x, often = rng.standard_normal(n), rng.random(n) < 0.5
+    y = np.where(rng.random(n) < np.where(often, 0.7, 0.1), np.nan, x + rng.standard_normal(n))
+    run = trained(pandas.DataFrame({"x": x, "y": y, "often": often}), 150)
+    gaps = run.sample(4000, seed=0).set_index("often")["y"].isna()
+    for value, share in ((True, 0.7), (False, 0.1)):
+        assert gaps[value].mean() == pytest.approx(share, abs=0.05)
+
+
 @cache
 def classes() -> ncsn.Run:
     """Of a number x and its class c, and of numbers w around 0 that are narrow or wide.
@@ -814,6 +824,16 @@ def test_what_is_known_in_a_mask_does_not_depend_on_what_is_missing_in_the_row()
     assert len(roles[1]) == 6
     assert len(roles[2]) == 7, "every choice but all"
     assert counts == {0, 1, 2, 3}, "a category is learned given all other columns, too"
+
+
+def test_codes_are_drawn_with_the_probabilities_that_are_learned(generator: torch.Generator) -> None:
+    """Also of a code that only says what is missing."""
+    masks, x, known = masks_of(MIXED), MIXED.train[:40], torch.tensor([True, False, False, True, False, False])
+    none, first = torch.zeros(len(x), 3).bool(), torch.zeros(len(x)).long()
+    c = masks.condition(x, known.expand(x.shape), none, first, generator)
+    for code, learned in enumerate(torch.split(masks.model.logits(c), [3, 2, 3], 1)):
+        drawn = masks.model.log_chances(x.where(known, NAN), code, complete=False)
+        torch.testing.assert_close(drawn, learned.log_softmax(1))
 
 
 def test_numbers_are_learned_given_all_codes_of_their_group() -> None:

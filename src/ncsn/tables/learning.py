@@ -287,9 +287,7 @@ class Masks:
         numbers = torch.where(known[:, :d], values, torch.where(target, torch.nan, ABSENT)).masked_fill(missing, ABSENT)
         codes = torch.where(known[:, d:], x[:, d:], torch.nan)
         noise = noise * numbers.isfinite().any(1)
-        gaps = (self.model.gaps >= 0).tolist()
-        some = [i for i, (count, gap) in enumerate(zip(self.model.counts, gaps, strict=True)) if count - gap > 1]
-        wanted = [] if bool(target.any()) else some
+        wanted = () if bool(target.any()) else range(len(self.model.counts))
         return self.model.condition(torch.cat([numbers, codes], 1), noise, wanted=wanted)
 
     def numbers(self, x: Float[Tensor, "b e"], generator: torch.Generator) -> tuple[Condition, Float[Tensor, "b d"]]:
