@@ -511,8 +511,8 @@ class Populations:
         """The populations for ``n`` samples: one per measurement, or one per sample if there are several classes.
 
         ``size``: the size of a population, at least the number of samples drawn from it; by default 1,000, or 250 if
-        more than 16 numbers are measured of more than 16, or 64 for each of several measurements.  Returns None if it
-        is 1, and by default for examples of more than 64 numbers.
+        the example and its measurement both have more than 16 numbers, or 64 for each of several measurements.  Returns
+        None if it is 1, and by default for examples of more than 64 numbers.
         ``shape``: the shape of an example.
         ``labels``: the classes of the samples.
         Raises ValueError unless there is the same number of samples for each measurement.

@@ -236,7 +236,5 @@ def write_frames(frames: Sequence[tuple["pandas.DataFrame", Path, Mapping[str, A
                 try:
                     frame.to_csv(temporary, index=index, **how)
                 except UnicodeEncodeError as error:
-                    lacking = (
-                        f"the table that was read is in {how['encoding']}, which has no {error.object[error.start]}"
-                    )
-                    raise ValueError(f"{path}: {lacking}; convert it to UTF-8") from error
+                    lacking = f"{how['encoding']}, which has no {error.object[error.start]}"
+                    raise ValueError(f"{path}: the table is in {lacking}; convert it to UTF-8") from error
