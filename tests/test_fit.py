@@ -1,5 +1,6 @@
 """A run in one line: of points in their units, of images as the command makes it, and the average that is left."""
 
+import copy
 import json
 import logging
 import math
@@ -279,11 +280,14 @@ def test_images_that_would_fill_a_device_stay_where_they_are(monkeypatch: pytest
 class Scripted(Judge):
     """Held-out losses that are written down."""
 
-    def __init__(self, losses: list[float]) -> None:
-        self.losses = iter(losses)
+    def __init__(self, means: list[float]) -> None:
+        self.means = iter(means)
+
+    def is_worse_than(self, best: ncsn.ScoreModel) -> bool:
+        return True
 
     def report(self, step: int, loss: float | None, seconds: float) -> Row:
-        held_out = next(self.losses)
+        held_out = next(self.means)
         loss = held_out if loss is None else loss
         return Row(step=step, loss=loss, validation_loss=held_out, validation_bands=[], seconds=seconds)
 
@@ -341,6 +345,24 @@ def test_the_average_that_was_best_on_held_out_examples_is_left_also_after_an_in
     means = [(before + 1 + step) / 2 for before, step in pairwise([0, *filter(None, looks)])]
     assert [row.loss for row in record.rows] == [*held_out[: looks.count(0)], *means]
     assert record.rows[-1].seconds == 7 * looks[-1]
+    assert record.kept is not None
+    assert record.kept.step == left
+
+
+@pytest.mark.parametrize(("rise", "chance", "worse"), [(0.1, 1.0, False), (0.2, 1.0, True), (0.02, 0.1, True)])
+def test_an_average_is_worse_only_if_its_losses_of_the_same_examples_rise_beyond_chance(
+    rise: float, chance: float, worse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses themselves differ far more from example to example than they rise."""
+    generator = torch.Generator().manual_seed(0)
+    examples, change = torch.randn(2, 400, generator=generator)
+    change = (change - change.mean()) / change.std()
+    lesson = Lesson(plan(IMAGES, tiny()), IMAGES, Record(), torch.Generator(), 16)
+    state, best = lesson.state(lesson.plan.recipe), copy.deepcopy(lesson.state(lesson.plan.recipe).average)
+    judge = Judge(lesson, state)
+    found = {state.average: 9 * examples + rise + chance * change, best: 9 * examples}
+    monkeypatch.setattr(judge, "losses", lambda model: (found[model], torch.ones(400), {}))
+    assert judge.is_worse_than(best) is worse
 
 
 @pytest.mark.parametrize(

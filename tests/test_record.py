@@ -56,10 +56,11 @@ RISING = [1.0, 0.5, 0.4, 0.5, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9]
 )
 def test_a_verdict_is_drawn_from_held_out_losses(losses: list[float], best: int, last: int, said: set[str]) -> None:
     rows = [Row(step=i, loss=9.0, validation_loss=loss, validation_bands=[]) for i, loss in enumerate(losses, 1)]
-    line = verdict(rows, 999 if "copies" in said else 1000)
+    line = verdict(rows, rows[best - 1], 999 if "copies" in said else 1000)
     assert f"step {best}" in line
     assert {word for word in ("falling", "last", "copies", "0.9000") if word in line} == said
     assert best_row(rows, 0.01).step == last
+    assert "rose" not in verdict(rows, rows[-1], 1000)
 
 
 def test_bands_are_called_after_their_ends() -> None:
@@ -227,7 +228,7 @@ def test_numbers_are_those_of_the_average_that_is_left_of_this_kind_of_data(trai
     table = ncsn.fit(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)), steps=1)
     for run, step in ((ncsn.load(trained / "run", device="cpu"), 2), (table, 1)):
         batches = replace(run, settings={"batch_size": 3})  # of two examples for each of two processes
-        record = Record(folder=tmp_path, rows=rows, group=Group(size=2))
+        record = Record(folder=tmp_path, rows=rows, kept=rows[step - 1], group=Group(size=2))
         record.results(batches, console.draw(run, 2, levels=2))
         found = json.loads((tmp_path / "metrics.json").read_text())
         assert (found["step"], found["training_seconds"], found["images_seen"]) == (step, 7.0, 8)

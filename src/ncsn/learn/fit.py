@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,7 @@ from ncsn.training import Budget, Progress, State, muon_and_adam
 from ncsn.validation import DeviceName, Json, check_ranges, check_type, counted, plain, refuse_options
 
 COLOUR_AXES = {"stem.weight": 1, "head.weight": 0, "head.bias": 0}  # of the U-Net's first and last layers
+CHANCE = 3.0  # standard errors of a rise of the held-out loss; few, because small tables show a row several times
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
 FIGURES = 6.0  # seconds that they take on an idle processor
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
@@ -374,7 +376,7 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
     progress = until_spoiled(progress, ledger.rows, reports.patience, record.group)
     learn(progress, state, Judge(lesson, state), record, ledger, reports)
     if record.group.is_main:
-        log.info(verdict(ledger.rows, lesson.data.n))
+        log.info(verdict(ledger.rows, record.kept, lesson.data.n))
         if effort.steps is None and state.step < FEW_STEPS:
             log.info(f"training took only {counted(state.step, 'step')}; more minutes give better samples")
 
@@ -391,18 +393,28 @@ class Judge:
         self.batches = self.curriculum.held_out(examples)
 
     @torch.no_grad()
-    def report(self, step: int, loss: float | None, seconds: float) -> Row:
-        """A row of metrics; ``loss``: the training loss, by default the held-out one."""
+    def losses(self, model: ScoreModel) -> tuple[Tensor, Tensor, dict[str, list[Tensor]]]:
+        """The losses of a model, their noise levels, and those of parts of the examples."""
         generator = torch.Generator(self.device).manual_seed(0)
         measure = self.curriculum.loss(training_loss(self.noise, drop_label=0.0, generator=generator))
         found: list[tuple[Tensor, Tensor]] = []
         parts: dict[str, list[Tensor]] = {}
-        with hardware.nothing_compiled(), hardware.threads_for(self.state.average, steady=self.steady):
+        with hardware.nothing_compiled(), hardware.threads_for(model, steady=self.steady):
             for batch in self.batches(generator):
-                found.append(measure(self.state.average, batch))
+                found.append(measure(model, batch))
                 for name, chosen in self.curriculum.parts(batch).items():
                     parts.setdefault(name, []).append(found[-1][0][chosen].cpu())
         losses, sigmas = (torch.cat(column).cpu() for column in zip(*found, strict=True))
+        return losses, sigmas, parts
+
+    def is_worse_than(self, best: ScoreModel) -> bool:
+        """Whether the losses of ``state.average`` are larger than those of ``best``, beyond chance."""
+        rise = (self.losses(self.state.average)[0] - self.losses(best)[0]).double()
+        return bool(rise.mean() > CHANCE * rise.std() / math.sqrt(len(rise)))
+
+    def report(self, step: int, loss: float | None, seconds: float) -> Row:
+        """A row of metrics; ``loss``: the training loss, by default the held-out one."""
+        losses, sigmas, parts = self.losses(self.state.average)
         held_out = losses.mean().item()
         means = {name: torch.cat(part).mean().item() for name, part in parts.items() if sum(map(len, part))}
         return Row(
@@ -420,8 +432,8 @@ def learn(
 ) -> None:
     """Train, and report the training and held-out losses as often as ``reports`` says.
 
-    If the held-out loss has risen beyond the tolerance, which is overfitting, the best earlier average is restored at
-    the end.
+    If the held-out loss has risen by more than the tolerance and by more than chance, which is overfitting, the best
+    earlier average is restored at the end.
     ``ledger``: a part of the state, so that a resumed run continues with its rows, sum and best average.
     """
     record.rows, done = ledger.rows, -1
@@ -444,7 +456,11 @@ def learn(
         if reports.due(p.fraction) > done and (p.step >= last + reports.spacing or p.fraction >= 1):
             done = reports.due(p.fraction)
             look(p.step, p.seconds)
-    if ledger.rows and best_row(ledger.rows, reports.tolerance) is not ledger.rows[-1]:
+    if not ledger.rows:
+        return
+    best, record.kept = best_row(ledger.rows, reports.tolerance), ledger.rows[-1]
+    if best is not record.kept and judge.is_worse_than(ledger.best):
+        record.kept = best
         state.average.load_state_dict(ledger.best.state_dict())
         if record.writes:
             write_model(record.path(), state.average, origin=record.origin)

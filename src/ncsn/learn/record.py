@@ -118,22 +118,22 @@ def until_spoiled(
         yield p
 
 
-def verdict(rows: Sequence[Row], examples: int) -> str:
-    """Summarise what was best, and whether more training or more ``examples`` would help."""
+def verdict(rows: Sequence[Row], kept: Row, examples: int) -> str:
+    """Summarise what was ``kept``, and whether more training or more ``examples`` would help."""
     best, last = min(rows, key=lambda row: row.validation_loss), rows[-1].validation_loss
-    listed = ", ".join(f"{name} {loss:.4f}" for name, loss in best.parts.items())
-    line = f"held-out loss {best.validation_loss:.4f}{f' ({listed})' if listed else ''}, at step {best.step:,}"
+    listed = ", ".join(f"{name} {loss:.4f}" for name, loss in kept.parts.items())
+    line = f"held-out loss {kept.validation_loss:.4f}{f' ({listed})' if listed else ''}, at step {kept.step:,}"
     if examples < 1000:
         line = f"with only {examples} examples, samples may be copies of them; {line}"
-    if best.step == 0:
+    if kept.step == 0:
         return f"{line}: the network has not improved on the Gaussian that it starts from"
-    if last > best.validation_loss * (1 + LEARNING):
+    if kept is not rows[-1] and last > kept.validation_loss * (1 + LEARNING):
         return f"{line}, then it rose to {last:.4f}: {examples:,} examples are too few for more training"
     before = rows[int(0.75 * (len(rows) - 1))].validation_loss
     falling = before > best.validation_loss * (1 + LEARNING)
     if falling:
         return f"{line}; it is still falling: more training would help"
-    return f"{line}, the last one, so more training may help" if best is rows[-1] else line
+    return f"{line}, the last one, so more training may help" if kept is best is rows[-1] else line
 
 
 @dataclass(kw_only=True)
@@ -142,7 +142,7 @@ class Record:
 
     ``folder``: the run's folder, which this process claims; None keeps everything in memory.
     ``job``: whether an existing run may be replaced or is resumed.  ``origin``: of the data, for config.json.
-    ``group``: the processes; the leading one writes.
+    ``group``: the processes; the leading one writes.  ``kept``: the row of the weights that are left at the end.
     """
 
     folder: Path | None = None
@@ -150,6 +150,7 @@ class Record:
     origin: Origin | None = None
     group: Group = ALONE
     rows: list[Row] = field(default_factory=list)
+    kept: Row | None = None
     signals: list[int] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
     run: Run | None = None
@@ -267,7 +268,7 @@ class Record:
         """Write metrics.json: the losses of the result, the images seen, the cost of a sample, and the time."""
         last, batch_size, minutes = self.rows[-1], run.settings["batch_size"], run.settings.get("minutes")
         seconds = time.perf_counter() - self.began
-        content = asdict(best_row(self.rows, run.recipe.kind.reports.tolerance)) | {
+        content = asdict(self.kept or self.rows[-1]) | {
             "training_seconds": last.seconds,
             "images_seen": last.step * self.group.share(batch_size) * self.group.size,
             "guidance": drawn.steps.sampling.guidance,
