@@ -754,6 +754,11 @@ def test_a_column_whose_gaps_depend_on_another_one_comes_later() -> None:
     by_text = np.where(text == "r", np.nan, other**2)
     shared = groups(c=np.where(x > 0.8, np.nan, other), d=by_text, x=x, text=text)[:2]
     assert shared == [1, 1], "columns with the same reason or another one share a group"
+    y = x + rng.standard_normal(n) / 2
+    z = np.where((y > 0.5) & (rng.random(n) < 0.7), np.nan, y + rng.standard_normal(n) / 2)
+    y = np.where((x > 0) & (rng.random(n) < 0.9), np.nan, y)
+    assert np.isnan(z).mean() < np.isnan(y).mean()
+    assert groups(z=z, y=y, x=x) == [2, 1, 0], "a chain, though every gap is correlated with every column"
 
 
 def test_gaps_anywhere_are_seldom_taken_for_gaps_that_depend_on_something() -> None:

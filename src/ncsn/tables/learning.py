@@ -4,11 +4,11 @@ A missing cell is a value of its column's code, so every row is complete, and wh
 what is missing in the row.  So no conditional is learned from the rows without gaps only.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
@@ -38,6 +38,7 @@ LOG_NOISE_MEAN, LOG_NOISE_STD, MAX_NOISE = -1.0, 1.5, 3.0  # in standard deviati
 CODES, ONLY_GAPS = 1 / 3, 0.2  # share of a batch that learns codes; fewer if all of them only say what is missing
 MOST_GROUPS = 4  # of columns that are drawn one after the other; each costs as much as all numbers together
 DEPENDENT = 4.0  # standard errors of a correlation
+EXPLAINED = 1e-3  # of the standard deviation; what is left of it is rounding
 MOST_FACTS = 2 * 10**7  # numbers from which correlations are computed
 
 
@@ -145,47 +146,76 @@ def start(columns: Columns, train: Float[Tensor, "n e"], held_out: Float[Tensor,
 
 
 def group_columns(columns: Columns, train: Float[Tensor, "n e"]) -> list[int]:
-    """The group of each column: those without gaps come first, and then those in which more and more cells are missing.
+    """The group of each column: values are taken to be missing at random given the columns of earlier groups.
 
-    Values are taken to be missing at random given the columns of earlier groups.  So a column begins a new group if
-    where its cells are missing depends on a column of the group that it would belong to.
+    So a column follows when where its cells are missing depends on no column of its own group or of later ones, given
+    the earlier ones.  If that holds for none, the one with the fewest missing cells comes next.
     """
-    shares, dependent = dependence(columns, train)
-    groups, last, current = [0] * len(shares), 0, [i for i, share in enumerate(shares) if not share]
-    for i in sorted((i for i, share in enumerate(shares) if share), key=lambda i: shares[i]):
-        if last < MOST_GROUPS - 1 and current and dependent[i, current].any():
-            last, current = last + 1, []
-        groups[i] = last
-        current.append(i)
+    missing, facts, owner = facts_of(columns, train)
+    shares, groups, left = missing.mean(0).tolist(), [0] * len(columns.names), {*range(len(columns.names))}
+    if sum(share > 0 for share in shares) > NARROW:
+        return groups
+    for group in range(MOST_GROUPS):
+        gappy = [i for i in left if shares[i]]
+        dependent = find_dependent(missing, facts, owner, left, gappy) if group < MOST_GROUPS - 1 else set[int]()
+        for i in (left - dependent) or sorted(gappy, key=lambda i: shares[i])[:1]:
+            groups[i] = group
+            left.remove(i)
     return groups
 
 
-def dependence(columns: Columns, train: Float[Tensor, "n e"]) -> tuple[list[float], Bool[np.ndarray, "m m"]]:
-    """The share of missing cells of each column, and whether where they are is correlated with each of the columns.
+def facts_of(
+    columns: Columns, train: Float[Tensor, "n e"]
+) -> tuple[Float64[Tensor, "n m"], Float64[Tensor, "n k"], Int64[Tensor, "k"]]:
+    """Where cells of each column are missing, its values, their squares and indicators, and the column of each of them.
 
-    Beyond chance, with a value, its square, or one of a few values, among the rows in which that column is observed.
+    These are 0 on average, and where they are missing.
     """
-    d, m = len(columns.numbers), len(columns.columns)
+    d = len(columns.numbers)
     x = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))].cpu()
     x = x[: max(1000, MOST_FACTS // (2 * d + sum(columns.codes)))].double()
-    missing, facts, owner = torch.zeros(len(x), m).double(), [x[:, :d], x[:, :d] ** 2], 2 * columns.numbers
+    missing, facts, owner = (
+        torch.zeros(len(x), len(columns.columns)).double(),
+        [x[:, :d], x[:, :d] ** 2],
+        2 * columns.numbers,
+    )
     for i, count, gap, code in zip(columns.coded, columns.codes, columns.gaps, x.T[d:], strict=True):
         missing[:, i] = code == gap
-        facts.append(
-            indicators(code.where(code != gap, torch.nan)[:, None], (count,)).where((code != gap)[:, None], torch.nan)
-        )
+        facts.append(indicators(code[:, None], (count,)).where((code != gap)[:, None], torch.nan))
         owner = owner + [i] * count
     values = torch.cat(facts, 1)
-    known, values = (~values.isnan()).double(), values.nan_to_num(0.0)
-    n, sums, squares = known.sum(0).clamp(min=1), values.sum(0), values.square().sum(0)
-    counts, spread = missing.T @ known, (squares - sums**2 / n).clamp(min=0)
-    covariance = missing.T @ values - counts * sums / n
-    correlation = covariance / ((counts - counts**2 / n) * spread).clamp(min=1e-9).sqrt()
-    related = (correlation.abs() * n.sqrt() > DEPENDENT).numpy()
-    dependent = np.zeros((m, m), bool)
-    for column, each in zip(owner, related.T, strict=True):
-        dependent[:, column] |= each
-    return missing.mean(0).tolist(), dependent
+    return missing, (values - values.nanmean(0)).nan_to_num(0.0), torch.tensor(owner)
+
+
+def find_dependent(
+    missing: Float64[Tensor, "n m"],
+    facts: Float64[Tensor, "n k"],
+    owner: Int64[Tensor, "k"],
+    left: set[int],
+    gappy: list[int],
+) -> set[int]:
+    """The columns of ``gappy`` with gaps that are correlated with a fact of a column of ``left``, given the others.
+
+    Beyond chance, among the rows in which that column is observed, after linear regression on the facts of all columns
+    that aren't left.
+    """
+    drawn = torch.tensor([i not in left for i in range(missing.shape[1])])
+    known = torch.cat([torch.ones_like(missing[:, :1]), missing[:, drawn], facts[:, drawn[owner]]], 1)
+    known, found = known if known.shape[1] <= NARROW else known[:, :1], set[int]()
+    known = known / known.norm(dim=0).clamp(min=1e-9)
+    complete = [i for i in left if i not in gappy]
+    for block in [complete, *([i] for i in gappy)]:
+        rows = (missing[:, block] == 0).all(1)
+        both = torch.cat([missing[:, gappy], facts[:, torch.isin(owner, torch.tensor(block))]], 1)[rows]
+        both, base = both - both.mean(0), known[rows]
+        ridge = base.T @ base + 1e-9 * torch.eye(base.shape[1])
+        residuals = both - base @ torch.linalg.solve(ridge, base.T @ both)
+        norms = residuals.norm(dim=0)
+        residuals = residuals / norms.where(norms > EXPLAINED * both.norm(dim=0), torch.inf)
+        correlations = residuals[:, : len(gappy)].T @ residuals[:, len(gappy) :]
+        beyond = correlations.abs() * math.sqrt(max(0, len(base) - base.shape[1])) > DEPENDENT
+        found |= {i for i, related in zip(gappy, beyond.any(1).tolist(), strict=True) if related}
+    return found
 
 
 class Masked(NamedTuple):
