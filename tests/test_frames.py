@@ -189,6 +189,14 @@ def test_categories_are_filled_into_cells_of_any_type(cells: Any, run: ncsn.Run)
     assert {*expected.astype(float)} <= {1, 2, 3, 4}
 
 
+@pytest.mark.parametrize("level", [" a", "a", "NA"])
+def test_levels_with_blanks_or_words_for_missing_values_are_given_as_they_are(level: str) -> None:
+    levels = pandas.Series([" a", "a", "NA"] * 20, dtype="category")
+    run = ncsn.fit(pandas.DataFrame({"level": levels, "x": np.linspace(0, 1, 60) ** 2}), steps=1, quiet=True)
+    assert run.sample(2, given={"level": level})["level"].tolist() == [level] * 2  # type: ignore[attr-defined]
+    assert run.impute({"level": [level], "x": [None]}, 1).draws[0, 0, 0] == [" a", "NA", "a"].index(level)
+
+
 @pytest.mark.parametrize("name", ["age", "share", "seen"])
 def test_categories_of_numbers_and_dates_take_any_draw(name: str, run: ncsn.Run) -> None:
     rows = KNOWN[::40].copy()

@@ -84,7 +84,8 @@ def encode(column: AnyColumn, field: Field, cells: "pandas.Series") -> Float64[n
         elif dtype.kind in "bM" or isinstance(dtype, pandas.CategoricalDtype):
             cells = cells.astype(object).map(str, na_action="ignore")
         else:
-            cells = clean_cells(cells)
+            exact = cells.astype(object).map(str, na_action="ignore")  # levels may have blanks, or be words such as NA
+            cells = exact.where(exact.isin(number), clean_cells(cells))
         other = number[OTHER] if column.merged else -1
         codes = cells.map(lambda text: number.get(text, other), na_action="ignore")
         return np.array(codes.to_numpy(float, na_value=np.nan))
