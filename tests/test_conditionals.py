@@ -761,6 +761,17 @@ def test_a_column_whose_gaps_depend_on_another_one_comes_later() -> None:
     assert groups(z=z, y=y, x=x) == [2, 1, 0], "a chain, though every gap is correlated with every column"
 
 
+def test_columns_follow_a_chain_of_gaps_whichever_has_more_of_them() -> None:
+    rng, n = np.random.default_rng(0), 2000
+    x, first, second = rng.standard_normal((3, n))
+    y = np.where(x > 0, np.nan, x + first)
+    z = np.where(y > -1, np.nan, (x + first) / 2 + second)
+    assert np.isnan(z).sum() < np.isnan(y).sum()
+    assert groups(z=z, y=y, x=x) == [2, 1, 0]
+    anywhere = np.where(rng.random(n) < 0.6, np.nan, first)
+    assert groups(z=np.where(anywhere > 0, np.nan, second), y=anywhere, x=x) == [1, 0, 0]
+
+
 def test_gaps_anywhere_are_seldom_taken_for_gaps_that_depend_on_something() -> None:
     """Of 40 tables with 30 chances each."""
     later = 0
