@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped, UInt8
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ncsn.batching import dequantize, quantize, reals
@@ -234,6 +234,8 @@ def decode_items(items: Sequence[Item], reading: Reading) -> Iterator[Picture | 
     def decode(item: Item) -> Picture | str:
         try:
             return picture(item.read, reading)
+        except UnidentifiedImageError:  # its own message shows the address of a buffer
+            return f"{item.name} (cannot identify image file)"
         except Exception as error:  # codecs raise many kinds
             return f"{item.name} ({one_line(error)})"
 
