@@ -394,6 +394,8 @@ def test_fitting_crops_the_middle_stretches_and_pads() -> None:
         assert (np.sort(whole, None)[inside.size :] == 255).all(), "white around the whole image"
         assert float(inside.mean()) == pytest.approx(200 / 3, abs=2)
     assert refitted(pixels, "20x30", "pad", "#102030")[[0, 10], 15].tolist() == [[16, 32, 48], [200] * 3]
+    with pytest.raises(ValueError, match="nothing of 3 x 50 pixels"):
+        refitted(np.full((3, 50, 1), 200, np.uint8), "7", "pad")
     reals = refitted(pixels / np.float32(100), "20x30", "pad", "#808080")
     assert reals[[0, 10], 15, 0] == pytest.approx([np.nan, 2], abs=0.01, nan_ok=True)
     assert (refitted(pixels, "10", "crop") == 200).all()

@@ -263,7 +263,8 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False)
     if overwrite or (resume and has_run(folder)):
         return
     if has_run(folder):
-        raise ValueError(f"{folder} holds another run; --overwrite (overwrite=True) replaces it, --resume continues it")
+        others = "--overwrite (overwrite=True) replaces it, and `ncsn train` continues its own with --resume"
+        raise ValueError(f"{folder} holds another run; {others}")
     for path in (place / name for place in (folder, guide) for name in names if (place / name).exists()):
         found = path.relative_to(folder)
         raise ValueError(f"{folder} is not a run, but has a {found}; --overwrite (overwrite=True) replaces it")

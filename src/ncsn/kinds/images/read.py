@@ -300,10 +300,16 @@ def drops_bits(image: ImageFile.ImageFile) -> bool:
 
 
 def fit_size(one: Picture, reading: Reading, why: str = "") -> Picture:
-    """Resize images as requested, with a Lanczos filter, and note ``why``."""
+    """Resize images as requested, with a Lanczos filter, and note ``why``.
+
+    Raises ValueError if images are so long that padding would leave nothing of them.
+    """
     size, sides = reading.pixels(), one.pixels.shape[1:3]
     if size is None or sides == size:
         return one
+    scale = min(size[0] / sides[0], size[1] / sides[1])
+    if reading.fit == "pad" and round(min(sides) * scale) < 1:
+        raise ValueError(f"nothing of {sides[0]} x {sides[1]} pixels would be left in {size[0]} x {size[1]} with pad")
     deep, colour = one.dtype != "uint8", reading.colour()
     pixels = one.pixels.astype(np.float32) if deep else one.pixels
     if reading.fit == "pad" and pixels.shape[3] == 1 and len({*colour}) > 1:
