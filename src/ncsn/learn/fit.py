@@ -376,7 +376,8 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
     progress = until_spoiled(progress, ledger.rows, reports.patience, record.group)
     learn(progress, state, Judge(lesson, state), record, ledger, reports)
     if record.group.is_main:
-        log.info(verdict(ledger.rows, record.kept or ledger.rows[-1], lesson.data.n))
+        if record.kept is not None:
+            log.info(verdict(ledger.rows, record.kept, lesson.data.n))
         if effort.steps is None and state.step < FEW_STEPS:
             log.info(f"training took only {counted(state.step, 'step')}; more minutes give better samples")
 

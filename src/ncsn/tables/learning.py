@@ -149,7 +149,7 @@ def group_columns(columns: Columns, train: Float[Tensor, "n e"]) -> list[int]:
     """The group of each column: values are taken to be missing at random given the columns of earlier groups.
 
     So a column follows when where its cells are missing depends on no column of its own group or of later ones, given
-    the earlier ones.  If that holds for none, the one with the fewest missing cells comes next.
+    the earlier ones.  If that holds for none, the one with the weakest dependence comes next.
     """
     missing, facts, owner = facts_of(columns, train)
     shares, groups, left = missing.mean(0).tolist(), [0] * len(columns.names), {*range(len(columns.names))}
@@ -157,8 +157,8 @@ def group_columns(columns: Columns, train: Float[Tensor, "n e"]) -> list[int]:
         return groups
     for group in range(MOST_GROUPS):
         gappy = [i for i in left if shares[i]]
-        dependent = find_dependent(missing, facts, owner, left, gappy) if group < MOST_GROUPS - 1 else set[int]()
-        for i in (left - dependent) or sorted(gappy, key=lambda i: shares[i])[:1]:
+        found = dependence(missing, facts, owner, left, gappy) if group < MOST_GROUPS - 1 else dict[int, float]()
+        for i in (left - found.keys()) or sorted(found, key=lambda i: found[i])[:1]:
             groups[i] = group
             left.remove(i)
     return groups
@@ -174,35 +174,32 @@ def facts_of(
     d = len(columns.numbers)
     x = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))].cpu()
     x = x[: max(1000, MOST_FACTS // (2 * d + sum(columns.codes)))].double()
-    missing, facts, owner = (
-        torch.zeros(len(x), len(columns.columns)).double(),
-        [x[:, :d], x[:, :d] ** 2],
-        2 * columns.numbers,
-    )
+    missing, owner = torch.zeros(len(x), len(columns.columns)).double(), 2 * columns.numbers
+    parts = [x[:, :d], x[:, :d] ** 2]
     for i, count, gap, code in zip(columns.coded, columns.codes, columns.gaps, x.T[d:], strict=True):
         missing[:, i] = code == gap
-        facts.append(indicators(code[:, None], (count,)).where((code != gap)[:, None], torch.nan))
+        parts.append(indicators(code[:, None], (count,)).where((code != gap)[:, None], torch.nan))
         owner = owner + [i] * count
-    values = torch.cat(facts, 1)
-    return missing, (values - values.nanmean(0)).nan_to_num(0.0), torch.tensor(owner)
+    facts = torch.cat(parts, 1)
+    return missing, (facts - facts.nanmean(0)).nan_to_num(0.0), torch.tensor(owner)
 
 
-def find_dependent(
+def dependence(
     missing: Float64[Tensor, "n m"],
     facts: Float64[Tensor, "n k"],
     owner: Int64[Tensor, "k"],
     left: set[int],
     gappy: list[int],
-) -> set[int]:
-    """The columns of ``gappy`` with gaps that are correlated with a fact of a column of ``left``, given the others.
+) -> dict[int, float]:
+    """The columns of ``gappy`` with gaps that depend on a column of ``left`` given the others, and how much.
 
-    Beyond chance, among the rows in which that column is observed, after linear regression on the facts of all columns
-    that aren't left.
+    That is their largest correlation beyond chance with a fact of such a column, among the rows in which it is
+    observed, after linear regression on the facts of all columns that aren't left.
     """
     drawn = torch.tensor([i not in left for i in range(missing.shape[1])])
     known = torch.cat([torch.ones_like(missing[:, :1]), missing[:, drawn], facts[:, drawn[owner]]], 1)
-    known, found = known if known.shape[1] <= NARROW else known[:, :1], set[int]()
-    known = known / known.norm(dim=0).clamp(min=1e-9)
+    known = known if known.shape[1] <= NARROW else known[:, :1]
+    known, found = known / known.norm(dim=0).clamp(min=1e-9), torch.zeros(len(gappy)).double()
     complete = [i for i in left if i not in gappy]
     for block in [complete, *([i] for i in gappy)]:
         rows = (missing[:, block] == 0).all(1)
@@ -212,10 +209,11 @@ def find_dependent(
         residuals = both - base @ torch.linalg.solve(ridge, base.T @ both)
         norms = residuals.norm(dim=0)
         residuals = residuals / norms.where(norms > EXPLAINED * both.norm(dim=0), torch.inf)
-        correlations = residuals[:, : len(gappy)].T @ residuals[:, len(gappy) :]
-        beyond = correlations.abs() * math.sqrt(max(0, len(base) - base.shape[1])) > DEPENDENT
-        found |= {i for i, related in zip(gappy, beyond.any(1).tolist(), strict=True) if related}
-    return found
+        correlations = (residuals[:, : len(gappy)].T @ residuals[:, len(gappy) :]).abs()
+        chance = DEPENDENT / math.sqrt(max(1, len(base) - base.shape[1]))
+        correlations = torch.nn.functional.pad(correlations.where(correlations > chance, 0.0), (1, 0))
+        found = torch.maximum(found, correlations.amax(1))
+    return {i: strength for i, strength in zip(gappy, found.tolist(), strict=True) if strength}
 
 
 class Masked(NamedTuple):
