@@ -193,7 +193,7 @@ def test_categories_are_filled_into_cells_of_any_type(cells: Any, run: ncsn.Run)
 def test_levels_with_blanks_or_words_for_missing_values_are_given_as_they_are(level: str) -> None:
     levels = pandas.Series([" a", "a", "NA"] * 20, dtype="category")
     run = ncsn.fit(pandas.DataFrame({"level": levels, "x": np.linspace(0, 1, 60) ** 2}), steps=1, quiet=True)
-    assert run.sample(2, given={"level": level})["level"].tolist() == [level] * 2  # type: ignore[attr-defined]
+    assert run.sample(2, given={"level": level})["level"].tolist() == [level] * 2
     assert run.impute({"level": [level], "x": [None]}, 1).draws[0, 0, 0] == [" a", "NA", "a"].index(level)
 
 

@@ -157,7 +157,8 @@ def group_columns(columns: Columns, train: Float[Tensor, "n e"]) -> list[int]:
         return groups
     for group in range(MOST_GROUPS):
         gappy = [i for i in left if shares[i]]
-        found = dependence(missing, facts, owner, left, gappy) if group < MOST_GROUPS - 1 else dict[int, float]()
+        search = gappy and group < MOST_GROUPS - 1
+        found = dependence(missing, facts, owner, left, gappy) if search else dict[int, float]()
         for i in (left - found.keys()) or sorted(found, key=lambda i: found[i])[:1]:
             groups[i] = group
             left.remove(i)
@@ -201,7 +202,7 @@ def dependence(
     known = known if known.shape[1] <= NARROW else known[:, :1]
     known, found = known / known.norm(dim=0).clamp(min=1e-9), torch.zeros(len(gappy)).double()
     complete = [i for i in left if i not in gappy]
-    for block in [complete, *([i] for i in gappy)]:
+    for block in filter(None, [complete, *([i] for i in gappy)]):
         rows = (missing[:, block] == 0).all(1)
         both = torch.cat([missing[:, gappy], facts[:, torch.isin(owner, torch.tensor(block))]], 1)[rows]
         both, base = both - both.mean(0), known[rows]
