@@ -81,6 +81,7 @@ def test_the_blocks_of_a_unet_are_compiled_however_many_kinds_there_are(monkeypa
     hardware.compile_network(network, trial)
     assert compiled == [module for module in network.modules() if isinstance(module, Block)]
     assert limits == [100], "torch's own is eight"
+    assert all(weight.grad is None for weight in network.parameters()), "of the trial"
 
 
 @pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor has no such mode")

@@ -14,8 +14,8 @@ import torch
 from ncsn.data import Dataset
 from ncsn.learn.loading import load_dataset
 from ncsn.tables import read
-from ncsn.tables.columns import AnyColumn, Column, Columns, Discrete, Number, learn_columns
-from ncsn.tables.frames import frame_of, numbers_of, write_frame
+from ncsn.tables.columns import AnyColumn, Column, Columns, Discrete, Field, Number, learn_columns
+from ncsn.tables.frames import decode, frame_of, numbers_of, write_frame
 from ncsn.tables.read import Table, clean, read_frame, read_rows, rows_of, table_of_array, table_of_frame
 
 RNG = np.random.default_rng(3)
@@ -246,6 +246,9 @@ def test_dates_are_days_since_1970(cells: Any, days: list[float]) -> None:
     table = table_of_frame(pandas.DataFrame({"day": cells}))
     assert table.columns == (Column(name="day", date=True),)
     np.testing.assert_array_equal(table.rows[:, 0], days)
+    column, moments = Number(name="day", date=True, shift=0, scale=1), table.rows[:, 0] + 1e-6
+    seconds = decode(column, moments, Field(label="day")).dropna()
+    assert (seconds == seconds.dt.round("s")).all(), "samples are whole seconds"
 
 
 def listed(name: str, *texts: str) -> Discrete:
@@ -263,6 +266,9 @@ def test_rows_are_matched_to_a_runs_columns(capsys: Any) -> None:
     age, member = (Number(name=name, shift=0, scale=1) for name in ("age", "member"))
     rank, town = listed("rank", "high", "low", "other"), listed("town", "Bath", "Rome")
     assert match(rows, rank)[0][2] == -1, "a real value is no other's"
+    unseen = pandas.DataFrame({"age": [-1, 40], "town": ["Bath", "Oslo"]})
+    known = numbers_of(unseen, Columns(columns=(age, town)), "missing")
+    np.testing.assert_array_equal(known, [[-1, 0], [40, math.nan]])
     found = match(rows, age, replace(rank, merged=True), town)
     np.testing.assert_array_equal(found, [rows["age"], [1, math.nan, 2], [math.nan, -1, 1]])
     assert "doesn't know them: member" in capsys.readouterr().err
