@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn.cli import console
+from ncsn.kinds.images.read import Depth
 from ncsn.kinds.signals import Scale
 from ncsn.networks import MLP
 from ncsn.run import exporting
@@ -184,9 +185,11 @@ def test_what_a_file_is_tried_with_is_of_single_precision_whatever_the_usual_typ
     assert types == {torch.float32}
 
 
-def test_an_exported_signal_has_the_units_of_every_number() -> None:
+def test_an_exported_signal_has_the_units_of_every_number_and_an_image_those_of_the_user() -> None:
     transform = Scale(shift=(10.0, -3.0), scale=(2.0, 5.0))
     recipe = Recipe(network="mine", arguments={}, shape=(2, 3), sampling=SAMPLING, transform=transform)
     found = exporting.description(Run(score=GaussianScore(0.0, 1.0), recipe=recipe))
     assert found["shift"] == [10.0] * 3 + [-3.0] * 3
     assert found["scale"] == [2.0] * 3 + [5.0] * 3
+    deep = replace(recipe, shape=(1, 2, 2), transform=Depth("uint16", 0.0, 4096.0))
+    assert exporting.description(Run(score=GaussianScore(0.0, 1.0), recipe=deep))["scale"] == [], "x is in the user's"

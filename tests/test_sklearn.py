@@ -158,3 +158,5 @@ def test_densities_are_those_of_the_data(capsys: pytest.CaptureFixture[str]) -> 
         made = ScoreDensity(steps=1).fit(frame).sample(3)
     assert made.dtypes.tolist() == frame.dtypes.tolist()
     assert (made[[*"cde"]] == frame[[*"cde"]].iloc[:3]).all(axis=None)
+    gaps = np.where(np.random.default_rng(0).random((400, 2)) < 0.5, np.nan, train[:, :2])
+    assert not np.isnan(ScoreDensity(steps=1).fit(gaps).sample(50)).any()
