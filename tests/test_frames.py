@@ -19,6 +19,7 @@ from ncsn.settings import TrainSettings
 from ncsn.tables.columns import AnyColumn, Columns, Discrete, Field, Number
 from ncsn.tables.frames import decode
 from ncsn.tables.impute import ImputedTable
+from ncsn.tables.read import parse
 
 RNG, N = np.random.default_rng(0), 800
 AGE, SEX, DAYS = RNG.integers(18, 90, N), RNG.random(N) < 0.4, RNG.integers(0, 600, N)
@@ -187,6 +188,15 @@ def test_categories_are_filled_into_cells_of_any_type(cells: Any, run: ncsn.Run)
     )
     assert filled.astype(float).tolist() == expected.astype(float).tolist()
     assert {*expected.astype(float)} <= {1, 2, 3, 4}
+
+
+def test_text_with_decimal_commas_gets_more_of_them(run: ncsn.Run) -> None:
+    """Otherwise the column is text to whoever reads it next, or 0.512 is read as 512."""
+    rows = {"age": [30] * 3, "share": ["0,5", "0,25", None]}
+    filled = run.impute(rows, 3).frame()["share"]  # type: ignore[attr-defined]
+    assert filled[:2].tolist() == rows["share"][:2]
+    assert "," in filled[2]
+    assert 0 <= parse(filled)[2] <= 1
 
 
 @pytest.mark.parametrize("level", [" a", "a", "NA"])

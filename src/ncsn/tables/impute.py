@@ -322,7 +322,11 @@ class ImputedTable(Imputed):
         for i in drawn.any(0).nonzero()[0].tolist():
             column, cells = self.columns.columns[i], drawn[:, i].nonzero()[0]
             label, field = self.labels[column.name], self.columns.field(column)
-            frame[label] = fill(frame[label], cells, column, numbers[:, i].numpy()[cells], field)
+            filled = fill(frame[label], cells, column, numbers[:, i].numpy()[cells], field)
+            text = filled.dtype.kind in "OU" and not (column.categories or column.date)
+            if text and decimal_mark(self.source[label]) == ",":
+                filled.iloc[cells] = with_commas(filled.iloc[cells]).to_numpy()
+            frame[label] = filled
         return frame
 
     def table(self, numbers: Float64[Tensor, "b d"], *, decoded: bool) -> "pandas.DataFrame":
