@@ -185,6 +185,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: conditional_run(PAIR).with_prior(cast(Any, {"0": ("a", "b")})), "('a', 'b')"),
     (lambda: conditional_run(PAIR).with_prior({}), "expected bounds"),
     (lambda: conditional_run(PAIR).with_prior(lambda rows: 0.0).sample(2), "one number for"),
+    (lambda: conditional_run(PAIR).with_prior(lambda rows: rows[:, 0] + math.inf).sample(2), "one number for"),
     (lambda: conditional_run(PAIR).with_prior(FAR).sample(2, given={"1": 0.0}), "0 of 2,"),
     (lambda: conditional_run(PAIR).with_prior(FAR).log_prob([[22.0]], given={"1": 0.0}), "none of 2,000"),
     (lambda: conditional_run(PAIR).sample(2, given={"1": [0.0, 1.0]}), "with_prior"),

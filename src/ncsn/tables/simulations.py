@@ -50,7 +50,7 @@ def log_prior_of(run: Run, prior: object) -> LogPrior:
         def log_density(x: Shaped[Tensor, "b d"]) -> Float64[Tensor, "b"]:
             values = prior(frame_of(columns, x.double().numpy()) if columns.fields else x)
             found = torch.as_tensor(np.asarray(values, np.float64))
-            if found.shape != (len(x),) or bool(found.isnan().any()):
+            if found.shape != (len(x),) or not bool((found < math.inf).all()):
                 raise ValueError(f"prior returned {one_line(values)}; expected one number for each of {len(x):,} rows")
             return found
 
