@@ -415,6 +415,15 @@ def test_padding_has_its_colour_in_images_of_any_range(
     assert 100 / 4096 <= images.train[..., 2:6].min() < images.train[..., 2:6].max() < 3601 / 4096
 
 
+def test_resized_integers_become_the_nearest_bytes(tmp_path: Path) -> None:
+    """As Pillow rounds bytes; without rounding, images would be darker by half a level."""
+    pixels, found = np.random.default_rng(0).integers(0, 256, (20, 8, 8)), []
+    for dtype in (np.uint8, np.int64):
+        np.save(tmp_path / "x.npy", pixels.astype(dtype))
+        found.append(load_dataset(tmp_path / "x.npy", reading=Reading(size="5")).train.double())
+    assert float((found[1] - found[0]).mean()) == pytest.approx(0, abs=0.1)
+
+
 @pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 200), (np.float32, 5.0)])
 def test_fine_stripes_become_grey_and_overshoot_nowhere(dtype: type[np.generic], top: float) -> None:
     """Anti-aliasing: stripes of one pixel, shrunk eight times, are their mean; every eighth pixel would be black."""
