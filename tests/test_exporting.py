@@ -163,7 +163,9 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path: Path, monkeypatch: pyt
     run, beyond = points(guided=False), points(guided=False)
     beyond.model.get_parameter("network.output.bias").data += float("inf")
     recipe = replace(run.recipe, arguments={}, shares={}, network="Odd")
+    rows = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
     for refused, complaint in (
+        (ncsn.fit(rows, steps=1, device="cpu"), "^the network of a table learns conditionals"),
         (replace(run, score=GaussianScore(0, 1)), "expected a ScoreModel"),
         (replace(run, guide=GaussianScore(0, 1)), "expected a ScoreModel"),
         (run.posterior(lambda x: x, torch.zeros(run.recipe.shape), noise_std=1.0), "a posterior cannot be exported"),

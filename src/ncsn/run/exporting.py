@@ -57,6 +57,10 @@ def export(run: Run, path: str | Path, *, overwrite: bool = False) -> list[Path]
     if not bool(run.transform.affine(run.recipe.shape)[2].all()):
         bent = "; ".join(run.transform.describe())
         raise ValueError(f"ONNX files only support shift and scale, not {bent}; use ncsn sample instead")
+    if type(run.model) is not ScoreModel:  # for which torch would print its whole graph
+        raise ValueError(
+            "the network of a table learns conditionals, for which ONNX files have no place; use ncsn sample"
+        )
     models = {Path(path): run.model}
     if run.guide is not None:
         models[Path(path).with_suffix(".guide.onnx")] = replace(run, score=run.guide).model
