@@ -193,7 +193,9 @@ def test_categories_are_filled_into_cells_of_any_type(cells: Any, run: ncsn.Run)
 def test_text_with_decimal_commas_gets_more_of_them(run: ncsn.Run) -> None:
     """Otherwise the column is text to whoever reads it next, or 0.512 is read as 512."""
     rows = {"age": [30] * 3, "share": ["0,5", "0,25", None]}
-    filled = run.impute(rows, 3).frame()["share"]  # type: ignore[attr-defined]
+    frame = pandas.DataFrame(rows).astype({"share": "string"})
+    filled = run.impute(frame, 3).frame()["share"]  # type: ignore[attr-defined]
+    assert filled.dtype == frame["share"].dtype
     assert filled[:2].tolist() == ["0,5", "0,25"]
     assert "," in filled[2]
     assert 0 <= parse(filled)[2] <= 1

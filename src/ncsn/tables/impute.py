@@ -316,6 +316,19 @@ class ImputedTable(Imputed):
         """The labels of the DataFrame's columns, by name."""
         return {name_of(label): label for label in self.source.columns}
 
+    @cached_property
+    def commas(self) -> list[int]:
+        """The columns of numbers in text with a decimal comma; those without a mark follow the others."""
+        from pandas.api.types import infer_dtype
+
+        marks = dict[int, str | None]()
+        for i, column in enumerate(self.columns.columns):
+            cells = self.source[self.labels[column.name]]
+            if not (column.categories or column.date) and infer_dtype(cells, skipna=True) in ("string", "empty"):
+                marks[i] = decimal_mark(cells)
+        usual = "," if "," in marks.values() else "."
+        return [i for i, mark in marks.items() if (mark or usual) == ","]
+
     def complete(self, numbers: Float64[Tensor, "b d"]) -> "pandas.DataFrame":
         """The DataFrame with numbers filled into its gaps."""
         frame, drawn = self.source.copy(), self.drawn.numpy()
@@ -323,9 +336,10 @@ class ImputedTable(Imputed):
             column, cells = self.columns.columns[i], drawn[:, i].nonzero()[0]
             label, field = self.labels[column.name], self.columns.field(column)
             filled = fill(frame[label], cells, column, numbers[:, i].numpy()[cells], field)
-            text = filled.dtype.kind in "OU" and not (column.categories or column.date)
-            if text and decimal_mark(self.source[label]) == ",":
+            if i in self.commas:
+                filled = filled.astype(object)
                 filled.iloc[cells] = with_commas(filled.iloc[cells]).to_numpy()
+                filled = filled.astype(self.source[label].dtype)
             frame[label] = filled
         return frame
 
@@ -403,7 +417,6 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
         log.warning(f"{error}; rows with such values are not imputed ({left:,} of {len(x):,})")
     imputed = impute_frame(run, frame, x, n, generator_of(seed, run.device), skip=True)
     drawn = imputed.drawn.numpy()
-    commas = comma_columns(imputed) if given.attrs else []
     parts = [imputed.frame()]
     for i in drawn.any(0).nonzero()[0].tolist():
         column, cells = columns.columns[i], drawn[:, i].nonzero()[0]
@@ -413,16 +426,11 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
             decode(column, numbers[cells], columns.field(column)).set_axis(cells).rename(f"{column.name} draw {k}")
             for k, numbers in enumerate(imputed.draws[:, :, i].numpy(), 1)
         ]
-        comma = i in commas and out.suffix != ".parquet"
+        comma = i in imputed.commas and given.attrs and out.suffix != ".parquet"
         parts += [with_commas(part) if comma else part for part in (spread, *made)]
     if double := {part.name for part in parts[1:]} & {*parts[0].columns}:
         raise ValueError(f"{rows} has a column {min(double)!r}, a name that {out} needs for its own columns; rename it")
     frames = imputed.frames() if draws is not None else []
-    for i in commas:
-        label, cells = imputed.labels[columns.names[i]], drawn[:, i].nonzero()[0]
-        for each in (parts[0], *frames):
-            each[label] = each[label].astype(object)
-            each.iloc[cells, each.columns.get_loc(label)] = with_commas(each[label].iloc[cells]).to_numpy()
     filled = {imputed.labels[columns.names[i]] for i in drawn.any(0).nonzero()[0].tolist()}
     kept = [name for name in frame.columns if name not in filled]
     written = [(pandas.concat(parts, axis=1).set_axis(given.index), out, form_of(given, rows, out, kept))]
@@ -452,14 +460,6 @@ def form_of(given: "pandas.DataFrame", rows: Path, out: Path, kept: Sequence[str
 
     table = parquet.read_table(rows)
     return {name: table[name] for name in table.column_names if name in kept}
-
-
-def comma_columns(imputed: ImputedTable) -> list[int]:
-    """The columns of numbers of a text file that have a decimal comma; those without a mark follow the others."""
-    marks = {name: decimal_mark(imputed.source[label]) for name, label in imputed.labels.items()}
-    usual = "," if "," in marks.values() else "."
-    columns = [i for i, column in enumerate(imputed.columns.columns) if not (column.categories or column.date)]
-    return [i for i in columns if (marks[imputed.columns.names[i]] or usual) == ","]
 
 
 def with_commas(numbers: "pandas.Series") -> "pandas.Series":
