@@ -35,8 +35,8 @@ class Sample(SamplingOptions):
             emerge from noise. .npy is an array, .npz has it under the key samples; images are (n, c, h, w) with the
             dtype of the training files, usually uint8. .csv, .tsv and .parquet are tables. Arrays are drawn in blocks
             of at most 1,000 samples, so any number of samples fits into memory.
-        given: Values to condition a table on, such as sex=F or sex=F,age=40; the other columns are drawn given these,
-            and rows are written to .csv, .tsv or .parquet.
+        given: Values to condition a table on, such as sex=F or sex=F,age=40, or '"city=Paris, Texas"' for text with
+            commas; the other columns are drawn given these, and rows are written to .csv, .tsv or .parquet.
         complete: Fill every cell of a table's rows; by default cells are missing as often as in the table.
         overwrite: Replace an existing file.
     """
