@@ -122,6 +122,8 @@ def test_a_measurement_is_calibrated_of_any_run(particles: int) -> None:
     rows = 4 * torch.randn(60, 2, dtype=torch.float64)
     found = run.calibrate(rows, draws=9, measure=lambda x: x @ matrix.mT, noise_std=1.0, n=60, particles=particles)
     assert found.calibrated == {"run": True, "held-out": False}
+    # Half of the variance is left, in 9 draws 8/9 of it; draws given other truths would have the prior's.
+    assert found.spread["run"] == pytest.approx((8 / 9 / 2) ** 0.5, abs=0.12)
 
 
 def test_signals_are_calibrated_with_a_gap_in_their_middle() -> None:
