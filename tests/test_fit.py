@@ -310,6 +310,9 @@ ROWS = Reports(count=3, power=2, from_start=True, tolerance=0.0, patience=0.25)
         ([0.5, 0.4, 0.51], ROWS, 9, [0, 1, 4], 1),
         ([0.5, 0.4, 0.3], replace(ROWS, spacing=4), 9, [0, 4, 9], 9),
         ([0.5, 0.4, 0.3], replace(ROWS, spacing=5), 9, [0, 5, 9], 9),
+        # A small rise ends it after twice the steps to the minimum, and at least 200.
+        ([0.5, 0.45, 0.4, 0.411, 0.411], replace(ROWS, count=5, power=1), 500, [0, 100, 200, 300, 400], 200),
+        ([0.5, 0.4, 0.411, 0.411, 0.411], replace(ROWS, count=10, power=1), 500, [0, 50, 100, 150, 200], 50),
     ],
 )
 @pytest.mark.parametrize("cut", [0, 3, 4, 13])
