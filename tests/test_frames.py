@@ -345,6 +345,14 @@ def test_given_dates_with_an_offset_and_categories_of_floats() -> None:
         run.sample(3, given={"c": 3.0})
 
 
+def test_times_that_clocks_show_twice_or_never_are_the_later_ones() -> None:
+    local = np.array(["2024-10-27T02:30", "2024-03-31T02:30", "2024-07-01T12:00"], "datetime64[s]")
+    column = Number(name="t", date=True, shift=0.0, scale=1.0)
+    times = decode(column, local.astype(float) / 86_400, Field(label="t", dtype="datetime64[s, Europe/Berlin]"))
+    later = ["2024-10-27 02:30+01:00", "2024-03-31 03:00+02:00", "2024-07-01 12:00+02:00"]
+    assert times.tolist() == [pandas.Timestamp(time) for time in later]
+
+
 def test_a_real_other_is_no_place_for_unseen_values() -> None:
     """Only if training has merged rare values."""
     texts = RNG.choice(["other", "yes", "no"], 200)

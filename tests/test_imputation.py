@@ -273,29 +273,33 @@ def test_rows_that_are_not_the_runs_and_scores_of_others_are_refused(rows: Any, 
 # Files.
 
 
-def test_a_gap_of_two_values_becomes_the_one_that_most_draws_have(monkeypatch: Patch, here: Path) -> None:
+def test_a_gap_of_two_values_or_texts_becomes_the_one_that_most_draws_have(monkeypatch: Patch, here: Path) -> None:
     """And that of a date a whole day."""
     n = 4000
     third = torch.arange(n) % 3
-    x = torch.stack([1e9 + 3 * gaussian_rows(n)[:, 0], 4.0 * (third == 0) - 3, 18000.0 + torch.arange(n) % 1000, third])
-    shares = [2 / 3, 1 / 3, 1 / 3, 1 / 3, 1 / 3]
-    run = known_run(
-        learn_columns(x.T, ["a", "b", Column(name="c", date=True), "d"]), [0.0, 0.0, *shares], torch.eye(7), shares
+    x = torch.stack(
+        [1e9 + 3 * gaussian_rows(n)[:, 0], 4.0 * (third == 0) - 3, 18000.0 + torch.arange(n) % 1000, third, third]
     )
+    shares = [2 / 3, 1 / 3, 1 / 3, 1 / 3, 1 / 3, 0.4, 0.2, 0.4]
+    text = Column(name="e", categories=("low", "middle", "top"))
+    units = learn_columns(x.T, ["a", "b", Column(name="c", date=True), "d", text])
+    run = known_run(units, [0.0, 0.0, *shares], torch.eye(10), shares)
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
-    Path("x.csv").write_text("a,b,c,d\n1000000000,,,\n,1,2019-04-14,2\n")  # b is −3 or 1, and d is 0, 1 or 2
+    Path("x.csv").write_text("a,b,c,d,e\n1000000000,,,,\n,1,2019-04-14,2,top\n")  # b is −3 or 1, and d is 0, 1 or 2
     command("impute it x.csv -n 40 --out y.csv")
     frame = pandas.read_csv("y.csv")
     draws = frame.filter(like="b draw").to_numpy()[0]
     assert (set(draws), frame["b"].tolist()) == ({-3, 1}, [-3, 1])
     assert frame["b share"][0] == (draws == -3).mean()
+    counts = frame.filter(like="e draw").iloc[0].value_counts()
+    assert counts[frame["e"][0]] == counts.max() == 40 * frame["e share"][0], "however texts are ordered"
     draws = frame.filter(like="d draw").to_numpy()[0]
     assert (frame["d"][0], frame["d sd"][0]) == pytest.approx((draws.mean(), draws.std(ddof=1)))
     draws = frame.filter(like="a draw").to_numpy()[1]
     assert frame["a"][1] == pytest.approx(draws.mean())
     mean = pandas.to_datetime(frame.filter(like="c draw").iloc[0]).mean()
     assert frame["c"].tolist() == [str(mean.round("D").date()), "2019-04-14"], "whole days"
-    Path("x.csv").write_text("a,b,c,d\n,1,2019-04-14,2\n")
+    Path("x.csv").write_text("a,b,c,d,e\n,1,2019-04-14,2,low\n")
     command("impute it x.csv -n 2 --out z.csv")
     assert "a sd" in pandas.read_csv("z.csv"), "two draws may not become two values"
 
