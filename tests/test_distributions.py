@@ -52,6 +52,12 @@ def test_samples_follow_the_density(name: str, generator: torch.Generator) -> No
         assert abs(z_score(score[:, axis] * x[:, 1 - axis], 0)) < 4
 
 
+def test_each_moon_is_the_other_after_half_a_turn() -> None:
+    moons = TOYS["moons"]()
+    x = 5 * torch.randn(100, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(moons.log_prob(x, 0.5), moons.log_prob(-x, 0.5))
+
+
 TWO = Empirical(torch.eye(2), torch.tensor([0, 1]))
 REFUSED = [
     (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.tensor([1.0, -1.0])), "expected 2 non-negative"),
