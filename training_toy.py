@@ -27,7 +27,7 @@ from ncsn import metrics, validation
 from ncsn.distributions import TOYS
 from ncsn.machine.messages import bar, log
 from ncsn.machine.storage import write_json
-from ncsn.run.folder import claim
+from ncsn.run.folder import claim, has_run
 from ncsn.settings import Given
 
 
@@ -96,7 +96,8 @@ def main(settings: Toy) -> None:
     state = ncsn.State(recipe.build({"data_mean": data.mean(0), "data_std": data.std()}), generator=generator)
 
     # Folder: locked before the training and until this function returns, so that no other process writes to it.
-    out, overwrite = settings.out or Path("runs") / f"toy-{name}", settings.overwrite or settings.out is None
+    out = settings.out or Path("runs") / f"toy-{name}"
+    overwrite = settings.overwrite or (settings.out is None and has_run(out))
     _lock = claim(out, overwrite=overwrite, keep=True)
 
     # Training: denoising score matching, or an objective that also works without noise.

@@ -14,7 +14,7 @@ import ncsn
 from ncsn.noise import LogNormal, LogUniform, langevin_eps, largest_distance, level_ratio
 
 
-@given(st.floats(0.1, 100), st.floats(1e-3, 0.1), st.integers(2, 50))
+@given(st.floats(0.1, 100), st.floats(1e-3, 0.1, exclude_max=True), st.integers(2, 50))
 def test_ladders_descend_in_equal_steps(high: float, low: float, levels: int) -> None:
     """Of ln σ, and of σ^(1/7)."""
     geometric, karras = ncsn.Geometric(high, low, levels).sigmas(), ncsn.Karras(high, low, levels).sigmas()
@@ -65,6 +65,7 @@ REFUSED = [
     (lambda: ncsn.Geometric(1.0, 2.0, 3), "sigma_max >= sigma_min > 0"),
     (lambda: ncsn.Geometric(math.inf, 1.0, 3), "sigma_max is inf"),
     (lambda: ncsn.Geometric(1.0, 0.1, 0), "levels is 0"),
+    (lambda: ncsn.Geometric(0.1, 0.1, 3), "3 levels are equal"),
     (lambda: ncsn.suggest_noise(torch.eye(2), steps=0), "steps"),
     (lambda: LogUniform(0.1, 0.0), "sigma_min is 0"),
     *((lambda noise=noise: noise.sample(-1), "n is -1") for noise in NOISES),

@@ -204,6 +204,13 @@ def test_a_script_that_is_run_again_replaces_its_run_but_none_in_a_folder_that_i
     script: str, folder: str, line: str, run: Run, trained: Path, here: Path, capsys: Printed
 ) -> None:
     line, place = line.replace("DATA", f"{trained}/data.npz"), Path("runs") / folder
+    place.mkdir(parents=True)
+    precious = place / "samples.png"
+    precious.write_text("precious")
+    assert run(script, line) == 2, "no run of its own"
+    assert precious.read_text() == "precious"
+    precious.unlink()
+    capsys.readouterr()
     for seed in (0, 1):
         assert run(script, f"{line} --seed {seed}") == 0
         printed = capsys.readouterr().out
@@ -255,6 +262,7 @@ MISTAKES = {
     "toy --eps 1": "eps is 1.0",
     "toy --sigma-max 0.01": "sigma_max >= sigma_min > 0",
     "MNIST --sampler annealed --eps 1": "eps < 0.0004",
+    "MNIST --sigma-max 0.01": "levels are equal",
     "MNIST --minutes 1 --steps 1": "minutes is 1.0 and steps is 1;",
     "MNIST --overwrite --resume": "--overwrite and --resume",
     "MNIST --dataset nowhere": "nowhere does not exist",

@@ -278,11 +278,12 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
 
 
 def check_range(sigma_max: float, sigma_min: float, levels: int = 1) -> None:
-    """Raises ValueError unless 10¹⁸ ≥ sigma_max ≥ sigma_min > 0 and levels ≥ 1."""
+    """Raises ValueError unless 10¹⁸ ≥ sigma_max ≥ sigma_min > 0 and levels ≥ 1, and for several equal levels."""
     if not LARGEST >= real("sigma_max", sigma_max) >= real("sigma_min", sigma_min, above=0):
         allowed = f"expected {LARGEST:g} >= sigma_max >= sigma_min > 0"
         raise ValueError(f"sigma_max, sigma_min are {sigma_max:g}, {sigma_min:g}; {allowed}")
-    whole("levels", levels, 1)
+    if whole("levels", levels, 1) > 1 and sigma_max == sigma_min:
+        raise ValueError(f"sigma_max and sigma_min are {sigma_max:g}, so {levels} levels are equal; expected 1 level")
 
 
 def place_of(generator: torch.Generator | None) -> torch.device:
