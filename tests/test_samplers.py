@@ -43,9 +43,10 @@ def annealed_by_hand(x: Tensor, _: float, sigma: float, z: Noise) -> Tensor:
     return x
 
 
-def consistent_by_hand(x: Tensor, sigma: float, following: float, z: Noise) -> Tensor:
-    beta = math.sqrt(1 - ((1 - 0.7) * sigma / following) ** 2)
-    return x + 0.7 * sigma**2 * MIXTURE(x, sigma) + beta * following * z()
+def consistent_by_hand(x: Tensor, sigma: float, following: float, z: Noise, eta: float | None = None) -> Tensor:
+    eta = 1 - (following / sigma) ** 2 if eta is None else eta
+    beta = math.sqrt(1 - ((1 - eta) * sigma / following) ** 2)
+    return x + eta * sigma**2 * MIXTURE(x, sigma) + beta * following * z()
 
 
 def corrected_by_hand(x: Tensor, sigma: float, following: float, z: Noise, snr: float, corrections: int) -> Tensor:
@@ -103,7 +104,8 @@ Case = tuple[Callable[..., Iterator[ways.Step]], dict[str, Any], Step, int, Sequ
 CASES: dict[str, Case] = {
     "langevin": (ways.langevin, {"step_size": 0.3, "steps": 2}, langevin_by_hand, 1, (0.7,) * 3),
     "annealed": (ways.annealed_langevin, {"eps": 0.1, "steps": 2}, annealed_by_hand, 2, (0.0, *STAGES)),
-    "consistent": (ways.consistent_annealed, {"eta": 0.7}, consistent_by_hand, 1, STAGES),
+    "consistent": (ways.consistent_annealed, {"eta": 0.7}, partial(consistent_by_hand, eta=0.7), 1, STAGES),
+    "consistent by default": (ways.consistent_annealed, {}, consistent_by_hand, 1, STAGES),
     "pc": (ways.predictor_corrector, CORRECTOR, partial(corrected_by_hand, **CORRECTOR), 3, STAGES),
     "pc by default": (ways.predictor_corrector, {}, partial(corrected_by_hand, snr=0.16, corrections=1), 2, STAGES),
     "euler": (ways.euler, {}, euler_by_hand, 1, STAGES),
@@ -166,10 +168,10 @@ def test_the_table_has_the_names_of_the_command_line_and_costs_what_was_measured
 
 
 X, KARRAS = 5 * torch.randn(7, 2, generator=torch.Generator().manual_seed(0)), Karras(5.0, 0.5, 30).sigmas()
-GEOMETRIC, FINE, ETA = Geometric(5.0, 0.5, 30).sigmas(), Karras(5.0, 0.5, 200).sigmas(), 1 - 0.1 ** (2 / 29)
+GEOMETRIC, FINE = Geometric(5.0, 0.5, 30).sigmas(), Karras(5.0, 0.5, 200).sigmas()
 DIRECT: dict[str, tuple[Tensor, Callable[..., Iterator[ways.Step]]]] = {
     "annealed": (GEOMETRIC, partial(ways.annealed_langevin, eps=0.05, steps=3)),
-    "consistent": (GEOMETRIC, partial(ways.consistent_annealed, eta=ETA)),
+    "consistent": (GEOMETRIC, ways.consistent_annealed),
     "pc": (GEOMETRIC, ways.predictor_corrector),
     "euler": (KARRAS, ways.euler),
     "heun": (KARRAS, lambda score, x, sigmas, generator: ways.heun(score, x, sigmas)),

@@ -213,16 +213,14 @@ def consistent_annealed(
     Raises ValueError for a ladder or an η out of range.
     """
     sigmas = check_ladder(sigmas)
-    if eta is None:
-        eta = 1 - float(sigmas[-1] / sigmas[0]) ** (2 / max(1, len(sigmas) - 1))
-    eta, smallest = real("eta", eta), float((1 - sigmas[1:] / sigmas[:-1]).max()) if len(sigmas) > 1 else 0.0
-    if not smallest - 1e-6 <= eta <= 1:
+    smallest = float((1 - sigmas[1:] / sigmas[:-1]).max()) if len(sigmas) > 1 else 0.0
+    if eta is not None and not smallest - 1e-6 <= real("eta", eta) <= 1:
         raise ValueError(f"eta is {eta}; expected 1 - sigma'/sigma <= eta <= 1, from {smallest:.3g} on this ladder")
 
     def step(x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
-        z = noise_like(x, generator)
-        fresh = (following**2 - ((1 - eta) * sigma) ** 2).clamp(min=0).sqrt()
-        return x + eta * sigma**2 * score_at(score, x, sigma) + fresh * z
+        z, share = noise_like(x, generator), 1 - (following / sigma) ** 2 if eta is None else eta
+        fresh = (following**2 - ((1 - share) * sigma) ** 2).clamp(min=0).sqrt()
+        return x + share * sigma**2 * score_at(score, x, sigma) + fresh * z
 
     return descend(score, x, sigmas, step, denoise=denoise)
 
