@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import GaussianScore, refuses, z_score
+from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor
 from torch import clone as identity
 
@@ -150,6 +151,14 @@ def test_measurements_are_linear_and_mean_what_they_say(generator: Generator) ->
         assert float((along * offsets).sum()) == pytest.approx(centre)
         spread = (along * (offsets - centre) ** 2).sum()
         assert math.sqrt(float(spread)) == pytest.approx(1.5, rel=0.05)
+
+
+@pytest.mark.parametrize("std", [0.3, 1.4, 9.0])
+def test_images_are_blurred_as_scipy_does_whether_or_not_the_kernel_is_wider(std: float, generator: Generator) -> None:
+    x = torch.randn(2, 1, 5, 12, generator=generator, dtype=torch.float64)
+    for found, image in zip(posteriors.blurred(std)(x), x.numpy(), strict=True):
+        expected = gaussian_filter(image[0], std, mode="constant", truncate=3.0)
+        np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-7)
 
 
 STANDARD = torch.tensor([[1.0, 2.0, 4.0]])
@@ -369,6 +378,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     *((partial(solve, measure), "linear") for measure in CROOKED),  # the last of a batch, not of each example
     (partial(solve, identity, [1.0, math.nan]), "finite"),
     *((partial(solve, identity, y), "shape") for y in ([1.0], np.zeros((3, 2, 1)))),
+    (partial(solve, lambda x: x[:, :0], np.zeros(0)), "hold a number"),
     *((partial(solve, identity, noise=noise), "noise_std") for noise in ([0.1, 0.0], math.nan)),
     *((partial(solve, first, [4.0], 0.5, run), "a posterior cannot be") for run in (WEIGHED, REPLACED)),
     *((partial(run.replacement, KNOWN, [4.0, 0.0]), "a posterior cannot be") for run in (WEIGHED, REPLACED)),

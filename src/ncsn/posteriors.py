@@ -120,7 +120,9 @@ def blurred(std: float) -> Measurement:
 
     def blur(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         (kernel,), channels = kernels.on(x.device), x.shape[1]
-        return F.conv2d(x, kernel.to(x).expand(channels, 1, -1, -1), padding=radius, groups=channels)
+        reach = min(radius, max(x.shape[2:]) - 1)  # the rest of a wide kernel lies outside the image
+        kernel = kernel[radius - reach : radius + reach + 1, radius - reach : radius + reach + 1]
+        return F.conv2d(x, kernel.to(x).expand(channels, 1, -1, -1), padding=reach, groups=channels)
 
     return blur
 
@@ -234,6 +236,8 @@ class Observation:
         """
         if not bool(((noise_std > 0) & noise_std.isfinite()).all()):
             raise ValueError(f"noise_std is {noise_std.tolist()}; it must be positive")
+        if not y.numel():
+            raise ValueError(f"y has shape {tuple(y.shape)}; it must hold a number")
         measure = partial(measure_rows, measure)
         divisor, std = (noise_std.clone(), 1.0) if noise_std.ndim else (1.0, float(noise_std))
         place = measure(shift[None])  # far from 0, where scale·v is small in comparison: the two must not be added
