@@ -267,6 +267,8 @@ def test_transparency_is_kept_as_a_fourth_channel(tmp_path: Path) -> None:
     for i, expected in enumerate(np.where(hidden, 0, pixels)):
         if i not in modes:
             assert (found[i] == expected).all()
+    np.save(tmp_path / "x.npy", pixels)
+    assert (in_order(load_dataset(str(tmp_path / "x.npy"))).permute(0, 2, 3, 1).numpy()[:, :2] == 0).all(), "arrays"
     opaque = np.full((5, 4, 1), 255)
     assert (found[3] == np.concatenate([modes[3], opaque], 2)).all()
     assert (found[4] == np.concatenate([modes[4][..., None].repeat(3, 2), opaque], 2)).all()

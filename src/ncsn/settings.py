@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args
 
 import tyro
-from annotated_types import Interval
+from annotated_types import Interval, Len
 from PIL import ImageColor
 
 from ncsn import validation
@@ -178,7 +178,7 @@ class TrainSettings(Reading):
     hidden: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN [COLUMN ...]", help_behavior_hint="")] = ()
     flip: bool = False
     batch_size: Given[validation.BatchSize] = None
-    channels: Given[tuple[validation.Width, ...]] = None
+    channels: Given[Annotated[tuple[validation.Width, ...], Len(1)]] = None
     blocks: validation.Layers = 2
     start: Annotated[Given[str], tyro.conf.arg(name="from", metavar="RUN")] = None
     sigma_max: Given[validation.NoiseLevel] = None

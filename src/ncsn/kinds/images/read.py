@@ -256,6 +256,8 @@ def picture(read: Callable[[], object], reading: Reading) -> Picture:
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if not np.isfinite(pixels).all():
         raise ValueError("it has values that aren't finite")
+    if pixels.shape[3] == 4 and pixels.dtype == np.uint8:
+        pixels = np.where(pixels[..., 3:] > 0, pixels, np.uint8(0))  # any colours are stored where nothing is seen
     if pixels.shape[3] == 3 and (pixels[..., :1] == pixels).all():
         pixels = pixels[..., :1]
     return fit_size(Picture(pixels, pixels.dtype.name, float(pixels.min()), float(pixels.max()), notes), reading)
@@ -275,9 +277,7 @@ def pixels_of_file(data: bytes, reading: Reading) -> tuple[Pixels, list[str]]:
     if reading.transparent:
         if upright.mode in DEEP_MODES:
             raise ValueError("it has more than 8 bits, so transparent doesn't apply")
-        rgba = np.array(upright.convert("RGBA"))
-        rgba[rgba[..., 3] == 0] = 0  # files have any colours there
-        return rgba[None], notes
+        return np.asarray(upright.convert("RGBA"))[None], notes
     if upright.mode in DEEP_MODES:
         deep = np.asarray(upright)[None, ..., None]
         # Pillow opens some 16-bit files as int32.
