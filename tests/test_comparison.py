@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,19 @@ def test_rows_with_gaps_are_judged() -> None:
     assert result.n == 120
     assert all(map(math.isfinite, result.numbers.values()))
     assert {"classifier", "memorisation", "column_shapes", "log_density"} <= result.numbers.keys()
+
+
+def test_other_rows_than_those_of_the_training_are_refused() -> None:
+    """Shuffled ones, too, of which most of the held-out rows were trained on; and features, which tables lack."""
+    for frame in (pandas.DataFrame(mixed_rows(1200, 0, 0.0)[:, 2:], columns=["c", "d"]), frame_of_numbers(1200)):
+        run = ncsn.fit(frame, steps=1, quiet=True)
+        shuffled = frame.sample(frac=1.0, random_state=0)
+        assert "what the run was trained on" in refused(partial(evaluate, run, shuffled))
+        assert "only images have features" in refused(partial(evaluate, run, frame, "pixels"))
+
+
+def frame_of_numbers(n: int) -> pandas.DataFrame:
+    return pandas.DataFrame(mixed_rows(n, 0, 0.0)[:, :2], columns=["a", "b"])
 
 
 def mixed_rows(n: int, seed: int, shift: float) -> np.ndarray:

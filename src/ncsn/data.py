@@ -29,6 +29,7 @@ from ncsn.settings import PARTS, Reading, Split
 from ncsn.validation import Json, NetworkName, opened_as, real, validated
 
 FAR = 30.0  # standard deviations, beyond which training says nothing about the data
+OTHER_DATA = "data is not what the run was trained on; a tenth of the training data is held out"
 
 
 @dataclass(frozen=True)

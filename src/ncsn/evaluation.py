@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ncsn.data import Dataset, Report
+from ncsn.data import OTHER_DATA, Dataset, Report
 from ncsn.kinds.comparison import Comparison as Comparison
 from ncsn.kinds.images.judge import PIXELS as PIXELS
 from ncsn.kinds.images.judge import REPORTABLE, FeaturesLike
@@ -63,7 +63,9 @@ def evaluate(
         own = Reading(signals=bool(source.settings.get("signals")))
         dataset = data if isinstance(data, Dataset) else dataset_of(data, reading=own)
         if dataset.transform != source.transform:
-            raise ValueError("data is not what the run was trained on; a tenth of the training data is held out")
+            raise ValueError(OTHER_DATA)
+    if features != "auto" and not source.recipe.kind.guided:
+        raise ValueError(f"features is {features}, but only images have features; leave it out")
     next(source.blocks(1, seed=seed, **options))  # rejects options without a wait of minutes
     ruler = source.recipe.kind.ruler(source, dataset, features, n)
     blocks = source.blocks(ruler.n, seed=seed, **options)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ncsn import settings
 from ncsn.data import (
+    OTHER_DATA,
     Conditioning,
     Curriculum,
     Dataset,
@@ -30,7 +31,7 @@ from ncsn.tables import impute, simulations
 from ncsn.tables.columns import columns_of
 from ncsn.tables.frames import frame_of, numbers_of, write_frame
 from ncsn.tables.judge import TableRuler, show_rows
-from ncsn.tables.learning import MaskedCurriculum, start
+from ncsn.tables.learning import MaskedCurriculum, log_shares, start
 from ncsn.tables.model import ConditionalModel, Gaussian, in_gaussian
 from ncsn.tables.read import frame_in, table_of_array
 from ncsn.validation import as_numbers
@@ -109,7 +110,14 @@ class Tables(Kind[Run]):
         return pandas.Series(values.cpu().numpy(), frame.index, name="log_prob")
 
     def ruler(self, run: Run, data: Dataset, features: object, n: int) -> TableRuler:
-        """Compare samples with held-out rows, those with missing cells included."""
+        """Compare samples with held-out rows, those with missing cells included.
+
+        Raises ValueError if the training rows aren't those of the run, which a transform of categories can't tell.
+        """
+        shares = log_shares(columns_of(data.transform, data.shape[0]), data.train)
+        model = run.model
+        if isinstance(model, ConditionalModel) and not torch.allclose(model.log_shares.cpu().double(), shares.cpu()):
+            raise ValueError(OTHER_DATA)
         test = held_out_examples(data, n)
         return TableRuler(run, data, test, len(test))
 

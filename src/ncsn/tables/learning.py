@@ -135,14 +135,20 @@ def start(columns: Columns, train: Float[Tensor, "n e"], held_out: Float[Tensor,
     def coordinates(x: Tensor) -> Tensor:
         return torch.cat([x[:, :d], indicators(x[:, d:][:, inside], shown)], 1)
 
-    shares = (indicators(train[:, d:], counts).double().sum(0) + 0.5) / (len(train) + 1)
     place = {column: i for i, column in enumerate(columns.coded)}
     indicator = [place[i] if columns.columns[i].codes else -1 for i in columns.numbers]
     groups = group_columns(columns, train)
     order = [groups[i] for i in [*columns.numbers, *columns.coded]]
     gaussian = fit_gaussian(coordinates(train), coordinates(held_out))
     longs = {"order": order, "indicator": indicator, "gaps": [*columns.gaps]}
-    return gaussian._asdict() | {"log_shares": shares.log()} | {k: torch.tensor(v).long() for k, v in longs.items()}
+    shares = {"log_shares": log_shares(columns, train)}
+    return gaussian._asdict() | shares | {k: torch.tensor(v).long() for k, v in longs.items()}
+
+
+def log_shares(columns: Columns, train: Float[Tensor, "n e"]) -> Float64[Tensor, "k"]:
+    """The logarithm of the share of each value of each code, with half a row added to each."""
+    counts = indicators(train[:, len(columns.numbers) :], columns.codes).double().sum(0)
+    return ((counts + 0.5) / (len(train) + 1)).log()
 
 
 def group_columns(columns: Columns, train: Float[Tensor, "n e"]) -> list[int]:
