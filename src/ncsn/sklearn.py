@@ -106,7 +106,8 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
     ``unseen``: what to do with values that training has not seen.  "missing" imputes unseen categories, "error" rejects
     them; see ``Run.impute``.
     ``settings``: other training settings.
-    ``random_state``: the seed of training and draws.  A fitted estimator returns the same values for the same rows.
+    ``random_state``: the seed of training and draws.  A fitted estimator returns the same values for the same table,
+    but those of a row also depend on its place among the rows with gaps.
     ``verbose``: whether to print the messages of training.
 
     Attributes: ``run_``, the run, whose ``impute`` also returns intervals; ``n_features_in_``, ``feature_names_in_``;

@@ -484,7 +484,7 @@ class Run:
         are known, but "none" for a posterior.
         ``batch_size``: the largest number of samples per network evaluation.
         ``start``: states to start from instead of noise, (n, *d), in the score's units.
-        ``particles``: the number of particles that correct a posterior, at least as many as samples; 1 is plain moment
+        ``particles``: the number of particles that correct a posterior, and never fewer than samples; 1 is plain moment
         matching with dpmpp-sde.  For examples of up to 64 numbers, the default is 1,000, or 250 if the example and
         its measurement both have more than 16 numbers, or 64 for each of several measurements.  For larger examples,
         with a sampler of your choice and with guidance it is 1.

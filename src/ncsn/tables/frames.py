@@ -225,8 +225,12 @@ def write_frames(frames: Sequence[tuple["pandas.DataFrame", Path, Mapping[str, A
             if path.suffix == ".parquet":
                 import pyarrow.parquet
 
-                table = pyarrow.Table.from_pandas(frame, preserve_index=index or None)
-                for name, column in form.items():
+                # pandas can't read the names of its own nested dtypes, so these columns are put in afterwards.
+                arrow = {name: each for name, each in frame.dtypes.items() if isinstance(each, pandas.ArrowDtype)}
+                nested = [name for name, each in arrow.items() if pyarrow.types.is_nested(each.pyarrow_dtype)]
+                plain = frame.assign(**dict.fromkeys(nested))
+                table = pyarrow.Table.from_pandas(plain, preserve_index=index or None)
+                for name, column in {**{name: pyarrow.array(frame[name]) for name in nested}, **form}.items():
                     table = table.set_column(table.column_names.index(name), name, column)
                 pyarrow.parquet.write_table(table, temporary)
             else:

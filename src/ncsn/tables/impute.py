@@ -317,8 +317,8 @@ class ImputedTable(Imputed):
         return {name_of(label): label for label in self.source.columns}
 
     @cached_property
-    def commas(self) -> list[int]:
-        """The columns of numbers in text with a decimal comma; those without a mark follow the others."""
+    def marks(self) -> dict[int, str]:
+        """The decimal mark of each column of numbers in text; columns without one follow the others."""
         from pandas.api.types import infer_dtype
 
         marks = dict[int, str | None]()
@@ -326,8 +326,7 @@ class ImputedTable(Imputed):
             cells = self.source[self.labels[column.name]]
             if not (column.categories or column.date) and infer_dtype(cells, skipna=True) in ("string", "empty"):
                 marks[i] = decimal_mark(cells)
-        usual = "," if "," in marks.values() else "."
-        return [i for i, mark in marks.items() if (mark or usual) == ","]
+        return {i: mark or usual_mark(marks) for i, mark in marks.items()}
 
     def complete(self, numbers: Float64[Tensor, "b d"]) -> "pandas.DataFrame":
         """The DataFrame with numbers filled into its gaps."""
@@ -336,7 +335,7 @@ class ImputedTable(Imputed):
             column, cells = self.columns.columns[i], drawn[:, i].nonzero()[0]
             label, field = self.labels[column.name], self.columns.field(column)
             filled = fill(frame[label], cells, column, numbers[:, i].numpy()[cells], field)
-            if i in self.commas:
+            if self.marks.get(i) == ",":
                 filled = filled.astype(object)
                 filled.iloc[cells] = with_commas(filled.iloc[cells]).to_numpy()
                 filled = filled.astype(self.source[label].dtype)
@@ -426,8 +425,9 @@ def impute_table(run: Run, rows: Path, n: int, seed: int, out: Path, draws: Path
             decode(column, numbers[cells], columns.field(column)).set_axis(cells).rename(f"{column.name} draw {k}")
             for k, numbers in enumerate(imputed.draws[:, :, i].numpy(), 1)
         ]
-        comma = i in imputed.commas and given.attrs and out.suffix != ".parquet"
-        parts += [with_commas(part) if comma else part for part in (spread, *made)]
+        marks = imputed.marks if given.attrs and out.suffix != ".parquet" else {}
+        parts.append(with_commas(spread) if marks.get(i, usual_mark(marks)) == "," else spread)
+        parts += [with_commas(part) if marks.get(i) == "," else part for part in made]
     if double := {part.name for part in parts[1:]} & {*parts[0].columns}:
         raise ValueError(f"{rows} has a column {min(double)!r}, a name that {out} needs for its own columns; rename it")
     frames = imputed.frames() if draws is not None else []
@@ -460,6 +460,11 @@ def form_of(given: "pandas.DataFrame", rows: Path, out: Path, kept: Sequence[str
 
     table = parquet.read_table(rows)
     return {name: table[name] for name in table.column_names if name in kept}
+
+
+def usual_mark(marks: Mapping[int, str | None]) -> str:
+    """The decimal mark of columns without one: a comma if any column has it."""
+    return "," if "," in marks.values() else "."
 
 
 def with_commas(numbers: "pandas.Series") -> "pandas.Series":

@@ -344,7 +344,7 @@ def table_of_frame(frame: "pandas.DataFrame", place: str = "the table", *, text:
         raise ValueError(f"{place} has columns called {', '.join(names[:3])}; {needed}")
     if index := [str(name) for name in frame.index.names if name is not None]:
         log.warning(f"the index ({', '.join(index)}) is left out; reset_index() makes it a column")
-    fields = [Field(label=name) if text else field_of(frame.iloc[:, i]) for i, name in enumerate(names)]
+    fields = [Field(label=cells.name) if text else field_of(cells) for _, cells in frame.items()]
     rows, columns = np.empty((len(frame), len(names))), list[Column]()
     for i, name in enumerate(bar(names, "columns")):
         rows[:, i], column = read_column(frame.iloc[:, i].rename(name))
