@@ -114,12 +114,14 @@ def test_numbers_are_read_as_people_write_them(
         ("price;weight, kg\n1;2,5\n", ["price", "weight, kg"]),
         ('k,"a\tb; ""c"\n1,"2\t3;"\n', ["k", 'a\tb; "c']),
         ("a,b\u2028\n1,2\x0b\n", ["a", "b\u2028"]),
+        ('two  blanks,"a\nb"\n1,2\n', ["two  blanks", "a\nb"]),
     ],
 )
 def test_delimiters_within_cells_do_not_count(text: str, names: list[str], tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(text)
     frame = read_frame(tmp_path / "x.csv")
     assert (list(frame), len(frame)) == (names, 1)
+    assert [field.label for field in table_of_frame(frame, text=True).fields] == names, "the header of samples"
 
 
 def test_commas_that_may_be_decimal_signs_are_announced(tmp_path: Path, capsys: Any) -> None:
