@@ -237,8 +237,8 @@ def saved(place: Path, **arrays: Any) -> str:
     return str(place)
 
 
-GREY = STACK[..., None]
-FORMS = [(STACK, GREY), (STACK[:, None], GREY), (COLOUR, COLOUR), (FOUR, FOUR), (COLOUR.transpose(0, 3, 1, 2), COLOUR)]
+GREY, SEEN = STACK[..., None], np.where(FOUR[..., 3:] > 0, FOUR, 0)
+FORMS = [(STACK, GREY), (STACK[:, None], GREY), (COLOUR, COLOUR), (FOUR, SEEN), (COLOUR.transpose(0, 3, 1, 2), COLOUR)]
 
 
 def converted(images: Dataset) -> list[str]:
