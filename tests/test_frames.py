@@ -191,7 +191,7 @@ def test_categories_are_filled_into_cells_of_any_type(cells: Any, run: ncsn.Run)
 
 
 def test_text_with_decimal_commas_gets_more_of_them(run: ncsn.Run) -> None:
-    """Otherwise the column is text to whoever reads it next, or 0.512 is read as 512."""
+    """Otherwise the next program reads the column as text, or 0.512 as 512."""
     rows = {"age": [30] * 3, "share": ["0,5", "0,25", None]}
     frame = pandas.DataFrame(rows).astype({"share": "string"})
     filled = run.impute(frame, 3).frame()["share"]  # type: ignore[attr-defined]

@@ -467,6 +467,11 @@ def learn(
             write_model(record.path(), state.average, origin=record.origin)
 
 
+def folder_of(given: TrainSettings) -> Path:
+    """The folder that a training writes its run to."""
+    return given.job.out or Path("runs") / short_name(given.dataset)
+
+
 def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
     """The data to train on, the plan for it, and a record of the training in the run's folder.
 
@@ -477,7 +482,7 @@ def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
     """
     group = hardware.join()
     first = b"" if group.is_main else group.broadcast()
-    folder = given.job.out or Path("runs") / short_name(given.dataset)
+    folder = folder_of(given)
     if group.is_main:
         check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
         if given.dataset != "mnist" and Path(given.dataset).resolve() in (folder / "run").resolve().parents:
