@@ -99,7 +99,7 @@ def test_rows_with_gaps_are_judged() -> None:
 
 
 def test_other_rows_than_those_of_the_training_are_refused() -> None:
-    """Shuffled ones, too: most of their held-out rows were trained on.  So are features, which tables lack."""
+    """Even if they are only shuffled: most held-out rows were trained on.  And features, which tables lack."""
     for frame in (pandas.DataFrame(mixed_rows(1200, 0, 0.0)[:, 2:], columns=["c", "d"]), frame_of_numbers(1200)):
         run = ncsn.fit(frame, steps=1, quiet=True)
         shuffled = frame.sample(frac=1.0, random_state=0)
