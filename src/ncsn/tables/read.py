@@ -69,6 +69,8 @@ def read_frame(path: Path) -> "pandas.DataFrame":
             encoding = "cp1252"
             text = content.decode(encoding)
             log.warning(f"{path} is not UTF-8; it is read as Windows-1252")
+        if (first := text.partition("\n")[0].strip()).startswith("sep="):
+            raise ValueError(f"its first line is {first!r} instead of column names; delete this line")
         delimiter = delimiter_of(text, DELIMITERS[path.suffix.lower()])
         names, *rows = cells_in(text, delimiter)
         frame = check_frame(pandas.DataFrame(rows, columns=names, dtype=str))
