@@ -171,6 +171,9 @@ def test_without_held_out_data_only_the_sampler_is_tested(capsys: pytest.Capture
     found = conditional_run(THREE).calibrate(n=40, draws=3)
     assert [*found.ranks] == ["run"]
     assert capsys.readouterr().err.count("\n") == 1
+    off = 2 * found.ranks["run"]["number"] - 1
+    shares = [f"{(off.abs() <= level).double().mean():>12.1%}" for level in (0.5, 0.8, 0.9, 0.95)]
+    assert all(share in line for share, line in zip(shares, str(found).splitlines()[1:5], strict=True))
 
 
 def test_the_command_prints_the_verdict_and_draws_it_into_one_file(

@@ -57,6 +57,7 @@ CASES: dict[str, np.ndarray] = {
     "large whole numbers": RNG.integers(0, 10**9, 300).astype(float),
     "tiny": RNG.standard_normal(300) * 1e-12,
     "one not so far": np.append(RNG.standard_normal(2000), 15.0),
+    "out of sight": np.random.default_rng(1).standard_cauchy(200) ** 5,
     "one out of sight": np.append(RNG.standard_normal(2000), 1e12),
     "claims in cents": mixed(3000, 0.4, RNG.lognormal(8, 1.5, 3000).round(2)),
     "zeros in whole numbers": mixed(3000, 0.3, (3e6 * RNG.standard_normal(3000)).round()),
@@ -217,6 +218,9 @@ def test_a_value_that_is_frequent_because_the_grid_is_coarse_has_no_code() -> No
     widths = np.where(rng.random(2000) < 0.05, 0.1, 0.0) + rng.normal(57, 2.2, 2000).round()
     assert number_of(widths).atoms == ()
     assert number_of(mixed(2000, 0.6, rng.normal(0, 5, 2000).round(1))).atoms == (0.0,)
+    others = rng.standard_normal(20)
+    few, enough = (np.append(np.zeros(30), np.tile(others[:n], 3)) for n in (19, 20))
+    assert (number_of(few).atoms, number_of(enough).atoms) == ((), (0.0,)), "next to twenty other values"
 
 
 def check_column(x: np.ndarray) -> None:

@@ -467,6 +467,8 @@ def test_the_model_in_the_package_draws_digits_at_once(here: Path) -> None:
         ("train .", "choose another --out"),
         ("train ./takn.png", "mean taken.png?"),
         ("train mnits", "mean mnist?"),
+        ("train mnist --out=", "--out is empty"),
+        ("sample RUN --out ''", "--out is empty"),
         ("train quite/else", "quite/else does not exist\n"),
         ("sample RUN --out x.csv", ".png, .gif, .npz, .npy"),
         ("sample RUN --foo", "--foo"),

@@ -1,6 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import unchecked
 from refinenet import NCSN
 from torch import nn
 
@@ -79,6 +82,12 @@ def test_a_recipe_has_no_networks_without_parts_or_with_too_many(kind: type, ref
     for name, value in [(name, value) for name, values in refused.items() for value in values]:
         with pytest.raises(ValueError, match=name):
             check_call(kind, ({"dimensions": 2} if kind is MLP else {}) | {name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("channels", ()), ("channels", (8, 0)), ("blocks", 0), ("dimensions", 4)])
+def test_networks_of_ones_own_need_all_parts(name: str, value: Any) -> None:
+    with unchecked(), pytest.raises(ValueError, match=name):
+        UNet(**{name: value})
 
 
 def test_classes_matter_once_trained_and_minus_one_is_none() -> None:

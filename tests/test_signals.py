@@ -186,6 +186,7 @@ def test_a_run_of_signals_is_evaluated_in_python_and_by_command(tmp_path: Path, 
     run = ncsn.load(tmp_path / "run", device="cpu")
     expected = evaluate(run, np.load(tmp_path / "x.npy"), seed=3, levels=3).report()
     assert {name: numbers[name] for name in expected} == expected
+    assert "was trained on" in refused(lambda: evaluate(run, 2 * np.load(tmp_path / "x.npy")))
     assert numbers["n"] == 100
     assert (tmp_path / "run" / "evaluation.png").stat().st_size > 1000
     assert np.load(tmp_path / "run" / "evaluation.npz")["samples"].shape == (100, 1, LENGTH)
@@ -255,6 +256,7 @@ def test_signals_of_one_channel_may_come_without_it_or_with_a_mask(lead: tuple[i
     [
         (RUN.impute, torch.zeros(2, 3, LENGTH)),
         (RUN.impute, torch.zeros(2, 7)),
+        (RUN.impute, torch.zeros(0, LENGTH)),
         (RUN.impute, torch.full((2, LENGTH), 1e30)),
         (RUN.impute, torch.zeros(2, 1, LENGTH, dtype=torch.complex64)),
         (RUN.log_prob, torch.full((2, 1, LENGTH), 1e30)),

@@ -236,6 +236,11 @@ class UNet(nn.Module):
         dimensions: Annotated[int, Interval(ge=1, le=3)] = 2,
     ) -> None:
         super().__init__()
+        positive(image_channels=image_channels, blocks=blocks, features=features, **{"len(channels)": len(channels)})
+        positive(**{f"channels[{i}]": width for i, width in enumerate(channels)})
+        whole("num_classes", num_classes, 0)
+        if whole("dimensions", dimensions, 1) > len(LAYERS):
+            raise ValueError(f"dimensions is {dimensions}; expected 1, 2 or 3")
         layer, folded = LAYERS[dimensions - 1], 2**dimensions * image_channels
         self.factor = 2 ** len(channels)
         self.embedding = NoiseEmbedding(features)

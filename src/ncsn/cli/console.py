@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
@@ -124,6 +125,9 @@ def parse(settings: Any, args: list[str] | None = None, prog: str | None = None)
     """Parse ``settings``, a dataclass or a union of them; mistakes exit with one line and status 2."""
     if shutil.get_terminal_size().columns < MIN_COLUMNS:
         os.environ["COLUMNS"] = str(MIN_COLUMNS)
+    words = sys.argv[1:] if args is None else args
+    if "--out=" in words or ("--out", "") in pairwise(words):  # as a path, it would be the current folder
+        fail("--out is empty; give it a value, or leave it out")
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):

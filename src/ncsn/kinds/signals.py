@@ -212,6 +212,8 @@ def impute_signals(run: Run, rows: object, n: int, generator: torch.Generator, u
     if unseen != "error":
         raise ValueError(f"unseen is {unseen!r}, but it doesn't apply to signals; leave it out")
     x = SIGNALS.numbers(run, rows)
+    if not len(x):
+        raise ValueError("rows has 0 signals; it needs at least one")
     transform = run.transform
     transform.check(x)
     z, missing, draws = transform.forward(x).float().to(run.device), x.isnan(), x.repeat(n, *[1] * x.ndim)

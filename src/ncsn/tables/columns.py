@@ -576,6 +576,6 @@ def normal_scores(
     edge = 1e-9 * max(t[-1] - t[0], 1e-300)
     z = ndtri(np.interp(marks, [low[0] - edge, *places, high[-1] + edge], [0.25 / n, *below, 1 - 0.25 / n]))
     fall = (ndtri(4.5 / n) - z[0]) / max(t[4] - marks[0], 1e-9), (z[-1] + ndtri(4.5 / n)) / max(marks[-1] - t[-5], 1e-9)
-    first, last = np.clip(fall, 0.25, 1)
-    marks = np.array([marks[0] - 1 / first, *marks, marks[-1] + 1 / last])
+    first, last = np.maximum(1 / np.clip(fall, 0.25, 1), SAME * abs(marks[[0, -1]]))
+    marks = np.array([marks[0] - first, *marks, marks[-1] + last])
     return np.stack([marks, [z[0] - 1, *z, z[-1] + 1]])
