@@ -377,7 +377,6 @@ NO_TABLES: dict[str, tuple[Any, str]] = {
     "lists": ({"x": [[1], [2]] * (N // 2)}, "x has dtype object" + ALLOWED),
     "mixed": ({"x": [1, "a"] * (N // 2)}, "x has dtype object" + ALLOWED),
     "durations": ({"x": pandas.to_timedelta(DAYS, unit="D")}, r"x has dtype timedelta.*\.dt\.total_seconds\(\)"),
-    "sparse": ({"x": pandas.arrays.SparseArray(AGE)}, r"x has dtype Sparse.*\.sparse\.to_dense\(\)"),
     "series": (KNOWN["age"], "to_frame"),
     "nothing": ({}, "0 rows and 0 columns"),
     "no values": ({"a": [math.nan] * 50, "b": None}, "no column .*50 rows"),

@@ -184,8 +184,6 @@ def field_of(column: "pandas.Series") -> Field:
         if kind in ("string", "boolean", "integer", "floating", "datetime64", "empty"):
             texts, ordered = tuple(map(str, levels)), bool(column.cat.ordered)
             return Field(label=label, dtype="category", of=str(levels.dtype), levels=texts, ordered=ordered)
-    elif isinstance(column.dtype, pandas.SparseDtype):
-        kind = "sparse"
     elif column.dtype.kind in "biufM":
         return Field(label=label, dtype=dtype)
     elif (kind := pandas.api.types.infer_dtype(column, skipna=True)) in OBJECTS:
@@ -195,7 +193,6 @@ def field_of(column: "pandas.Series") -> Field:
             kind = ARROW_TEXT
         return Field(label=label, dtype=dtype, of=kind)
     advice = ".dt.total_seconds() converts to numbers" if column.dtype.kind == "m" else ALLOWED
-    advice = ".sparse.to_dense() converts it" if kind == "sparse" else advice
     raise ValueError(f"column {name_of(label)} has dtype {dtype} ({kind}); {advice}")
 
 
