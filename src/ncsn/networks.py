@@ -224,6 +224,7 @@ class UNet(nn.Module):
     ``num_classes``: the number of classes of a class-conditional network; by default it is unconditional.
     ``dimensions``: 1 for signals (b, c, l), 2 for images (b, c, h, w), 3 for volumes (b, c, d, h, w).
     Sides may have any length.
+    Raises ValueError for a network without parts, and for other dimensions.
     """
 
     def __init__(

@@ -69,7 +69,7 @@ def read_frame(path: Path) -> "pandas.DataFrame":
             encoding = "cp1252"
             text = content.decode(encoding)
             log.warning(f"{path} is not UTF-8; it is read as Windows-1252")
-        if (first := text.partition("\n")[0].strip()).startswith("sep="):
+        if re.fullmatch("sep=.?", first := text.partition("\n")[0].strip()):
             raise ValueError(f"its first line is {first!r} instead of column names; delete this line")
         delimiter = delimiter_of(text, DELIMITERS[path.suffix.lower()])
         names, *rows = cells_in(text, delimiter)
