@@ -62,6 +62,14 @@ def test_ranks_of_exact_draws_are_uniform_whatever_is_unknown(discrete: bool, ge
         assert stats.kstest((2 * u - 1).abs().numpy(), "uniform").pvalue > 1e-3
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_of_two_draws_one_has_the_lower_rank_whichever_is_called_the_truth(seed: int) -> None:
+    x, hidden = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(seed)), torch.ones(1, 3).bool()
+    both = [rank(Trials(x[i], x[[1 - i]], hidden), torch.Generator().manual_seed(seed)) for i in (0, 1)]
+    for name in ("number", "mean", "distance"):
+        assert (both[0][name] >= 0.5) != (both[1][name] >= 0.5), name
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_ranks_and_tarp_agree_with_those_of_sbi(exact: bool) -> None:
     """The same ranks of single numbers; sbi's TARP curve has other random points, and leaves the diagonal as ours."""

@@ -23,7 +23,7 @@ from ncsn.run import exporting
 from ncsn.run.folder import Recipe
 from ncsn.run.run import Run
 from ncsn.samplers import Sampling
-from ncsn.score import ScoreModel, expand
+from ncsn.score import ScoreModel, Sigma, expand
 from ncsn.tables.columns import Columns, Number
 
 SAMPLING = Sampling(
@@ -150,6 +150,20 @@ def test_a_file_that_is_off_is_not_written(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ValueError, match="differs from PyTorch"):
         ncsn.export(points(guided=False), tmp_path / "it.onnx", overwrite=True)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"precious"]
+
+
+def test_one_number_that_is_off_counts_however_many_are_right() -> None:
+    run = points(guided=False)
+    batches = list(exporting.probes(run.model, run.recipe))
+    content = exporting.onnx_of(run.model, batches[0], exporting.description(run))
+
+    class Off(ScoreModel):
+        def forward(self, x: Tensor, sigma: Sigma, given: object = None) -> Tensor:
+            score = run.model(x, sigma)
+            return torch.cat([1.01 * score[:1], score[1:]])
+
+    off = Off(run.model.network, run.model.data_mean, run.model.data_std)
+    assert exporting.largest_error(content, off, batches) == pytest.approx(0.01, rel=0.02)
 
 
 class Odd(nn.Module):

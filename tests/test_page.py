@@ -31,6 +31,7 @@ def folder(tmp_path: Path) -> Path:
     (place / "assets").mkdir(parents=True)
     (place / "index.html").write_bytes(HOME)
     (place / "assets" / "it.js").write_bytes(b"export {};")
+    (place / "assets" / "it.wasm").write_bytes(b"\0asm")
     (tmp_path / "secret.txt").write_text("secret")
     return place
 
@@ -62,6 +63,7 @@ def test_the_page_is_served_by_both_names_of_this_machine_and_by_no_other(port: 
         ("/", {"host": f"localhost:{port}"}, 200, "text/html", HOME),
         ("/", {"method": "HEAD"}, 200, "text/html", b""),
         ("/assets/it.js?v=1", {}, 200, "text/javascript", b"export {};"),
+        ("/assets/it.wasm", {}, 200, "application/wasm", b"\0asm"),
         ("/../secret.txt", {}, 404, "text/html", None),
         ("/", {"host": "evil.example"}, 403, "text/html", None),
         ("/", {"host": "127.0.0.1:1"}, 403, "text/html", None),

@@ -190,7 +190,8 @@ def test_whatever_a_users_matplotlibrc_says_every_plot_is_written_to_a_path_as_a
         plots.posterior_page(None, steps(1)[0].x[0], steps(1)[0].x, place + "posterior.png")
     assert len(list(tmp_path.iterdir())) == 6
     with Image.open(place + "evolution.gif") as image:
-        assert getattr(image, "n_frames", 0) == 4
+        durations = [(image.seek(frame), image.info["duration"])[1] for frame in range(4)]
+    assert durations == [120, 120, 120, 2500], "the samples stay"
 
 
 SHEET, ROWS = pixels(6, 1), POINTS.numpy()

@@ -397,3 +397,14 @@ def test_the_digest_is_of_texts_dates_and_names_too(change: str) -> None:
     }[change]
     first, second = (rows_of("x", table_of_frame(each)) for each in (frame, other))
     assert first.digest == rows_of("x", table_of_frame(frame.copy())).digest != second.digest
+
+
+@pytest.mark.parametrize("place", range(1, 60, 6))
+def test_what_only_held_out_rows_have_was_never_observed(place: int) -> None:
+    """One row of b has a number: it is observed if that row is one to learn from."""
+    numbers, b = RNG.normal(size=60), np.arange(60) % 2 == 1
+    gappy = np.where(b & (np.arange(60) != place), np.nan, numbers)
+    data = rows_of("", table_of_frame(pandas.DataFrame({"name": np.where(b, "b", "a"), "gappy": gappy})))
+    learned = data.train[data.train[:, 1] == 1, 0]
+    assert isinstance(data.transform, Columns)
+    assert (("gappy", "name", 1.0) in data.transform.never) == bool(learned.isnan().all())

@@ -111,6 +111,14 @@ def test_posterior_targets_begin_where_examples_are_averaged_if_they_are_cheap(
     assert rules.posterior_above(half, torch.nn.Identity(), noise, 9.0, mirrored=True) == above, "twice as many"
 
 
+def test_mirrored_examples_count_when_posterior_targets_are_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pictures(labels=False)
+    monkeypatch.setattr(rules, "averaging_level", lambda _: 1e-3)  # below all noise levels
+    monkeypatch.setattr(rules, "arithmetic", lambda *_: 1.5 * 4 * data.train.numel() / (3 * rules.WORTH))
+    found = [settle(data, channels=(8,), flip=flip) for flip in (False, True)]
+    assert [settings.posterior_above < settings.sigma_max for settings in found] == [True, False]
+
+
 def test_arithmetic_is_that_of_matrix_products() -> None:
     network = ncsn.MLP(3, 8, 2)
     assert rules.arithmetic(network, (3,)) == 2 * sum(p.numel() for p in network.parameters() if p.ndim == 2)

@@ -378,9 +378,6 @@ class ConditionalModel(ScoreModel):
         Raises NonFiniteSampleError if numbers are not finite.
         """
         z, d = z.clone(), self.d
-        for number, code in enumerate(self.indicator.tolist()):
-            if code >= 0:  # a number that is known exists
-                z[~z[:, number].isnan(), d + code] = 0.0
         last = int(self.order[:d].max()) if d else -1
         for group in sorted({*self.order.tolist()}):
             for code in (self.order[d:] == group).nonzero()[:, 0].tolist():
