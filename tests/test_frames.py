@@ -469,6 +469,16 @@ def test_given_whole_numbers_beyond_those_of_training_are_kept_or_refused() -> N
         run.sample(3, given={"k": 290})
 
 
+def test_samples_of_sparse_columns_with_an_unusual_fill_value_are_dense() -> None:
+    cells = pandas.arrays.SparseArray(np.where(np.arange(60) % 3, 0.0, np.arange(60)), fill_value=0.0)
+    frame = pandas.DataFrame({"n": cells, "x": RNG.normal(size=60)})
+    run = ncsn.fit(frame, steps=2, settings=SMALL, quiet=True)
+    made = run.sample(20)
+    assert isinstance(made, pandas.DataFrame)
+    assert made["n"].dtype == np.float64
+    assert made["n"].isin(frame["n"]).mean() > 0.4, "zeros"
+
+
 @pytest.mark.parametrize("dtype", ["Sparse[int64]", "Sparse[float32]", "arrow", "large_string[pyarrow]"])
 def test_columns_of_sparse_numbers_and_arrow_texts_keep_their_dtypes(dtype: str) -> None:
     """The name of Arrow's text, string[pyarrow], is that of a dtype of pandas, too."""

@@ -185,6 +185,8 @@ def field_of(column: "pandas.Series") -> Field:
             texts, ordered = tuple(map(str, levels)), bool(column.cat.ordered)
             return Field(label=label, dtype="category", of=str(levels.dtype), levels=texts, ordered=ordered)
     elif column.dtype.kind in "biufM":
+        if isinstance(column.dtype, pandas.SparseDtype) and column.dtype != pandas.SparseDtype(column.dtype.subtype):
+            dtype = str(column.dtype.subtype)  # pandas can't read the names of sparse dtypes with other fill values
         return Field(label=label, dtype=dtype)
     elif (kind := pandas.api.types.infer_dtype(column, skipna=True)) in OBJECTS:
         if dtype == "string":
