@@ -21,7 +21,7 @@ from dataclasses import replace
 from ncsn.cli.train import finish
 from ncsn.learn.fit import folder_of, open_run, train
 from ncsn.machine.messages import log
-from ncsn.run.folder import has_run
+from ncsn.run.folder import has_own_run
 from ncsn.settings import TrainSettings
 
 PICTURES = {
@@ -37,7 +37,7 @@ def main(given: TrainSettings) -> None:
     """Train on images, sample, and plot."""
     # Data: validation images select the checkpoint, test images are for evaluation.  The plan has all settings,
     # including those that follow from the data.  The record writes the training to the run's folder.
-    if given.job.out is None and not given.job.resume and has_run(folder_of(given)):
+    if given.job.out is None and not given.job.resume and has_own_run(folder_of(given)):
         given = replace(given, job=replace(given.job, overwrite=True))
     data, plan, record = open_run(given)
     if data.kind.noun != "images":

@@ -27,7 +27,7 @@ from ncsn import metrics, validation
 from ncsn.distributions import TOYS
 from ncsn.machine.messages import bar, log
 from ncsn.machine.storage import write_json
-from ncsn.run.folder import claim, has_run
+from ncsn.run.folder import claim, has_own_run
 from ncsn.settings import Given
 
 
@@ -97,7 +97,7 @@ def main(settings: Toy) -> None:
 
     # Folder: locked before the training and until this function returns, so that no other process writes to it.
     out = settings.out or Path("runs") / f"toy-{name}"
-    overwrite = settings.overwrite or (settings.out is None and has_run(out))
+    overwrite = settings.overwrite or (settings.out is None and has_own_run(out))
     _lock = claim(out, overwrite=overwrite, keep=True)
 
     # Training: denoising score matching, or an objective that also works without noise.

@@ -205,11 +205,11 @@ def test_a_script_that_is_run_again_replaces_its_run_but_none_in_a_folder_that_i
 ) -> None:
     line, place = line.replace("DATA", f"{trained}/data.npz"), Path("runs") / folder
     place.mkdir(parents=True)
-    precious = place / "samples.png"
-    precious.write_text("precious")
-    assert run(script, line) == 2, "no run of its own"
-    assert precious.read_text() == "precious"
-    precious.unlink()
+    for name, content in (("samples.png", "precious"), ("config.json", "{}")):
+        (place / name).write_text(content)
+        assert run(script, line) == 2, "no run of its own"
+        assert [(path.name, path.read_text()) for path in place.iterdir()] == [(name, content)]
+        (place / name).unlink()
     capsys.readouterr()
     for seed in (0, 1):
         assert run(script, f"{line} --seed {seed}") == 0

@@ -11,6 +11,7 @@ The folder holds:
 import json
 import reprlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -244,6 +245,14 @@ def read_model(folder: Path, config: Config, *, network: nn.Module | None = None
 def has_run(folder: Path) -> bool:
     """Whether there is a run in ``folder``, even if its training has only just begun."""
     return (folder / "config.json").is_file()
+
+
+def has_own_run(folder: Path) -> bool:
+    """Whether there is a run in ``folder`` whose config.json is as ncsn has written it."""
+    with suppress(ValueError):
+        content = read_json(folder / "config.json")
+        return bool(content.pop("sha256", None) == digest_of(content))
+    return False
 
 
 def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
