@@ -498,7 +498,7 @@ def test_weights_are_fitted_to_another_number_of_colours(theirs: int, own: int) 
 
 
 def test_few_small_images_start_from_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = replace(tiny(), channels=None, blocks=TrainSettings.blocks)
+    free = replace(tiny(), channels=None, blocks=None)
     few = np.random.default_rng(0).integers(0, 256, (60, 9, 12, 3), dtype=np.uint8)
     large, many = np.repeat(few, 8, axis=1), np.tile(few, (250, 1, 1, 1))
     for data, how, starts in (
@@ -507,6 +507,7 @@ def test_few_small_images_start_from_the_prior(monkeypatch: pytest.MonkeyPatch) 
         (few, {"minutes": 11.0}, None),
         (few, {"start": "none"}, None),
         (few, {"channels": (8, 12)}, None),
+        (few, {"blocks": 2}, None),  # as by default
         (few, {"network": UNet(3, (8, 12))}, None),
         (large, {}, None),
         (many, {}, None),
@@ -529,11 +530,12 @@ def test_a_training_begins_with_the_weights_of_a_run_but_for_layers_of_other_col
         (IMAGES, None, set()),
         (colours, np.arange(250) % 5, {"stem.weight", "head.weight", "head.bias", "labels.weight"}),
     ):
-        free = replace(base, channels=None, blocks=TrainSettings.blocks)
+        free = replace(base, channels=None, blocks=None)
         for how in ({"start": start}, {"settings": replace(free, start=str(trained / "run"))}):
             run = unlearned(monkeypatch, data, **({"settings": free} | how), labels=labels).run
             own = run.model.network.state_dict()
             assert {name for name in own if not torch.equal(own[name], theirs[name])} == anew
             assert (run.settings["channels"], run.settings["start"]) == ((8, 12), str(trained / "run"))
-    with pytest.raises(ValueError, match=r"run has a different network [^\n]*; leave out[^\n]*$"):
-        ncsn.fit(IMAGES, settings=replace(base, channels=(8, 16)), start=start)
+    for size in ({"channels": (8, 16)}, {"blocks": 2}):
+        with pytest.raises(ValueError, match=r"run has a different network [^\n]*; leave out[^\n]*$"):
+            ncsn.fit(IMAGES, settings=replace(base, **size), start=start)

@@ -97,7 +97,7 @@ def test_unseen_categories_have_no_density_unless_they_are_errors(imputer: Score
     rows.iloc[0, 1] = "Rome"
     found = density.score_samples(rows[:3])
     assert (found[0], bool(np.isfinite(found[1:]).all())) == (-np.inf, True)
-    for unseen, why in (("error", "Rome"), ("missing", "NaN")):
+    for unseen, why in (("error", "Rome"), ("missing", "NaN"), ("Skip", "one of error, missing, skip")):
         with pytest.raises(ValueError, match=why):
             density.set_params(unseen=unseen).score_samples(rows[:3])
 

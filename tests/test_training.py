@@ -117,7 +117,15 @@ def test_time_may_be_left_for_as_much_work_as_some_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    "budget", [{}, {"steps": 0}, {"seconds": math.inf}, {"seconds": -1.0}, {"steps": 1, "seconds": 2.0}]
+    "budget",
+    [
+        {},
+        {"steps": 0},
+        {"seconds": math.inf},
+        {"seconds": -1.0},
+        {"steps": 1, "seconds": 2.0},
+        {"seconds": 2.0, "after": -1.0},
+    ],
 )
 def test_budgets_that_are_none_are_refused(budget: dict[str, float]) -> None:
     with pytest.raises(

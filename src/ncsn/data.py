@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeAlias, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -767,3 +767,9 @@ def labels_of(parts: Mapping[Split, Sequence[np.ndarray | str]]) -> Labels | Non
         return None
     tensors = {part: torch.from_numpy(np.searchsorted(names, array)) for part, array in arrays.items()}
     return Labels(**tensors, names=tuple(map(str, names.tolist())))
+
+
+def check_unseen(unseen: object) -> None:
+    """Raises ValueError for what isn't an ``Unseen``."""
+    if not isinstance(unseen, str) or unseen not in get_args(Unseen):
+        raise ValueError(f"unseen is {unseen!r}; it must be one of {', '.join(get_args(Unseen))}")

@@ -138,7 +138,7 @@ class TrainSettings(Reading):
         channels: The U-Net's width at each resolution, finest first; the finest is half of the image's. By default 64
             128 for images of up to 32 pixels. Larger images get a deeper network; if the budget allows few images, it
             is half or a quarter as wide. A table's MLP takes one number, by default 128 or 256.
-        blocks: Residual blocks of the U-Net at each resolution, on the way down and again on the way up.
+        blocks: Residual blocks of the U-Net at each resolution, on the way down and again on the way up; by default 2.
         start: A run whose network and weights training starts from; only what it knows of classes is learned anew. By
             default up to 10,000 images of 8 to 64 pixels, with at most ten minutes, start from prior, a small network
             in the package, unless --channels or --blocks are given; none starts from random weights.
@@ -179,7 +179,7 @@ class TrainSettings(Reading):
     flip: bool = False
     batch_size: Given[validation.BatchSize] = None
     channels: Given[Annotated[tuple[validation.Width, ...], Len(1)]] = None
-    blocks: validation.Layers = 2
+    blocks: Given[validation.Layers] = None
     start: Annotated[Given[str], tyro.conf.arg(name="from", metavar="RUN")] = None
     sigma_max: Given[validation.NoiseLevel] = None
     sigma_min: Given[validation.NoiseLevel] = None
@@ -224,7 +224,7 @@ class Changes(TypedDict, total=False):
     flip: bool
     batch_size: int | None
     channels: tuple[int, ...] | None
-    blocks: int
+    blocks: int | None
     sigma_max: float | None
     sigma_min: float | None
     proposal: ProposalName
@@ -250,6 +250,7 @@ class ResolvedSettings(TrainSettings):
     network: validation.NetworkName
     batch_size: validation.BatchSize
     channels: tuple[validation.Width, ...]
+    blocks: validation.Layers
     sigma_max: validation.NoiseLevel
     sigma_min: validation.NoiseLevel
     log_sigma_mean: LogSigmaMean

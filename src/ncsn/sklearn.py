@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, DensityMixin, OneToOneFeatureMixin, Tran
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ncsn.data import Unseen, UserData
+from ncsn.data import Unseen, UserData, check_unseen
 from ncsn.learn.fit import fit
 from ncsn.machine.messages import quieter
 from ncsn.settings import TrainSettings
@@ -107,7 +107,7 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
     them; see ``Run.impute``.
     ``settings``: other training settings.
     ``random_state``: the seed of training and draws.  A fitted estimator returns the same values for the same table,
-    but those of a row also depend on its place among the rows with gaps.
+    but those of a row also depend on the other rows with gaps.
     ``verbose``: whether to print the messages of training.
 
     Attributes: ``run_``, the run, whose ``impute`` also returns intervals; ``n_features_in_``, ``feature_names_in_``;
@@ -216,6 +216,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
 
         Raises ValueError for rows with missing values.
         """
+        check_unseen(self.unseen)
         x = numbers_of(self._frame(X), self._columns, self.unseen)
         if x.isnan().any():
             raise ValueError("X contains NaN; only complete rows have a density")

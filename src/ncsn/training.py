@@ -42,7 +42,8 @@ class Budget:
     ``steps``: the number of steps.
     ``seconds``: seconds of wall clock, including whatever happens between the steps.
     ``after``: how many steps' worth of these seconds to leave for what follows training, at most half of them.
-    Raises ValueError unless exactly one of ``steps`` and ``seconds`` is given and it is positive.
+    Raises ValueError unless exactly one of ``steps`` and ``seconds`` is given and it is positive, and for a negative
+    ``after``.
     """
 
     steps: int | None = None
@@ -57,6 +58,7 @@ class Budget:
             whole("steps", self.steps, 1)
         else:
             real("seconds", self.seconds, above=0)
+        real("after", self.after, 0)
 
     def fraction(self, step: int, seconds: float) -> float:
         """The share of the budget that is spent, ≥ 1 when it is used up.

@@ -228,7 +228,7 @@ def impute_signals(run: Run, rows: object, n: int, generator: torch.Generator, u
         drawn = draw_signals(run, z[part], gaps.to(run.device), n, generator)
         draws[:, part] = torch.where(gaps, drawn.to(draws), draws[:, part])
     point = torch.where(missing, draws.mean(0), x)
-    return Imputed(x, draws, point, draws.std(0))
+    return Imputed(x, draws, point, draws.std(0) if len(draws) > 1 else torch.full_like(point, torch.nan))
 
 
 def hide_gap(run: Run, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:

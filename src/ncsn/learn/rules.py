@@ -27,6 +27,7 @@ from ncsn.validation import Json, NetworkName, validated
 
 NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP"}
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
+BLOCKS = 2
 WORTH = 0.4  # the most that posterior targets may cost, relative to the network's arithmetic
 # The most bytes that posterior targets may need: a copy of the data as floats, and two more while it is made.
 MEMORY = 2**31
@@ -234,7 +235,7 @@ def start_of(settings: TrainSettings, dataset: Dataset) -> str | None:
     _, *sides = dataset.shape
     little = dataset.n <= IMAGES_FROM_PRIOR and Effort.of(settings, dataset.kind).minutes <= MINUTES_FROM_PRIOR
     small = all(8 <= side <= 64 for side in sides)
-    if dataset.kind.prior is None or not (little and small) or changed_options(settings, ["channels", "blocks"]):
+    if dataset.kind.prior is None or not (little and small) or settings.channels or settings.blocks:
         return None
     log.info("training starts from the prior, a small network in the package; start='none' (--from none) turns it off")
     return dataset.kind.prior
@@ -251,8 +252,8 @@ def adopt_network(settings: TrainSettings, start: Config, kind: AnyKind) -> Trai
         raise ValueError(f"{settings.start} generates {start.recipe.kind.noun}; expected a run of {kind.noun}")
     if theirs.get("network") not in NETWORKS:
         return settings
-    blocks = settings.blocks if changed_options(settings, ["blocks"]) else theirs["blocks"]
-    return replace(settings, channels=settings.channels or tuple(theirs["channels"]), blocks=blocks)
+    channels, blocks = settings.channels or tuple(theirs["channels"]), settings.blocks or theirs["blocks"]
+    return replace(settings, channels=channels, blocks=blocks)
 
 
 def knows_classes(settings: TrainSettings, dataset: Dataset) -> bool:
@@ -300,6 +301,7 @@ def resolve(
         "network": kind.network,
         "class_conditional": knows_classes(settings, dataset),
         "channels": widths,
+        "blocks": settings.blocks or BLOCKS,
         "batch_size": size,
         "sigma_max": top,
         "sigma_min": settings.sigma_min or min(0.01, round_to(std / 20, 1)),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, get_args, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from ncsn.data import (
     Unseen,
     UserData,
     Values,
+    check_unseen,
     choose_patterns,
 )
 from ncsn.likelihood import LogDensities, log_prob
@@ -747,8 +748,7 @@ class Run:
         Returns the draws, the best guesses and their spread: for an array ``Imputed``, otherwise ``ImputedTable``.
         Raises ValueError for unknown columns or impossible values, for images, and for rows if the network is your own.
         """
-        if not isinstance(unseen, str) or unseen not in get_args(Unseen):
-            raise ValueError(f"unseen is {unseen!r}; it must be one of {', '.join(get_args(Unseen))}")
+        check_unseen(unseen)
         imputation = imputation_of(self, "use run.posterior to fill in missing parts")
         generator = generator_of(seed, self.device)
         with hardware.threads_for(self.score, steady=True):  # samplers adapt to the load at every step
