@@ -14,7 +14,7 @@ from torch import Tensor
 import ncsn
 from ncsn.distributions import GaussianMixture
 from ncsn.networks import ResidualMLP
-from ncsn.run.run import Run
+from ncsn.run.run import Run, log_densities
 from ncsn.tables.columns import FEW, AnyColumn, Column, Columns, Discrete, Number, learn_columns
 from ncsn.tables.model import ConditionalModel, Gaussian
 
@@ -127,6 +127,8 @@ def test_columns_have_the_scale_that_suits_them() -> None:
         assert abs(float(column.mean())) < 0.03, name
         assert float(column.std()) == pytest.approx(1, abs=0.05), name
         assert float(column.abs().max()) < 8, name
+    fives, ones = (learn(x)[1].describe()[-1] for x in (CASES["fives"], COLUMNS["count"]))
+    assert ("(5)" in fives, "(1)" in ones) == (True, False), "steps of one aren't listed"
     assert torch.equal(z[:, -2], (MIX[:, 5] == 0).double()), "whether a number has its frequent value"
     assert torch.equal(z[:, -1], (MIX[:, 7] > 1).double() + (MIX[:, 7] > 3))
 
@@ -195,6 +197,18 @@ def test_densities_of_a_run_integrate_to_one(names: tuple[str, ...]) -> None:
     assert float(torch.trapezoid(density, x[:, 0])) == pytest.approx(1, abs=0.01 * d)
 
 
+def test_densities_at_random_places_are_those_of_the_continuous_numbers_there() -> None:
+    """In whole numbers, on a logarithmic scale."""
+    rows = torch.arange(30, 90)[:, None].double()
+    column = Number(name="n", log=True, step=1.0, shift=4.0, scale=0.5)
+    found, normal = (Columns(columns=(each,)) for each in (column, replace(column, step=0.0)))
+    score = GaussianMixture(torch.zeros(1, 1))
+    x = normal.inverse(found.forward(rows, torch.Generator().manual_seed(5)))
+    assert 0.3 < float((x - rows).abs().max()) < 0.5
+    (part,) = log_densities(run_of(score, found, 1), rows, place=5, batch_size=99)
+    torch.testing.assert_close(part.log_prob, run_of(score, normal, 1).log_prob(x, batch_size=99))
+
+
 def test_a_frequent_value_has_a_probability_and_the_rest_a_density() -> None:
     """0.3 for zero, and a standard normal of the model's numbers with the other 0.7."""
     _, transform = learn(COLUMNS["atom"])
@@ -253,6 +267,8 @@ def check_column(x: np.ndarray) -> None:
     assert float(made.min()) >= x.min()
     assert float(made.max()) <= x.max()
     start, end = torch.tensor(column.knots, dtype=torch.float64)
+    tails = (start.diff() / end.diff())[[0, -1][: len(start)]]
+    assert bool((tails > 0.999).all()), "as long as a Gaussian's or longer"
     assert bool((start.diff() > 0).all())
     assert bool((end.diff() > 0).all())
     if column.whole and column.step == 1:  # no knot inside a cell that few have

@@ -133,6 +133,9 @@ def test_shapes_and_trends_are_those_of_sdmetrics() -> None:
     shifted = made + np.array([1e3, 1e3, 0, 0])
     assert column_shapes(real, shifted, text) == pytest.approx((0.9375 + 0.953333333) / 4)
     assert pair_trends(real, shifted, text) < 0.6, "bins are those of the real rows"
+    assert column_shapes(real, made * [np.nan, 1, 1, 1], text) == pytest.approx(
+        (0.871595331 + 0.9375 + 0.953333333) / 3
+    )
     constant = made * [0, 1, 1, 1]
     assert pair_trends(real, constant, text) < pair_trends(real, made, text) - 0.15, "no correlation is no likeness"
 
