@@ -20,6 +20,7 @@ from ncsn.learn.loading import dataset_of
 from ncsn.learn.record import Record
 from ncsn.networks import ResidualMLP
 from ncsn.objectives import training_loss
+from ncsn.run.run import log_densities
 from ncsn.settings import TrainSettings
 from ncsn.tables import TABLES
 from ncsn.tables import learning as missing
@@ -415,12 +416,17 @@ def test_densities_of_a_mixed_table_are_exact() -> None:
     joint = class_logs(x[:, 1:]).gather(1, x[:, :1].long())[:, 0]
     found = run.log_prob(x[:, :2], given={"y": 11.0}, tolerance=1e-5).double()
     torch.testing.assert_close(found, joint - marginal, atol=3e-3, rtol=0)
+    (same,) = log_densities(run, x[:1].expand(1000, -1), probes=4, batch_size=1000)
+    error = float(same.standard_error.square().mean().sqrt())
+    assert error == pytest.approx(float(same.log_prob.std()), rel=0.1), "of a few probes"
 
 
 def test_a_group_that_is_drawn_first_is_integrated_over_later_ones() -> None:
     """Numbers have the density of their own Gaussian then, and classes their probability given the numbers."""
     x = torch.cat([torch.arange(6)[:, None] % 3, 7 + draw(6, 2, seed=0) * torch.tensor([2.0, 5.0])], 1).double()
     run, units = gaussian_classes((0, 0, 1)), torch.tensor([2.0, 5.0]).double()
+    states, usual = ([step.sigma for step in each.steps(9, levels=4)] for each in (run, gaussian_classes()))
+    assert states == usual, "with those in which numbers have noise"
     mean, covariance = moments(CLASSES, CHANCES)
     numbers = MultivariateNormal(7 + units * mean, (covariance + PAIR) * units * units[:, None])
     logs = class_logs(x[:, 1:]).log_softmax(1).gather(1, x[:, :1].long())[:, 0]
@@ -770,6 +776,9 @@ def test_columns_follow_a_chain_of_gaps_whichever_has_more_of_them() -> None:
     assert groups(z=z, y=y, x=x) == [2, 1, 0]
     anywhere = np.where(rng.random(n) < 0.6, np.nan, first)
     assert groups(z=np.where(anywhere > 0, np.nan, second), y=anywhere, x=x) == [1, 0, 0]
+    x, other = rng.standard_normal((2, 20_000))
+    slightly = rng.random(len(x)) < 0.3 + 0.04 * np.sign(x)
+    assert groups(x=x, y=np.where(slightly, np.nan, other)) == [0, 1], "in many rows"
 
 
 def test_gaps_anywhere_are_seldom_taken_for_gaps_that_depend_on_something() -> None:

@@ -62,10 +62,10 @@ def test_what_is_no_table_is_refused_in_a_line(text: str, why: str, tmp_path: Pa
 def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that runs out is no fault of the file."""
     np.savez(tmp_path / "two.npz", a=WHOLE, b=WHOLE)
-    (tmp_path / "objects.npy").write_bytes(pickle.dumps([1.0, 2.0]))
+    (tmp_path / "objects.NPY").write_bytes(pickle.dumps([1.0, 2.0]))
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     cases = {"no.csv": "cannot be read", "no.npy": "cannot be read", "two.npz": "a, b"}
-    cases |= {"objects.npy": r"\(it holds Python objects\)$"}
+    cases |= {"objects.NPY": r"\(it holds Python objects\)$"}
     for name, why in cases.items():
         with pytest.raises(ValueError, match=why):
             read_rows(tmp_path / name)
