@@ -112,7 +112,10 @@ def test_bands_of_a_histogram_hold_all_bins_of_uniform_ranks(generator: Generato
 
 @pytest.mark.parametrize("hidden", [0.5, ["0", "2"], [True, False, True], np.eye(3, dtype=bool)])
 def test_imputation_is_calibrated_where_the_model_is(hidden: Any) -> None:
-    found = conditional_run(THREE).calibrate(gaussian_rows(80, seed=5), hidden=hidden, n=80, draws=9)
+    """Also by rows with gaps, whose truth nobody knows."""
+    rows = gaussian_rows(120, seed=5)
+    rows[::3, 0] = rows[::4, 1:] = torch.nan
+    found = conditional_run(THREE).calibrate(rows, hidden=hidden, n=80, draws=9)
     assert found.calibrated == {"run": True, "held-out": True}
 
 
@@ -146,6 +149,7 @@ REFUSED: list[tuple[Callable[[Run], object], str]] = [
     (lambda run: run.calibrate(n=29), "n is 29"),
     (lambda run: run.calibrate(measure=lambda x: x.detach(), noise_std=1.0), "differentiable"),
     (lambda run: run.calibrate(measure=FIRST), "noise_std"),
+    (lambda run: run.calibrate(measure=FIRST, noise_std=1.0, solver_steps=0, n=30, levels=2), "solver_steps"),
     (lambda run: run.calibrate(noise_std=1.0, levels=9), "levels, noise_std: only a measurement"),
     (lambda run: run.calibrate(hidden=3 * [False]), "nothing"),
     (lambda run: run.calibrate(hidden=0.0), "hidden is 0.0"),

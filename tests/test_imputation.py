@@ -21,7 +21,7 @@ from pyarrow import parquet
 from torch import Tensor
 
 import ncsn
-from ncsn.data import Imputed, conformal_factor
+from ncsn.data import Imputed, conformal_factor, deviations
 from ncsn.networks import ResidualMLP
 from ncsn.run.run import Run
 from ncsn.tables import impute as imputation
@@ -207,6 +207,11 @@ def test_the_truth_is_as_likely_at_every_rank_among_draws() -> None:
     imputed = Imputed(torch.full((1, 1), torch.nan).double(), draws, draws.mean(0), draws.std(0))
     for level, ends in ((0.9, (0, 18)), (0.8, (1, 17))):
         assert tuple(map(float, imputed.interval(level))) == pytest.approx(ends)
+
+
+def test_deviations_are_those_below_and_above_the_median() -> None:
+    ends = deviations(torch.tensor([[0.0], [1.0], [5.0]]).double())
+    assert [float(each) for each in ends] == pytest.approx([(1 / 3) ** 0.5, 1, (16 / 3) ** 0.5])
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
