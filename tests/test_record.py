@@ -254,6 +254,9 @@ def test_a_run_that_goes_on_has_a_new_budget_rows_in_a_new_file_and_no_evaluatio
     ncsn.fit(DATA, steps=3, device="cpu", record=Record(folder=folder, job=Job(resume=True)))
     assert before.read_text() == first != (folder / "metrics.jsonl").read_text()
     assert not any((folder / name).exists() for name in EVALUATION)
+    with pytest.raises(Stopped):
+        ncsn.fit(DATA, steps=9, device="cpu", record=Record(folder=folder, job=Job(resume=True), signals=[15]))
+    assert read_config(folder).settings["steps"] == 9, "also if it is stopped"
 
 
 def test_every_report_draws_samples_which_change_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

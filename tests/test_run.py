@@ -399,6 +399,7 @@ def test_a_config_with_nonsense_anywhere_is_refused_or_means_it(pictures: Path) 
         ("recipe.transform.dtype", "object", "depth is 'object'"),
         ("recipe.transform.type", "columns", "columns"),
         ("recipe.shares.dogs", KeyError, "shares is"),
+        ("recipe.shares", {"cats": 0.0, "dogs": 0.0}, "shares is"),
         ("data.digest", "02ab", "its digest"),  # the weights are another run's
     ],
 )

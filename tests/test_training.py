@@ -202,6 +202,16 @@ def test_without_bfloat16_hardware_products_are_in_float32(monkeypatch: Patch, g
     assert max(errors[1:]) < 0.02
 
 
+def test_muons_products_have_the_dtype_that_is_asked_for(generator: torch.Generator) -> None:
+    x, weights = torch.randn(2, 8, generator=generator), list[Tensor]()
+    for products in (torch.float32, torch.bfloat16):
+        nn.init.eye_((layer := nn.Linear(8, 8, bias=False)).weight)
+        layer(x).square().sum().backward()
+        muon_and_adam(nn.Sequential(layer), products=products)[0].step()
+        weights.append(layer.weight.detach())
+    assert 1e-4 < float((weights[0] - weights[1]).abs().max()) < 0.01
+
+
 EDGES = [
     (UNet(channels=(8, 8), blocks=1, features=8, num_classes=3), {"labels.weight", "stem.weight", "head.weight"}),
     (NCSN(1, width=4, features=8), {"stem.weight", "head.weight"}),
