@@ -740,7 +740,7 @@ class Run:
 
         ``rows``: a DataFrame or a dict of columns, which are matched by name and may be absent; or an array (b, *d).
         NaN means missing.
-        ``n``: the number of draws for each row, at least 1.
+        ``n``: the number of draws for each row, at least 1; with one, the spread is unknown (NaN).
         ``seed``: a number, or a generator on the run's device, which is advanced.
         ``unseen``: what to do with values that are impossible, judging by the training data.  "error" rejects them.
         "missing" imputes unseen categories; impossible numbers are kept, but not conditioned on.  "skip" leaves rows
