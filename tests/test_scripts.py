@@ -208,6 +208,7 @@ def test_a_script_that_is_run_again_replaces_its_run_but_none_in_a_folder_that_i
     for name, content in (("samples.png", "precious"), ("config.json", "{}")):
         (place / name).write_text(content)
         assert run(script, line) == 2, "no run of its own"
+        assert f"is not a run, but has a {name}" in capsys.readouterr().err
         assert [(path.name, path.read_text()) for path in place.iterdir()] == [(name, content)]
         (place / name).unlink()
     capsys.readouterr()

@@ -27,7 +27,7 @@ from ncsn.validation import Json, NetworkName, validated
 
 NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP"}
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
-BLOCKS = 2
+BLOCKS = 2  # at each resolution
 WORTH = 0.4  # the most that posterior targets may cost, relative to the network's arithmetic
 # The most bytes that posterior targets may need: a copy of the data as floats, and two more while it is made.
 MEMORY = 2**31

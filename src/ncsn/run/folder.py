@@ -271,7 +271,7 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False)
             raise ValueError(f"{place} has weights, but no {CHECKPOINT} to resume from; choose another --out")
     if overwrite or (resume and has_run(folder)):
         return
-    if has_run(folder):
+    if has_own_run(folder):
         others = "--overwrite (overwrite=True) replaces it, and `ncsn train` continues its own with --resume"
         raise ValueError(f"{folder} holds another run; {others}")
     for path in (place / name for place in (folder, guide) for name in names if (place / name).exists()):
