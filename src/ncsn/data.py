@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped, UInt8
 from pydantic import PlainValidator
-from torch import Tensor, nn
+from torch import Tensor
 
 from ncsn.batching import Batch, batches, reals
 from ncsn.machine.messages import log
 from ncsn.machine.storage import sha256_of
 from ncsn.samplers import Step
-from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
+from ncsn.score import PreconditioningName, ScoreModel
 from ncsn.settings import PARTS, Reading, Split
 from ncsn.validation import Json, NetworkName, opened_as, real, validated
 
@@ -567,20 +567,6 @@ class Kind(ABC, Generic[R]):
         """
         mean, std = data.statistics
         return {"data_mean": mean, "data_std": std}
-
-    def model(
-        self,
-        network: nn.Module,
-        shape: tuple[int, ...],
-        preconditioning: PreconditioningName,
-        start: Mapping[str, float | Tensor],
-        autocast: torch.dtype | None,
-    ) -> ScoreModel:
-        """A score network for examples of this shape.  Raises ValueError for the ``start`` of another model."""
-        way = PRECONDITIONINGS[preconditioning]
-        mean, std = start.get("data_mean", 0.0), start.get("data_std", 1.0)
-        torch.as_tensor(mean).expand(shape)  # RuntimeError if it can't
-        return ScoreModel(network, mean, std, preconditioning=way, autocast=autocast)
 
     def columns(self, data: Dataset) -> tuple[str, ...]:
         """The names of columns that can be hidden in training."""

@@ -25,12 +25,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ncsn import networks
+from ncsn.conditionals import ConditionalModel
 from ncsn.data import AnyKind, AnyTransform, Label, Origin, Transform, kind_of
 from ncsn.machine.messages import log
 from ncsn.machine.storage import atomic, check_regular, read_tensors, seal, sha256_of, sweep, write_json
 from ncsn.posteriors import systematic
 from ncsn.samplers import Sampling
-from ncsn.score import PreconditioningName, ScoreModel
+from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
 from ncsn.validation import Count, Json, check_call, one_line, read_json, validated
 
 Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes
@@ -127,7 +128,13 @@ class Recipe:
             kind = getattr(networks, self.network)
             check_call(kind, self.arguments)
             network = kind(**self.arguments).float()  # whatever torch's default is
-        return self.kind.model(network, self.shape, self.preconditioning, start or {}, autocast)
+        if self.preconditioning == "conditional":
+            return ConditionalModel.around(network, self.shape[0], start or {}, autocast)
+        mean, std = (start or {}).get("data_mean", 0.0), (start or {}).get("data_std", 1.0)
+        torch.as_tensor(mean).expand(self.shape)  # RuntimeError if it can't
+        return ScoreModel(
+            network, mean, std, preconditioning=PRECONDITIONINGS[self.preconditioning], autocast=autocast
+        )
 
 
 def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:

@@ -1,12 +1,12 @@
 """Tables: rows of numbers, categories and dates, possibly with missing cells; every conditional is learned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64
-from torch import Tensor, nn
+from torch import Tensor
 
 from ncsn import settings
 from ncsn.data import (
@@ -32,7 +32,7 @@ from ncsn.tables.columns import columns_of
 from ncsn.tables.frames import frame_of, numbers_of, write_frame
 from ncsn.tables.judge import TableRuler, show_rows
 from ncsn.tables.learning import MaskedCurriculum, log_shares, start
-from ncsn.tables.model import ConditionalModel, Gaussian, in_gaussian
+from ncsn.conditionals import ConditionalModel
 from ncsn.tables.read import frame_in, table_of_array
 from ncsn.validation import as_numbers
 
@@ -45,25 +45,6 @@ class Tables(Kind[Run]):
         if preconditioning == "conditional":
             return dict(start(columns_of(data.transform, data.shape[0]), data.train, data.validation))
         return super().start(data, preconditioning)
-
-    def model(
-        self,
-        network: nn.Module,
-        shape: tuple[int, ...],
-        preconditioning: PreconditioningName,
-        start: Mapping[str, float | Tensor],
-        autocast: torch.dtype | None,
-    ) -> ScoreModel:
-        """A model of every conditional, around the Gaussian; a network of the user's own learns the joint density."""
-        if preconditioning != "conditional":
-            return super().model(network, shape, preconditioning, start, autocast)
-        counts: tuple[int, ...] = tuple(getattr(network, "codes", ()))
-        size = shape[0] - len(counts) + sum(k for k, inside in zip(counts, in_gaussian(counts), strict=True) if inside)
-        gaussian = Gaussian(torch.zeros(size), torch.eye(size))
-        others = {} if "data_mean" in start else dict(start)  # a file's tensors are loaded later, if their shapes fit
-        if others:
-            gaussian = Gaussian(*(torch.as_tensor(others.pop(name)) for name in Gaussian._fields))
-        return ConditionalModel(network, gaussian, counts, autocast=autocast, **others)  # type: ignore[arg-type]
 
     def columns(self, data: Dataset) -> tuple[str, ...]:
         """Those of the table."""

@@ -20,7 +20,7 @@ from ncsn.run.run import Run, announce_rejected, draw_allowed, generator_of
 from ncsn.settings import TABLES
 from ncsn.tables.columns import AnyColumn, Columns, Discrete, columns_of, name_of
 from ncsn.tables.frames import cells_by_name, decode, fill, frame_of, numbers_of, write_frames
-from ncsn.tables.model import ConditionalModel, Given
+from ncsn.conditionals import ConditionalModel, Given
 from ncsn.tables.read import clean_cells, decimal_mark, read_frame, zone_of
 from ncsn.validation import counted, one_line
 

@@ -18,7 +18,7 @@ from ncsn.data import Curriculum, Dataset, Loss
 from ncsn.noise import noise_like
 from ncsn.score import ScoreModel
 from ncsn.tables.columns import Columns, columns_of
-from ncsn.tables.model import ABSENT, Condition, ConditionalModel, Gaussian, in_gaussian, indicators
+from ncsn.conditionals import ABSENT, Condition, ConditionalModel, Gaussian, in_gaussian, indicators
 
 NARROW = 256  # coordinates; with more, a covariance takes longer than the network
 INDEPENDENT = 3  # rows added to a table's covariance, as if their columns were independent

@@ -22,7 +22,7 @@ covariance, and K is the inverse covariance of only the observed coordinates, in
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -166,6 +166,22 @@ class ConditionalModel(ScoreModel):
         }
         for name, buffer in buffers.items():
             self.register_buffer(name, buffer.clone(), persistent=name not in ("which", "inside"))
+
+    @classmethod
+    def around(
+        cls, network: nn.Module, size: int, start: Mapping[str, float | Tensor], autocast: torch.dtype | None
+    ) -> "ConditionalModel":
+        """A model around the Gaussian in ``start``, by default a standard one.
+
+        ``size``: the number of numbers and codes of a row.
+        """
+        counts: tuple[int, ...] = tuple(getattr(network, "codes", ()))
+        size = size - len(counts) + sum(k for k, inside in zip(counts, in_gaussian(counts), strict=True) if inside)
+        if not start or "data_mean" in start:  # a file's tensors are loaded later, if their shapes fit
+            return cls(network, Gaussian(torch.zeros(size), torch.eye(size)), counts, autocast=autocast)
+        others = {name: torch.as_tensor(each) for name, each in start.items() if name not in Gaussian._fields}
+        gaussian = Gaussian(*(torch.as_tensor(start[name]) for name in Gaussian._fields))
+        return cls(network, gaussian, counts, autocast=autocast, **others)
 
     @torch.no_grad()
     def condition(
