@@ -28,7 +28,7 @@ from ncsn import evaluation, metrics, plots
 from ncsn.batching import centres, quantize
 from ncsn.cli import console
 from ncsn.data import Dataset
-from ncsn.kinds.images.read import mnist
+from ncsn.images.read import mnist
 from ncsn.machine import hardware
 from ncsn.posteriors import known_pixels, masked
 from ncsn.run.run import Drawn

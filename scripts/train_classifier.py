@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ncsn.kinds.images.read import mnist
+from ncsn.images.read import mnist
 from ncsn.machine import hardware
 from ncsn.networks import Classifier
 

@@ -61,7 +61,7 @@ def test_samplers_are_chosen_by_validation_images(monkeypatch: pytest.MonkeyPatc
         return SimpleNamespace(features=x.flatten(1).float())
 
     run = ncsn.Run.of(GaussianScore(0.5, 0.3), (1, 10, 8), sigma_max=5.0, sigma_min=0.1)
-    monkeypatch.setattr("ncsn.kinds.images.read.mnist", lambda: images)
+    monkeypatch.setattr("ncsn.images.read.mnist", lambda: images)
     monkeypatch.setattr("ncsn.evaluation.digits", lambda: classifier)
     monkeypatch.setattr(ncsn, "load", lambda _: run, raising=False)
     monkeypatch.setattr(ncsn.Run, "compile", lambda *_: None)

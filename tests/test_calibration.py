@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 import ncsn
 from ncsn.cli import console
 from ncsn.distributions import GaussianMixture
-from ncsn.kinds.signals import hide_gap
+from ncsn.signals import hide_gap
 from ncsn.metrics import Calibration, Trials, calibration, rank, rank_histogram
 from ncsn.run.run import Run
 from ncsn.tables.columns import columns_of

@@ -26,7 +26,7 @@ from ncsn.batching import centres, dequantize, quantize
 from ncsn.cli import console
 from ncsn.cli.solve import Superres
 from ncsn.data import Dataset
-from ncsn.kinds.images.read import Depth, mnist
+from ncsn.images.read import Depth, mnist
 from ncsn.machine.messages import Stopped
 from ncsn.plots import image_grid
 from ncsn.posteriors import blurred, downsampled

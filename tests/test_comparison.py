@@ -15,7 +15,7 @@ from torch import Tensor
 import ncsn
 from ncsn.data import Dataset
 from ncsn.evaluation import evaluate
-from ncsn.kinds.comparison import Comparison
+from ncsn.comparison import Comparison
 from ncsn.learn.loading import dataset_of
 from ncsn.tables import TABLES
 from ncsn.tables.columns import Column, learn_columns

@@ -21,7 +21,7 @@ from PIL import Image
 
 from ncsn.batching import batches, centres, dequantize, quantize, reals
 from ncsn.data import Dataset, Labels, Origin
-from ncsn.kinds.images.read import BYTES, Depth, mnist, picture, read_example, stored_depth
+from ncsn.images.read import BYTES, Depth, mnist, picture, read_example, stored_depth
 from ncsn.learn.loading import load_dataset
 from ncsn.settings import Reading
 

@@ -19,7 +19,7 @@ from ncsn import SAMPLERS, Recipe, Run, ScoreModel, add_guidance, evaluation, me
 from ncsn.batching import Batch
 from ncsn.cli.console import main
 from ncsn.distributions import TOYS, Empirical, GaussianMixture
-from ncsn.kinds.images import judge as features
+from ncsn.images import judge as features
 from ncsn.learn import fit as learning
 from ncsn.learn.fit import open_run
 from ncsn.machine import hardware

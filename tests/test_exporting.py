@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn.cli import console
-from ncsn.kinds.images.read import Depth
-from ncsn.kinds.signals import Scale
+from ncsn.images.read import Depth
+from ncsn.signals import Scale
 from ncsn.networks import MLP
 from ncsn.run import exporting
 from ncsn.run.folder import Recipe

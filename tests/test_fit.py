@@ -27,7 +27,7 @@ from ncsn.batching import centres
 from ncsn.data import Reports
 from ncsn.distributions import Empirical, Ring
 from ncsn.kinds import images
-from ncsn.kinds.images import guidance
+from ncsn.images import guidance
 from ncsn.learn.fit import ALL_OURS, Judge, Lesson, OwnParts, Plan, learn, plan, take_weights
 from ncsn.learn.loading import dataset_of
 from ncsn.learn.record import Ledger, Record, Row, until_spoiled

@@ -11,9 +11,9 @@ from learning import pictures, tiny, unlearned
 import ncsn
 from ncsn.data import Dataset, Labels
 from ncsn.evaluation import Features
-from ncsn.kinds.images import guidance, judge
-from ncsn.kinds.images.guidance import Trial, climb
-from ncsn.kinds.images.read import mnist
+from ncsn.images import guidance, judge
+from ncsn.images.guidance import Trial, climb
+from ncsn.images.read import mnist
 from ncsn.metrics import kernel_distance
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import ncsn
 from ncsn import GaussianMixture, Step, plots
-from ncsn.kinds.images import write_grid
+from ncsn.images import write_grid
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 1.0], [3.0, 0.0]]), 0.7)
 POINTS = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.25]])

@@ -8,7 +8,7 @@ from learning import pictures
 
 import ncsn
 from ncsn.data import Dataset
-from ncsn.kinds.images.read import mnist
+from ncsn.images.read import mnist
 from ncsn.learn import rules
 from ncsn.learn.loading import dataset_of
 from ncsn.noise import LogUniform

@@ -26,7 +26,7 @@ import ncsn
 from ncsn import Recipe, Run, Sampling, ScoreModel
 from ncsn.data import Origin
 from ncsn.distributions import TOYS, Empirical
-from ncsn.kinds.images.read import Depth
+from ncsn.images.read import Depth
 from ncsn.machine import hardware
 from ncsn.machine.storage import read_tensors, seal
 from ncsn.networks import MLP, ResidualMLP

@@ -17,7 +17,7 @@ from torch import Tensor
 import ncsn
 from ncsn.data import Dataset, Transform
 from ncsn.evaluation import evaluate
-from ncsn.kinds.signals import SIGNALS, Scale, autocorrelation, log_spectrum
+from ncsn.signals import SIGNALS, Scale, autocorrelation, log_spectrum
 from ncsn.learn.loading import from_arrays
 from ncsn.run.run import Run
 from ncsn.score import Sigma, expand

@@ -9,8 +9,10 @@ from .adapters import from_noise_predictor as from_noise_predictor
 from .adapters import from_variance_preserving as from_variance_preserving
 from .adapters import to_azula as to_azula
 from .batching import batches as batches
+from .calibration import calibrate as calibrate
 from .distributions import GaussianMixture as GaussianMixture
 from .learn.fit import fit as fit
+from .learn.loading import load as load
 from .learn.loading import load_dataset as load_dataset
 from .likelihood import bits_per_dimension as bits_per_dimension
 from .likelihood import log_prob as log_prob
@@ -29,7 +31,6 @@ from .posteriors import replacement as replacement
 from .run.exporting import export as export
 from .run.folder import Recipe as Recipe
 from .run.run import Run as Run
-from .run.run import load as load
 from .samplers import SAMPLERS as SAMPLERS
 from .samplers import SamplerSpec as SamplerSpec
 from .samplers import Sampling as Sampling

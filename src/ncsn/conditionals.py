@@ -353,12 +353,6 @@ class ConditionalModel(ScoreModel):
         score = self.numbers(x[:, : self.d], sigma, c)
         return torch.cat([score, torch.zeros_like(x[:, self.d :])], 1)
 
-    def states(
-        self, n: int, sampling: Sampling, generator: torch.Generator, count: Callable[[Score], Score]
-    ) -> Iterator[Step]:
-        """The states of ``n`` rows, in which cells are missing as often as in training; see ``fill``."""
-        return self.fill(self.nothing_known(n), sampling, generator, complete=False, count=count)
-
     def nothing_known(self, n: int) -> Float[Tensor, "n e"]:
         """Rows in which everything is unknown."""
         return torch.full((n, len(self.order)), torch.nan, device=self.mean.device)
@@ -506,47 +500,3 @@ class ConditionalModel(ScoreModel):
         found = solve(score, points, mean=torch.where(target, means, 0.0))
         noise = 0.5 * math.log(2 * math.pi * sigma_max**2)
         return replace(found, log_prob=found.log_prob + noise * (~target).sum(1).cpu().double())
-
-
-class Given:
-    """The conditional of rows given values of some columns, as a score of the others that draws itself.
-
-    ``row``: the given values, (1, e), NaN elsewhere.
-    ``kept``: the coordinates of the others.
-    ``complete``: whether no cell may be missing.
-    """
-
-    def __init__(self, model: ConditionalModel, row: Float[Tensor, "1 e"], kept: list[int], *, complete: bool) -> None:
-        self.model, self.row, self.kept, self.complete = model, row, kept, complete
-
-    def whole(self, x: Float[Tensor, "b k"]) -> Float[Tensor, "b e"]:
-        """Whole rows of the model."""
-        z = self.row.to(x).repeat(len(x), 1)
-        z[:, self.kept] = x
-        return z
-
-    def __call__(self, x: Float[Tensor, "b k"], sigma: Sigma, /) -> Float[Tensor, "b k"]:
-        """The score of the other numbers given the codes in ``x``."""
-        d, z = self.model.d, self.whole(x)
-        target = torch.zeros_like(z[:, :d], dtype=torch.bool)
-        target[:, [i for i in self.kept if i < d]] = True
-        given = torch.cat([torch.where(target, torch.nan, z[:, :d]), z[:, d:]], 1)
-        given = self.model.given(given, target & self.model.exists(z))
-        value: Tensor = self.model(z, sigma, given)
-        return value[:, self.kept]
-
-    def states(
-        self, n: int, sampling: Sampling, generator: torch.Generator, count: Callable[[Score], Score]
-    ) -> Iterator[Step]:
-        """The states of ``n`` rows of the other columns."""
-        rows = self.row.expand(n, -1)
-        for step in self.model.fill(rows, sampling, generator, complete=self.complete, count=count):
-            yield Step(step.sigma, step.x[:, self.kept])
-
-    def log_densities(
-        self, z: Float[Tensor, "b k"], solve: Callable[..., LogDensities], sigma_max: float
-    ) -> LogDensities:
-        """Log densities of the other columns given these values."""
-        known = torch.ones_like(self.row[0], dtype=torch.bool)
-        known[self.kept] = False
-        return self.model.log_densities(self.whole(z.to(self.row)), solve, sigma_max, known=known)

@@ -7,21 +7,23 @@ from jaxtyping import Shaped
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ncsn.calibration import calibrate as calibrate
+from ncsn.comparison import Comparison as Comparison
 from ncsn.data import OTHER_DATA, Dataset, Report
-from ncsn.kinds.comparison import Comparison as Comparison
-from ncsn.kinds.images.judge import PIXELS as PIXELS
-from ncsn.kinds.images.judge import REPORTABLE, FeaturesLike
-from ncsn.kinds.images.judge import Evaluation as Evaluation
-from ncsn.kinds.images.judge import Features as Features
-from ncsn.kinds.images.judge import Metric as Metric
-from ncsn.kinds.images.judge import Ruler as Ruler
-from ncsn.kinds.images.judge import choose as choose
-from ncsn.kinds.images.judge import digits as digits
-from ncsn.kinds.images.judge import nearest as nearest
+from ncsn.images.judge import PIXELS as PIXELS
+from ncsn.images.judge import REPORTABLE, FeaturesLike
+from ncsn.images.judge import Evaluation as Evaluation
+from ncsn.images.judge import Features as Features
+from ncsn.images.judge import Metric as Metric
+from ncsn.images.judge import Ruler as Ruler
+from ncsn.images.judge import choose as choose
+from ncsn.images.judge import digits as digits
+from ncsn.images.judge import nearest as nearest
 from ncsn.learn.loading import dataset_of
 from ncsn.metrics import Calibration as Calibration
 from ncsn.metrics import calibration as calibration
-from ncsn.run.run import Run, SamplingOptions
+from ncsn.run.run import Run
+from ncsn.run.steps import SamplingOptions
 from ncsn.settings import Reading
 from ncsn.validation import as_numbers
 
@@ -64,9 +66,9 @@ def evaluate(
         dataset = data if isinstance(data, Dataset) else dataset_of(data, reading=own)
         if dataset.transform != source.transform:
             raise ValueError(OTHER_DATA)
-    if features != "auto" and not source.recipe.kind.guided:
+    if features != "auto" and not source.examples.guided:
         raise ValueError(f"features is {features}, but only images have features; leave it out")
     next(source.blocks(1, seed=seed, **options))  # rejects options without a wait of minutes
-    ruler = source.recipe.kind.ruler(source, dataset, features, n)
+    ruler = source.ruler(dataset, features, n)
     blocks = source.blocks(ruler.n, seed=seed, **options)
     return ruler.judge(torch.cat([steps.last().cpu() for steps in blocks]))

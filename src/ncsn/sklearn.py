@@ -16,13 +16,14 @@ from sklearn.base import BaseEstimator, DensityMixin, OneToOneFeatureMixin, Tran
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ncsn.data import Unseen, UserData, check_unseen
+from ncsn.columns import Columns, columns_of
+from ncsn.imputation import Unseen, check_unseen
 from ncsn.learn.fit import fit
 from ncsn.machine.messages import quieter
+from ncsn.run.run import UserData
 from ncsn.settings import TrainSettings
-from ncsn.tables.columns import Columns, columns_of
 from ncsn.tables.frames import numbers_of
-from ncsn.tables.impute import ImputedTable
+from ncsn.tables.imputed import ImputedTable
 from ncsn.tables.read import MIN_ROWS
 
 Self = TypeVar("Self", bound="TableEstimator")

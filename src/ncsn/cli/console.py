@@ -42,9 +42,9 @@ from ncsn.validation import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ncsn.data import Transform
-    from ncsn.run.run import Drawn, Run, SeededOptions, Steps
-    from ncsn.run.run import SamplingOptions as SamplingKeywords
+    from ncsn.run.run import Run
+    from ncsn.run.steps import Drawn, SeededOptions, Steps
+    from ncsn.run.steps import SamplingOptions as SamplingKeywords
 
 MIN_COLUMNS = 40  # of a terminal; in one or two columns tyro's help never ends
 MIN_CALLS_TO_COMPILE = 60_000  # network evaluations of single images; for fewer, compiling takes longer than it saves
@@ -79,7 +79,7 @@ class RunOptions:
 
     def options(self) -> "SamplingKeywords":
         """The options that ``Run.steps`` takes."""
-        from ncsn.run.run import SamplingOptions
+        from ncsn.run.steps import SamplingOptions
 
         names = SamplingOptions.__annotations__
         return cast("SamplingKeywords", {name: value for name, value in vars(self).items() if name in names})
@@ -200,8 +200,8 @@ def is_main() -> bool:
 
 def require(run: "Run", noun: str, named: Path, why: str) -> None:
     """Raises ValueError, which says ``why``, unless the run generates the kind of data that a command needs."""
-    if run.recipe.kind.noun != noun:
-        raise ValueError(f"{named} generates {run.recipe.kind.noun}; {why}")
+    if run.examples.noun != noun:
+        raise ValueError(f"{named} generates {run.examples.noun}; {why}")
 
 
 def ending(error: BaseException) -> tuple[int, str]:
@@ -237,7 +237,7 @@ def compile_for(run: "Run", n: int, steps: "Steps") -> None:
     """Compile a run's networks if that pays off for ``n`` samples drawn like ``steps``."""
     from ncsn.score import even_batch_size
 
-    if run.recipe.kind.compiled and run.posterior_score is None and n * steps.sampling.nfe >= MIN_CALLS_TO_COMPILE:
+    if run.compiled and run.posterior_score is None and n * steps.sampling.nfe >= MIN_CALLS_TO_COMPILE:
         run.compile(even_batch_size(n, steps.batch_size))
 
 
@@ -247,7 +247,7 @@ def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> 
     Batches of a size that networks weren't compiled for run uncompiled.
     """
     from ncsn.machine.hardware import nothing_compiled
-    from ncsn.run.run import Drawn
+    from ncsn.run.steps import Drawn
 
     path = []
     with nothing_compiled():
@@ -258,33 +258,33 @@ def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> 
 
 
 def write_array(
-    out: Path, run: "Run", n: int, *, seed: int, options: "SamplingKeywords", transform: "Transform | None" = None
+    out: Path, run: "Run", n: int, *, seed: int, options: "SamplingKeywords", judged: bool = False
 ) -> "Drawn":
     """Write ``n`` samples of a run to an .npz, an .npy or a table, drawn block by block (``Run.blocks``).
 
     A block is on the disk before the next one is drawn, in a file without a name, which no kill leaves behind.
 
-    ``transform``: of the array's units; the run's by default.
+    ``judged``: whether the array is for a ruler, which compares images of any depth as bytes.
     Returns the last block.
     """
     import numpy as np
 
     from ncsn.machine import storage
-    from ncsn.run.run import cost
+    from ncsn.run.steps import cost
 
-    kind, began, count = run.recipe.kind, time.perf_counter(), 1
+    began, count = time.perf_counter(), 1
     with tempfile.TemporaryFile(dir=out.parent) as file:
         for number, steps in enumerate(run.blocks(n, seed=seed, **options), 1):
             if number == 1:
                 count = -(-n // steps.n)
                 compile_for(run, n, steps)
             drawn = follow(steps, f"block {number} of {count}", began)
-            block = np.asarray(kind.stored(transform or run.transform, drawn.samples))
+            block = np.asarray(run.judged(drawn.samples) if judged else run.stored(drawn.samples))
             file.write(block.tobytes())
         file.flush()
         array = np.memmap(file, block.dtype, "c", shape=(n, *block.shape[1:]))
-        if (write := kind.writers[out.suffix]) is not None:
-            write(run, array, [], out)
+        if out.suffix not in (".npz", ".npy"):
+            run.write(array, [], out)
         else:
             with storage.atomic(out) as temporary:
                 if out.suffix == ".npy":

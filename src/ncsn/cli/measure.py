@@ -56,8 +56,7 @@ class Evaluate(SamplingOptions):
         from ncsn.machine import storage
 
         run = ncsn.load(self.run, device=self.device)
-        kind = run.recipe.kind
-        if not kind.guided and self.features != "auto":
+        if not run.examples.guided and self.features != "auto":
             raise ValueError(f"--features {self.features} would be ignored: only images have features")
         out = self.out or (self.run if self.run == run.folder else Path())
         storage.check_files(out, FILES, overwrite=self.overwrite)
@@ -65,11 +64,9 @@ class Evaluate(SamplingOptions):
         data = run.data(self.data)
         log.info(f"data: {data.name}, {data.describe()}")
         # Before sampling, for the same reason.
-        ruler = kind.ruler(run, data, self.features, self.n)
+        ruler = run.ruler(data, self.features, self.n)
         out.mkdir(exist_ok=True)
-        drawn = write_array(
-            out / SAMPLES, run, ruler.n, seed=self.seed, options=self.options(), transform=kind.judged_in
-        )
+        drawn = write_array(out / SAMPLES, run, ruler.n, seed=self.seed, options=self.options(), judged=True)
         samples = torch.from_numpy(np.load(out / SAMPLES)["samples"])
         result = ruler.judge(samples)
         facts: dict[str, object] = {"source": str(self.run), "run_digest": run.digest, "seed": self.seed}
@@ -110,7 +107,7 @@ class Likelihood(RunOptions):
 
         import ncsn
         from ncsn.batching import dequantize
-        from ncsn.run.run import block_seed, log_densities
+        from ncsn.run.run import block_seed
 
         began = time.perf_counter()
         run = ncsn.load(self.run, device=self.device)
@@ -122,7 +119,7 @@ class Likelihood(RunOptions):
         # Another seed, because this one has already chosen the images.
         seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
         accuracy: dict[str, Any] = {"sigma_min": sigma_min, "probes": self.probes, "tolerance": self.tolerance}
-        states = log_densities(run, x, batch_size=IMAGES_AT_ONCE, seed=seed, **accuracy)
+        states = run.log_densities(x, batch_size=IMAGES_AT_ONCE, seed=seed, **accuracy)
         parts = list(bar(states, f"{n} images", total=-(-n // IMAGES_AT_ONCE), unit="state"))
         bits = ncsn.bits_per_dimension(torch.cat([part.log_prob for part in parts]), dimensions)
         errors = torch.cat([part.standard_error for part in parts]) / (dimensions * math.log(2))
@@ -163,12 +160,10 @@ class Calibrate(RunOptions):
     def __call__(self) -> None:
         """Calibrate, print and draw."""
         import ncsn
-        from ncsn.run.run import imputation_of
 
         check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
-        imputation_of(run, "use run.calibrate(measure=...) in Python")
-        result = run.calibrate(hidden=self.hidden(run), truths=self.truths, n=self.n, seed=self.seed)
+        result = ncsn.calibrate(run, hidden=self.hidden(run), truths=self.truths, n=self.n, seed=self.seed)
         ncsn.plots.calibration(result.ranks, self.out)
         log.info(f"{result}\n{self.out}: ranks, coverage and TARP")
 
@@ -179,7 +174,7 @@ class Calibrate(RunOptions):
 
             if self.hide:
                 raise ValueError("--hide and --rows both say what to hide; give one of them")
-            return run.recipe.kind.numbers(run, read_rows(self.rows)).isnan().numpy()
+            return run.numbers(read_rows(self.rows)).isnan().numpy()
         if len(self.hide) == 1 and self.hide[0] not in getattr(run.transform, "names", ()):  # an array's are 0, 1, …
             with suppress(ValueError):
                 return float(self.hide[0])

@@ -3,7 +3,7 @@
 import csv
 import importlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,7 @@ from ncsn.settings import TABLES, Given
 from ncsn.validation import Count, LangevinSteps, Seed, StepSize, counted
 
 if TYPE_CHECKING:
-    from ncsn.run.run import Run
+    from ncsn.tables.run import TableRun
 
 PICTURES = (".png", ".gif")
 MAX_IN_PICTURE = 10_000
@@ -52,7 +52,7 @@ class Sample(SamplingOptions):
 
     def __call__(self) -> None:
         import ncsn
-        from ncsn.run.run import conditioning_of
+        from ncsn.tables.run import TableRun
 
         picture = self.out.suffix in PICTURES
         if picture and self.n > MAX_IN_PICTURE:
@@ -61,27 +61,27 @@ class Sample(SamplingOptions):
             for name in ("pandas", "pyarrow"):  # a missing package shows before sampling starts
                 importlib.import_module(name)
         run = ncsn.load(self.run, device=self.device)
-        kind = run.recipe.kind
-        if self.complete and self.given is None:
-            run = conditioning_of(run).complete(run)
-        if self.out.suffix not in kind.writers:
-            raise ValueError(f"{self.out}: {kind.noun} can be written to {', '.join(kind.writers)}")
-        check_output(self.out, *kind.writers, overwrite=self.overwrite)
+        if self.out.suffix not in run.suffixes:
+            raise ValueError(f"{self.out}: {run.examples.noun} can be written to {', '.join(run.suffixes)}")
+        check_output(self.out, *run.suffixes, overwrite=self.overwrite)
+        if self.complete or self.given is not None:
+            if not isinstance(run, TableRun):
+                raise ValueError(f"{self.run} generates {run.examples.noun}; only tables have columns and cells")
+            run = replace(run, complete=self.complete)
         if self.given is not None:
             if self.out.suffix not in TABLES:
                 raise ValueError(f"{self.out}: with --given, rows can be written to {', '.join(TABLES)}")
             self.write_given(run, self.given)
             return
-        write = kind.writers[self.out.suffix]
         if not picture:
             write_array(self.out, run, self.n, seed=self.seed, options=self.options())
-        elif write is not None:
-            keep = kind.kept if self.out.suffix == ".gif" else 0
+        else:
+            keep = run.kept if self.out.suffix == ".gif" else 0
             drawn = console.draw(run, self.n, seed=self.seed, keep=keep, **self.options())
-            write(run, drawn.samples, drawn.path, self.out)
+            run.write(drawn.samples, drawn.path, self.out)
             log.info(f"{self.out}: {drawn.cost}")
 
-    def write_given(self, run: "Run", given: str) -> None:
+    def write_given(self, run: "TableRun", given: str) -> None:
         """Write rows with given values into a table."""
         parts: list[str] = []
         with suppress(csv.Error):  # of a line break
@@ -92,7 +92,5 @@ class Sample(SamplingOptions):
         values = {name.strip(): value for name, _, value in pairs}
         if len(values) < len(pairs):
             raise ValueError(f"given is {given!r}; each name may occur only once")
-        rows = run.sample(self.n, given=values, complete=self.complete, seed=self.seed, **self.options())
-        if (write := run.recipe.kind.writers[self.out.suffix]) is not None:
-            write(run, rows, [], self.out)
+        run.write(run.sample(self.n, given=values, seed=self.seed, **self.options()), [], self.out)
         log.info(f"{self.out}: {counted(self.n, 'row')} with {given}")

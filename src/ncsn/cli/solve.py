@@ -65,7 +65,7 @@ class Problem(RunOptions):
         import torch
 
         import ncsn
-        from ncsn.kinds.images.read import read_example
+        from ncsn.images.read import read_example
         from ncsn.metrics import psnr
 
         check_output(self.out, ".png", overwrite=self.overwrite)
@@ -222,13 +222,14 @@ class Impute(RunOptions):
 
     def __call__(self) -> None:
         import ncsn
-        from ncsn.run.run import imputation_of
+        from ncsn.imputation import ImputingRun
 
         for path in (self.out, self.draws or self.out):
             check_output(path, *TABLES, ".npy", overwrite=self.overwrite)
         if self.draws is not None and self.draws.resolve() == self.out.resolve():
             raise ValueError(f"out and draws are both {self.out}; give two different files")
         run = ncsn.load(self.run, device=self.device)
-        imputation = imputation_of(run, "use ncsn inpaint instead")
-        for line in imputation.fill_file(run, self.rows, self.n, self.seed, self.out, self.draws):
+        if not isinstance(run, ImputingRun):
+            raise ValueError(f"{self.run} generates {run.examples.noun}; use ncsn inpaint instead")
+        for line in run.impute_file(self.rows, self.n, self.seed, self.out, self.draws):
             log.info(line)

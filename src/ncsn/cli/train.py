@@ -41,9 +41,9 @@ def finish(run: "Run", data: "Dataset", record: "Record") -> None:
     from ncsn.learn.record import BAND_NAMES
 
     if record.writes:
-        kind, n, seed = data.kind, run.settings["samples"], run.settings["seed"]
-        drawn = console.draw(run, kind.shown * n, seed=seed, keep=kind.kept)
-        kind.show(run, data, drawn.samples, drawn.path, record.path())
+        n, seed = run.settings["samples"], run.settings["seed"]
+        drawn = console.draw(run, data.shown * n, seed=seed, keep=run.kept)
+        run.show(data, drawn.samples, drawn.path)
         plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
         record.results(run, drawn)
     record.group.broadcast()  # the other processes wait for the figures, so that all end together

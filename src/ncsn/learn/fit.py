@@ -21,14 +21,14 @@ from ncsn.batching import Batch, batches, reals
 from ncsn.data import Dataset, Origin, Reports, absolute
 from ncsn.distributions import Empirical
 from ncsn.learn import rules
-from ncsn.learn.loading import Classes, Examples, dataset_of, load_dataset, short_name
+from ncsn.learn.loading import Classes, Examples, dataset_of, load, load_dataset, run_class, short_name
 from ncsn.learn.record import BANDS, Ledger, Record, Row, best_row, until_spoiled, verdict
 from ncsn.machine import hardware
 from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
 from ncsn.run.folder import CHECKPOINT, Recipe, check_folder, has_run, read_config, write_model
-from ncsn.run.run import Run, config_of, load
+from ncsn.run.run import Run, config_of
 from ncsn.score import ScoreModel
 from ncsn.settings import Changes, ResolvedSettings, TrainSettings
 from ncsn.training import Budget, Progress, State, muon_and_adam
@@ -187,7 +187,7 @@ def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved
         raise ValueError("hidden doesn't apply to a network of your own, which learns all columns together")
     if own.start is not None:
         given = replace(given, start=str(own.start.folder or "a run in memory"))
-    elif own.network is not None and given.start is None and data.kind.prior is not None:
+    elif own.network is not None and given.start is None and data.prior is not None:
         given = replace(given, start="none")
     if saved is None:
         rules.check_options(given, data)  # before anything is printed
@@ -197,14 +197,14 @@ def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved
     recipe, guide_recipe = rules.recipes(settings, data, own.network)
     recipe.sampling.but(sampler="annealed")
     recipe.build(network=own.network)(torch.zeros(1, *recipe.shape), 1.0)
-    precision = data.kind.precision if given.job.precision == "auto" else given.job.precision
+    precision = data.precision if given.job.precision == "auto" else given.job.precision
     return Plan(
         settings=settings,
         recipe=recipe,
         guide_recipe=guide_recipe,
         noise=own.noise or rules.noise_of(settings),
         own=own,
-        effort=rules.Effort.of(settings, data.kind),
+        effort=rules.Effort.of(settings, data),
         device=device,
         autocast=hardware.choose_autocast(precision, device),
     )
@@ -244,8 +244,7 @@ class Lesson:
 
     def state(self, recipe: Recipe, network: nn.Module | None = None, start: Run | None = None) -> State:
         """The initial state of training a recipe's model, with the weights of ``start``."""
-        plan, kind = self.plan, self.data.kind
-        beginning = kind.start(self.data, recipe.preconditioning)
+        plan, beginning = self.plan, self.data.start(recipe.preconditioning)
         model = recipe.build(beginning, network=network, autocast=plan.autocast)
         model = model.to(plan.device)
         if start is not None:
@@ -259,7 +258,7 @@ class Lesson:
         settings, labels = self.plan.settings, self.labels if state.model.num_classes else None
         examples, generator = self.examples, self.generator
         drawn = batches(examples, self.share, labels, flip=settings.flip, generator=generator)
-        curriculum = self.data.kind.curriculum(self.data, state.model, settings.hidden)
+        curriculum = self.data.curriculum(state.model, settings.hidden)
         loss = curriculum.loss(training_loss(self.plan.noise, self.objective, generator=generator))
         return training.train(
             state,
@@ -287,7 +286,7 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
         guide = None if smaller is None else lesson.state(smaller)
         ledger = Ledger(state.average)
         state.parts["ledger"] = ledger
-        run = Run(
+        run = run_class(recipe.shape)(
             score=state.average,
             recipe=recipe,
             guide=None if guide is None else guide.average,
@@ -306,7 +305,7 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
             weight = choose_guidance(run, seen, settings.seed)
             run = replace(run, recipe=replace(recipe, sampling=recipe.sampling.but(guidance=weight)))
         if record.group.is_main:
-            run = replace(run, measured=data.kind.measure(run, data))
+            run = replace(run, measured=run.measure(data))
         record.describe(run)
         return run
 
@@ -351,8 +350,7 @@ def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int],
     guided = run.guide is not None or run.recipe.num_classes > 0
     if not (lesson.record.group.is_main and settings.guidance == "chosen" and guided):
         return None
-    choose = lesson.data.kind.choose_guidance
-    return choose(lesson.data, lesson.plan.device, seconds=effort.classifying, effort=effort.share)
+    return run.choose_guidance(lesson.data, seconds=effort.classifying, effort=effort.share)
 
 
 def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledger: Ledger, figures: float) -> None:
@@ -363,7 +361,7 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
     record, effort = lesson.record, lesson.plan.effort
     elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began + figures).encode()))
     # An evaluation takes a third as long as learning from an example, and the figures have samples of their own.
-    evaluations = run.recipe.kind.shown * lesson.plan.settings.samples * run.recipe.sampling.guided_nfe
+    evaluations = lesson.data.shown * lesson.plan.settings.samples * run.recipe.sampling.guided_nfe
     after = 2 / 3 * evaluations / lesson.plan.settings.batch_size
     budget, guide_budget = effort.budgets(elapsed, guided=guide is not None, after=after)
     if budget.fraction(state.step, state.seconds) >= 1:
@@ -372,7 +370,7 @@ def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledg
         record.begin(replace(run, recipe=run.guide_recipe), guide, "guide")
         for _ in record.watch(lesson.progress(guide, guide_budget), guide, part="guide"):
             pass
-    progress, reports = lesson.progress(state, budget), lesson.data.kind.reports
+    progress, reports = lesson.progress(state, budget), lesson.data.reports
     progress = until_spoiled(progress, ledger.rows, reports.patience, record.group)
     learn(progress, state, Judge(lesson, state), record, ledger, reports)
     if record.group.is_main:
@@ -390,7 +388,7 @@ class Judge:
         examples = examples if state.model.num_classes else Batch(examples.x)
         self.state, self.noise, self.device = state, lesson.plan.noise, examples.x.device
         self.steady = lesson.plan.effort.steps is not None
-        self.curriculum = lesson.data.kind.curriculum(lesson.data, state.average, lesson.plan.settings.hidden)
+        self.curriculum = lesson.data.curriculum(state.average, lesson.plan.settings.hidden)
         self.batches = self.curriculum.held_out(examples)
 
     @torch.no_grad()
@@ -512,4 +510,6 @@ def reopen(folder: Path, given: TrainSettings) -> tuple[Dataset, Json, Origin]:
     default = {field.name: field.default for field in fields(given)}["dataset"]  # a command has none, a script has
     if given.dataset != default:
         origin = replace(origin, dataset=absolute(given.dataset))
-    return origin.load(), config.settings, origin
+    data = load_dataset(origin.place(), reading=origin.reading)
+    origin.check(data, origin.dataset)
+    return data, config.settings, origin

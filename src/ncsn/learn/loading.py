@@ -1,4 +1,4 @@
-"""Loading data of any kind, from files or from memory, as a dataset."""
+"""Loading: data of any kind, from files or from memory, as a dataset; and runs from their folders."""
 
 import os
 import re
@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from ncsn.data import Arrays, Dataset, arrays
-from ncsn.kinds.images import read as images
-from ncsn.kinds.signals import SIGNALS, read_signals
+from ncsn.arrays import Arrays, arrays
+from ncsn.data import Dataset
+from ncsn.images import ImageRun
+from ncsn.images import read as images
+from ncsn.run.folder import find, has_run, read_config, read_model
+from ncsn.run.run import Run
 from ncsn.settings import AS_THEY_ARE, TABLES, Reading
-from ncsn.tables.read import frame_in, read_frame, rows_of, table_of_array, table_of_frame
+from ncsn.signals import SignalRun, Signals, read_signals
+from ncsn.tables.read import frame_in, read_table, rows_of, table_of_array, table_of_frame
+from ncsn.tables.run import TableRun
 from ncsn.validation import as_numbers, check_type, require_utf8
 
 if TYPE_CHECKING:
@@ -53,18 +59,16 @@ def read(name: str, reading: Reading) -> Dataset:
     if reading.signals and suffix not in (".npy", ".npz"):
         raise ValueError(f"signals is given, but {name} is not an .npy or .npz; signals are read from these")
     if name == "mnist":
-        if reading.pixels() not in (None, (28, 28)):
-            raise ValueError(f"size is {reading.size}, but mnist is always 28x28")
-        return images.mnist()
+        return images.read_images(name, reading)
     if not place.exists():
         beside = ["mnist", *(str(path) for path in place.parent.glob("[!.]*"))]
         near = get_close_matches(str(place), beside, n=1)
         raise ValueError(f"{name} does not exist{''.join(f'; did you mean {path}?' for path in near)}")
     archive = suffix in (".zip", ".tgz") or ".tar" in place.suffixes[-2:]
     if (name and place.is_dir()) or (archive and place.is_file()):
-        return images.from_files(name, reading)
+        return images.read_images(name, reading)
     if suffix in TABLES:
-        return rows_of(name, table_of_frame(read_frame(place), name, text=suffix != ".parquet"))
+        return read_table(name)
     if place.is_file() and suffix in (".npy", ".npz"):
         return from_arrays(name, arrays(place), reading)
     raise ValueError(f"{name} is not a dataset; give mnist, a folder, .zip, .tar, .npy, .npz, .csv, .tsv or .parquet")
@@ -112,8 +116,8 @@ def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_
     if isinstance(data, Dataset):
         if labels is not None:
             raise ValueError("labels are given, but the dataset has its own; leave them out")
-        if reading.signals and data.kind is not SIGNALS:
-            raise ValueError(f"signals is given, but the dataset has {data.kind.noun}; leave it out")
+        if reading.signals and not isinstance(data, Signals):
+            raise ValueError(f"signals is given, but the dataset has {data.noun}; leave it out")
         return data
     if np.ma.is_masked(data):
         raise ValueError("data has masked values; leave those examples out, or fill them in")
@@ -143,3 +147,48 @@ def array_of(data: Tensor | np.ndarray | Sequence[int | str]) -> np.ndarray:
         data = (data.float() if str(data.dtype) == "torch.bfloat16" else data).numpy()  # numpy has no bfloat16
     array = np.ascontiguousarray(data)
     return array.astype(str) if array.dtype == object and all(isinstance(each, str) for each in array.flat) else array
+
+
+RUNS: dict[int, type[Run]] = {1: TableRun, 3: ImageRun}
+
+
+def run_class(shape: tuple[int, ...]) -> type[Run]:
+    """The class of runs of such examples: (d,) are rows, (c, h, w) images; (c, l) and (c, d, h, w) signals."""
+    return RUNS.get(len(shape), SignalRun)
+
+
+@torch.inference_mode(False)
+def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = None) -> Run:
+    """Load a run from a folder, from the package or from the Hugging Face hub.
+
+    ``run``: a run's folder; "mnist" or "prior", which come with the package; or "hf://user/model@revision" (by default
+    main), which ``huggingface_hub`` (the extra ``hub``) downloads unless it is in its cache.
+    ``device``: auto (CUDA if available, otherwise the CPU), cpu, cuda or mps.
+    ``network``: if the run was trained with your own network, a network that was built in the same way.
+    Raises ValueError if the folder isn't a run, if its weights are missing, damaged or from another network, if there
+    is no such device, or if the hub has no such run or can't be reached.
+
+    >>> run = ncsn.load("mnist", device="cpu")
+    >>> run.recipe.shape, run.parameters > 10**6
+    ((1, 28, 28), True)
+    """
+    check_type("run", run, str, Path)
+    folder = find(run)
+    config, guide, guide_recipe = read_config(folder), None, None
+    model = read_model(folder, config, network=network)
+    sampling = config.recipe.sampling
+    needed = sampling.guidance != 1 and sampling.guide == "smaller" and not config.recipe.num_classes
+    if needed or has_run(folder / "guide"):
+        smaller = read_config(folder / "guide")
+        guide, guide_recipe = read_model(folder / "guide", smaller), smaller.recipe
+    loaded = run_class(config.recipe.shape)(
+        score=model,
+        recipe=config.recipe,
+        guide=guide,
+        guide_recipe=guide_recipe,
+        folder=folder,
+        settings=config.settings,
+        origin=config.data,
+        measured=config.measured,
+    )
+    return loaded.to(device)

@@ -18,7 +18,8 @@ from ncsn.machine import storage
 from ncsn.machine.hardware import ALONE, Group
 from ncsn.machine.messages import Stopped, bar, handle_signals, log
 from ncsn.run.folder import CHECKPOINT, claim, read_config, remove_run, write_config, write_model
-from ncsn.run.run import Drawn, Run, config_of
+from ncsn.run.run import Run, config_of
+from ncsn.run.steps import Drawn
 from ncsn.samplers import NonFiniteSampleError
 from ncsn.score import ScoreModel
 from ncsn.settings import Job
@@ -210,10 +211,10 @@ class Record:
 
     def draw_samples(self) -> None:
         """Draw a few samples of the unfinished run in a few steps, if its kind of data has such pictures."""
-        if (run := self.run) is None or not self.writes or (write := run.recipe.kind.writers.get(".png")) is None:
+        if (run := self.run) is None or not self.writes or ".png" not in run.suffixes:
             return
         with suppress(NonFiniteSampleError):
-            write(run, run.sample(20, sampler="dpmpp-sde", levels=8, guidance=1), [], self.path("samples.png"))
+            run.write(run.sample(20, sampler="dpmpp-sde", levels=8, guidance=1), [], self.path("samples.png"))
 
     def watch(self, progress: Iterable[Progress], state: State, *, part: str = "") -> Iterator[Progress]:
         """Yield a training's progress with a progress bar, checkpoints, and handling of signals and divergence.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn.batching import reals
-from ncsn.data import AnyKind, Dataset
+from ncsn.data import Dataset
 from ncsn.distributions import Empirical
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
@@ -148,16 +148,16 @@ class Effort:
     share: float
 
     @classmethod
-    def of(cls, settings: TrainSettings, kind: AnyKind) -> "Effort":
+    def of(cls, settings: TrainSettings, data: Dataset) -> "Effort":
         """What the settings say, or else the kind of data."""
         if (steps := settings.steps) is not None:
             limit = math.inf if steps >= 2000 else 0.0
             return cls(steps=steps, minutes=10.0, compiled=limit > 0, compiling=0.0, classifying=limit, share=1.0)
-        minutes = kind.minutes if settings.minutes is None else settings.minutes
+        minutes = data.minutes if settings.minutes is None else settings.minutes
         return cls(
             steps=None,
             minutes=minutes,
-            compiled=minutes >= (2 if kind.network == "unet" else 5),  # only the U-Net has equal blocks
+            compiled=minutes >= (2 if data.network == "unet" else 5),  # only the U-Net has equal blocks
             compiling=15 * minutes,
             classifying=3 * minutes if minutes >= 2 else 0.0,  # a twentieth; sampling at several scales takes another
             share=0.5 if minutes < 60 else 1.0,
@@ -184,12 +184,12 @@ def widths_and_batch(
     They depend on the kind of machine, not on measured speed, so the same command trains the same network however busy
     the machine is.
     """
-    if dataset.kind.network == "mlp":
+    if dataset.network == "mlp":
         # From 5,000 rows on a wider network learns more.
         width = 256 if dataset.n >= 5000 else 128
         return settings.channels or (width,), min(settings.batch_size or 512, dataset.n)
     _, *sides = dataset.shape
-    fast = hardware.fast_bfloat16(device) and dataset.kind.precision == "auto"
+    fast = hardware.fast_bfloat16(device) and dataset.precision == "auto"
     speed = SPEEDS["cuda" if device.type != "cpu" else "fast" if fast else "slow"]
     whole = speed * 60 * minutes / (math.prod(sides) / 32**2)
 
@@ -214,16 +214,15 @@ def changed_options(settings: TrainSettings, names: Iterable[str]) -> list[str]:
 
 def check_options(settings: TrainSettings, dataset: Dataset) -> None:
     """Raises ValueError for options that do not apply to this kind of data, or to the proposal."""
-    kind = dataset.kind
-    if vain := changed_options(settings, kind.refused):
+    if vain := changed_options(settings, dataset.refused):
         listed = ", ".join("start (--from)" if name == "start" else name for name in vain)
-        raise ValueError(f"{listed}: doesn't apply to {kind.noun}; leave it out")
-    names = kind.columns(dataset)
+        raise ValueError(f"{listed}: doesn't apply to {dataset.noun}; leave it out")
+    names = dataset.names
     if strangers := [name for name in settings.hidden if name not in names]:
-        found = f"the columns are {', '.join(names)}" if names else f"{kind.noun} have no columns"
+        found = f"the columns are {', '.join(names)}" if names else f"{dataset.noun} have no columns"
         raise ValueError(f"hidden names {', '.join(strangers)}; {found}")
-    if kind.network == "mlp" and len(settings.channels or (1,)) != 1:
-        raise ValueError(f"channels is {settings.channels}; {kind.noun} take one number")
+    if dataset.network == "mlp" and len(settings.channels or (1,)) != 1:
+        raise ValueError(f"channels is {settings.channels}; {dataset.noun} take one number")
     if settings.proposal != "lognormal" and settings.log_sigma_std is not None:
         raise ValueError(f"log_sigma_std doesn't apply to proposal {settings.proposal}; leave it out")
 
@@ -233,23 +232,23 @@ def start_of(settings: TrainSettings, dataset: Dataset) -> str | None:
     if settings.start is not None:
         return None if settings.start == "none" else settings.start
     _, *sides = dataset.shape
-    little = dataset.n <= IMAGES_FROM_PRIOR and Effort.of(settings, dataset.kind).minutes <= MINUTES_FROM_PRIOR
+    little = dataset.n <= IMAGES_FROM_PRIOR and Effort.of(settings, dataset).minutes <= MINUTES_FROM_PRIOR
     small = all(8 <= side <= 64 for side in sides)
-    if dataset.kind.prior is None or not (little and small) or settings.channels or settings.blocks:
+    if dataset.prior is None or not (little and small) or settings.channels or settings.blocks:
         return None
     log.info("training starts from the prior, a small network in the package; start='none' (--from none) turns it off")
-    return dataset.kind.prior
+    return dataset.prior
 
 
-def adopt_network(settings: TrainSettings, start: Config, kind: AnyKind) -> TrainSettings:
+def adopt_network(settings: TrainSettings, start: Config, data: Dataset) -> TrainSettings:
     """The settings with the sizes of the network of the run to start from, unless they are given.
 
     The sizes of a user's own network are not part of its run's settings.
     Raises ValueError if the run generates another kind of data.
     """
     theirs = start.settings
-    if start.recipe.kind is not kind:
-        raise ValueError(f"{settings.start} generates {start.recipe.kind.noun}; expected a run of {kind.noun}")
+    if len(start.recipe.shape) != len(data.shape):
+        raise ValueError(f"{settings.start} generates examples of shape {start.recipe.shape}; expected {data.noun}")
     if theirs.get("network") not in NETWORKS:
         return settings
     channels, blocks = settings.channels or tuple(theirs["channels"]), settings.blocks or theirs["blocks"]
@@ -276,11 +275,10 @@ def resolve(
     ``start``: the configuration of the run to start from; by default that of the folder in the settings, if any.
     Raises ValueError if that run generates another kind of data, and if all examples are the same.
     """
-    kind = dataset.kind
     settings = replace(settings, start=start_of(settings, dataset))
     if settings.start is not None:
-        settings = adopt_network(settings, start or read_config(find(settings.start)), kind)
-    minutes = Effort.of(settings, kind).minutes
+        settings = adopt_network(settings, start or read_config(find(settings.start)), dataset)
+    minutes = Effort.of(settings, dataset).minutes
     looked, std = subsample(dataset.numbers, 2048), dataset.statistics[1]
     if not looked.numel():  # a table without numbers has no noise to choose
         looked = torch.tensor([[-1.0], [1.0]])
@@ -291,14 +289,14 @@ def resolve(
     # at the leading standard deviation itself, sampling would start 29 % too narrow.  NCSNv2's largest distance between
     # two examples is as safe, but means learning three times as many levels.  At the bottom, noise of 0.01 is invisible
     # for pixels in [0, 1]; images with little contrast need a twentieth of their standard deviation.
-    top = settings.sigma_max or round_to(kind.headroom * leading)
+    top = settings.sigma_max or round_to(dataset.headroom * leading)
     widths, size = widths_and_batch(settings, minutes, dataset, device)
-    unguided = not kind.guided or SAMPLERS[settings.sampler].langevin
-    least, most = kind.log_sigma_mean
+    unguided = not dataset.guided or SAMPLERS[settings.sampler].langevin
+    least, most = dataset.log_sigma_mean
     ruled = min(most, max(least, log_sigma_mean(detail(looked), std)))
     values = vars(settings) | {
         "minutes": minutes if settings.steps is None else None,
-        "network": kind.network,
+        "network": dataset.network,
         "class_conditional": knows_classes(settings, dataset),
         "channels": widths,
         "blocks": settings.blocks or BLOCKS,
@@ -306,12 +304,12 @@ def resolve(
         "sigma_max": top,
         "sigma_min": settings.sigma_min or min(0.01, round_to(std / 20, 1)),
         "log_sigma_mean": ruled if settings.log_sigma_mean is None else settings.log_sigma_mean,
-        "log_sigma_std": settings.log_sigma_std or kind.log_sigma_std,
+        "log_sigma_std": settings.log_sigma_std or dataset.log_sigma_std,
         "posterior_above": settings.posterior_above or top,
         "guidance": 1.0 if unguided and settings.guidance == "chosen" else settings.guidance,
     }
     resolved = ResolvedSettings(**values)
-    if settings.posterior_above is not None or not kind.posterior_targets:
+    if settings.posterior_above is not None or not dataset.posterior_targets:
         return resolved
     network = recipes(resolved, dataset)[0].build().network
     worth = posterior_above(dataset.train, network, noise_of(resolved), top, mirrored=settings.flip)
@@ -363,7 +361,7 @@ def recipes(
     arguments |= {"codes": dataset.codes} if dataset.codes else {}
     arguments |= {"num_classes": len(shares)} if shares else {}
     weight = settings.guidance if guided and settings.guidance != "chosen" else 1.0
-    sampling = sampling_of(settings, dataset.kind, classes=bool(shares)).but(guidance=weight)
+    sampling = sampling_of(settings, dataset, classes=bool(shares)).but(guidance=weight)
     recipe = Recipe(
         network=NETWORKS[settings.network] if network is None else name_of(network),
         arguments=arguments if network is None else {},
@@ -381,14 +379,14 @@ def recipes(
     return recipe, replace(recipe, arguments=smaller, sampling=recipe.sampling.but(guidance=1.0))
 
 
-def sampling_of(settings: ResolvedSettings, kind: AnyKind, *, classes: bool) -> Sampling:
+def sampling_of(settings: ResolvedSettings, data: Dataset, *, classes: bool) -> Sampling:
     """How to sample the run without guidance.  Raises ValueError for options that the sampler does not take."""
     sampling = Sampling.of(settings.sampler, settings.sigma_max, settings.sigma_min, eps=settings.eps)
     sampling = replace(sampling, guided_between=guidance_interval(settings.log_sigma_mean))
     levels = None if settings.sampler == "langevin" else settings.levels  # which uses a single level
     # Given the class, less is decided at high noise, so fewer levels suffice.  This was measured for images and the
     # default sampler only.  The levels of a geometric proposal are also those of training.
-    usual = settings.sampler == TrainSettings.sampler and settings.proposal != "geometric" and kind.guided
+    usual = settings.sampler == TrainSettings.sampler and settings.proposal != "geometric" and data.guided
     if levels is None and classes and usual:
         levels = round(0.4 * sampling.count)
     return sampling.but(levels=levels, steps=settings.langevin_steps)

@@ -22,20 +22,36 @@ import torch
 from annotated_types import Interval, MinLen
 from filelock import FileLock, Timeout
 from jaxtyping import Float, Int64
+from pydantic import PlainValidator
 from torch import Tensor, nn
 
 from ncsn import networks
+from ncsn.columns import Columns
 from ncsn.conditionals import ConditionalModel
-from ncsn.data import AnyKind, AnyTransform, Label, Origin, Transform, kind_of
+from ncsn.data import Origin
 from ncsn.machine.messages import log
 from ncsn.machine.storage import atomic, check_regular, read_tensors, seal, sha256_of, sweep, write_json
 from ncsn.posteriors import systematic
 from ncsn.samplers import Sampling
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
+from ncsn.transforms import Depth, Scale, Transform
 from ncsn.validation import Count, Json, check_call, one_line, read_json, validated
 
 Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes
+Label: TypeAlias = int | str | Int64[Tensor, "n"] | Int64[Tensor, ""]
+"""Classes of samples, see ``Run.steps``."""
+TRANSFORMS: dict[str, type[Transform]] = {"identity": Transform, "depth": Depth, "scale": Scale, "columns": Columns}
 Argument: TypeAlias = bool | Size | float | str | tuple[Size, ...] | tuple[float, ...]
+
+
+def read_transform(content: object) -> Transform:
+    """A transform from a run's config.json.  Raises ValueError for anything else."""
+    if isinstance(content, Transform):
+        return content
+    name = content.get("type") if isinstance(content, Mapping) else None
+    if name not in [*TRANSFORMS]:  # it may be anything, even unhashable
+        raise ValueError(f"transform is {name!r}; it must be one of {', '.join(TRANSFORMS)}")
+    return validated(TRANSFORMS[name], content, "transform")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +75,12 @@ class Recipe:
     shape: Annotated[tuple[Count, ...], MinLen(1)]
     sampling: Sampling
     shares: dict[str, Annotated[float, Interval(ge=0, le=1)]] = field(default_factory=dict)
-    transform: AnyTransform = field(default_factory=Transform)
+    transform: Annotated[Transform, PlainValidator(read_transform)] = field(default_factory=Transform)
 
     def __post_init__(self) -> None:
         """Check what the types do not express."""
         if self.shares and (len(self.shares) != self.num_classes or not sum(self.shares.values()) > 0):
             raise ValueError(f"shares is {reprlib.repr(self.shares)}; the network knows {self.num_classes} classes")
-
-    @property
-    def kind(self) -> AnyKind:
-        """The kind of its examples."""
-        return kind_of(self.shape)
 
     @property
     def num_classes(self) -> int:
@@ -132,9 +143,7 @@ class Recipe:
             return ConditionalModel.around(network, self.shape[0], start or {}, autocast)
         mean, std = (start or {}).get("data_mean", 0.0), (start or {}).get("data_std", 1.0)
         torch.as_tensor(mean).expand(self.shape)  # RuntimeError if it can't
-        return ScoreModel(
-            network, mean, std, preconditioning=PRECONDITIONINGS[self.preconditioning], autocast=autocast
-        )
+        return ScoreModel(network, mean, std, preconditioning=PRECONDITIONINGS[self.preconditioning], autocast=autocast)
 
 
 def by_shares(shares: Float[Tensor, "k"], n: int, generator: torch.Generator) -> Int64[Tensor, "n"]:

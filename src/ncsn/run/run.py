@@ -4,45 +4,25 @@
 """
 
 import copy
-import logging
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, runtime_checkable
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor, nn
-from typing_extensions import Unpack
+from typing_extensions import Self, Unpack
 
-from ncsn.batching import reals
-from ncsn.data import (
-    Conditioning,
-    Dataset,
-    Imputation,
-    Imputed,
-    Label,
-    LogPrior,
-    Origin,
-    Transform,
-    Unseen,
-    UserData,
-    Values,
-    check_unseen,
-    choose_patterns,
-)
+from ncsn.data import Dataset, Origin, Ruler
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
-from ncsn.machine.hardware import threads_for
-from ncsn.machine.messages import bar, log, quieter
+from ncsn.machine.messages import bar
 from ncsn.machine.storage import bytes_of, sha256_of
-from ncsn.metrics import MIN_TRIALS, Calibration, Trials, rank_all
 from ncsn.posteriors import (
     Classes,
     Measurement,
@@ -51,258 +31,22 @@ from ncsn.posteriors import (
     Observation,
     Posterior,
     Replacement,
-    Weight,
     apply,
     as_mask,
-    measure_rows,
 )
-from ncsn.run.folder import (
-    VERSION,
-    Config,
-    Recipe,
-    claim,
-    find,
-    has_run,
-    read_config,
-    read_model,
-    write_config,
-    write_model,
-)
-from ncsn.samplers import NonFiniteSampleError, Sampling, Step
-from ncsn.score import (
-    Counted,
-    Score,
-    ScoreModel,
-    add_guidance,
-    evaluate_in_batches,
-    even_batch_size,
-    move_to,
-    tweedie,
-)
-from ncsn.validation import Json, as_floats, as_numbers, check_type, counted, real, refuse_options, whole
-
-Levels: TypeAlias = int | Sequence[float] | Float[Tensor | np.ndarray, "levels"]
-
-
-class SamplingChanges(TypedDict, total=False):
-    """The fields of ``Sampling`` that the keywords of ``Run.steps`` replace; None keeps the run's own value."""
-
-    sampler: str | None
-    levels: Levels | None
-    steps: int | None
-    eps: float | None
-    guidance: float | None
-
-
-class SamplingOptions(SamplingChanges, total=False):
-    """The keyword arguments of ``Run.steps`` that say how to sample."""
-
-    label: Label | None
-    batch_size: int
-    start: Float[Tensor, "n *d"] | None
-    particles: int | None
-
-
-class SeededOptions(SamplingOptions, total=False):
-    """``SamplingOptions`` with a seed."""
-
-    seed: int | torch.Generator
-
-
-@runtime_checkable
-class Chained(Protocol):
-    """A score of a part of an example, that draws the rest as well, by the chain rule."""
-
-    def states(
-        self, n: int, sampling: Sampling, generator: torch.Generator, count: Callable[[Score], Score]
-    ) -> Iterator[Step]:
-        """The states of ``n`` examples; ``count`` wraps the scores that are evaluated."""
-
-    def log_densities(
-        self, z: Float[Tensor, "b *d"], solve: Callable[..., LogDensities], sigma_max: float
-    ) -> LogDensities:
-        """The log densities of whole examples; ``solve``: those of a score, points and their mean."""
-
-
-class Steps(Iterator[Step]):
-    """An iterator over the states of samples, from noise to data; its ``len`` is the number of states.
-
-    ``sampling``: how they are drawn.
-    ``batch_size``: the largest batch that the network sees.
-    ``weight``, ``disagreeing``: the quality of a posterior's samples, known after the last state, see ``Quality``.
-    """
-
-    def __init__(
-        self,
-        source: "Run",
-        sampling: Sampling,
-        posterior: Posterior | None,
-        n: int,
-        labels: Classes,
-        *,
-        start: Float[Tensor, "n *d"] | None,
-        generator: torch.Generator,
-        batch_size: int,
-    ) -> None:
-        self.source, self.sampling, self.posterior, self.n, self.batch_size = source, sampling, posterior, n, batch_size
-        self.given_start, self.generator = start, generator
-        self.networks, self.guides = list[Counted](), list[Counted]()
-        self.weight: Weight | None = None
-        self.disagreeing = 0
-        self.states = self.check(self.follow(labels))
-
-    def __len__(self) -> int:
-        """The number of states."""
-        return self.sampling.states
-
-    def __next__(self) -> Step:
-        """The next state, in the units of the data."""
-        sigma, x = self.advance()
-        return Step(sigma, self.source.transform.inverse(x))
-
-    def advance(self) -> Step:
-        """The next state, in the score's units."""
-        with threads_for(self.source.prior):
-            return next(self.states)
-
-    def last(self) -> Float[Tensor, "n *d"]:
-        """The samples.  Only the last state is transformed to the data's units, because that synchronises a GPU."""
-        return self.source.transform.inverse(self.final())
-
-    def final(self) -> Float[Tensor, "n *d"]:
-        """The samples in the score's units."""
-        with suppress(StopIteration):
-            while True:
-                x = self.advance().x
-        return x
-
-    @property
-    def particles(self) -> int:
-        """The number of particles in a population; 1 means none."""
-        return 1 if self.posterior is None else self.posterior.particles
-
-    @property
-    def effective(self) -> float:
-        """The mean effective sample size of a posterior's particles, known after the last state."""
-        return math.inf if self.weight is None else float(self.weight.effective.mean())
-
-    @property
-    def sampler(self) -> str:
-        """The method: a name in ``SAMPLERS``, or particles."""
-        return self.sampling.sampler if self.particles == 1 else "particles"
-
-    @property
-    def nfe(self) -> int:
-        """Evaluations of the network so far, per sample."""
-        return round(sum(network.evaluated for network in self.networks) / self.n)
-
-    @property
-    def backward(self) -> int:
-        """Backward passes through the network so far, per sample."""
-        return round(sum(network.differentiated for network in self.networks) / self.n)
-
-    @property
-    def guide_nfe(self) -> int:
-        """Evaluations of the guide so far, per sample."""
-        return round(sum(guide.evaluated for guide in self.guides) / self.n)
-
-    def count(self, score: Score) -> Score:
-        """The same score, counted."""
-        self.networks.append(Counted(score))
-        return self.networks[-1]
-
-    def start(self, n: int, labels: Classes) -> Float[Tensor, "n *d"]:
-        """Where ``n`` examples of these classes start: in noise around their means, unless the user says where."""
-        if self.given_start is not None:
-            return self.given_start
-        return self.sampling.start(self.source.means(labels), n, generator=self.generator)
-
-    def score(self, n: int, labels: Classes) -> Score:
-        """The guided score of up to ``n`` examples of these classes, evaluated in batches and counted."""
-        source, sampling, size = self.source, self.sampling, even_batch_size(n, self.batch_size)
-        score, guide = Counted(evaluate_in_batches(source.prior, size, labels)), None
-        self.networks.append(score)
-        if sampling.guidance != 1 and sampling.guide == "unconditional":
-            guide = Counted(evaluate_in_batches(source.prior, size))
-            self.networks.append(guide)
-        elif sampling.guidance != 1 and source.guide is not None:
-            known = labels if isinstance(source.guide, ScoreModel) and source.guide.num_classes else None
-            guide = Counted(evaluate_in_batches(source.guide, size, known))
-            self.guides.append(guide)
-        if guide is None:
-            return score
-        return add_guidance(score, guide, sampling.guidance, between=sampling.guided_between)
-
-    def follow(self, labels: Classes) -> Iterator[Step]:
-        """The states in the score's units."""
-        if self.posterior is None and self.given_start is None and isinstance(self.source.prior, Chained):
-            yield from self.source.prior.states(self.n, self.sampling, self.generator, self.count)
-        elif self.posterior is None:
-            x = self.start(self.n, labels)
-            yield from self.sampling.follow(self.score(self.n, labels), x, generator=self.generator)
-        else:
-            states = self.posterior.states(self, self.n, labels, self.sampling, self.generator)
-            self.weight, self.disagreeing = yield from states
-
-    def check(self, states: Iterator[Step]) -> Iterator[Step]:
-        """Yield the states and check that they are finite; on a GPU, to avoid synchronising, only at the end.
-
-        Raises NonFiniteSampleError, which names the noise level at which they are not.
-        """
-        sampling, chained = self.sampling, isinstance(self.source.prior, Chained)  # which may leave values missing
-        for number, (sigma, x) in enumerate(states, 1):
-            if x.device.type == "cpu" or sigma == 0 or number == len(self):
-                wrong = x.isinf() if chained else ~x.isfinite()
-                if bool(wrong.any()):
-                    how = f"{sampling.count} levels, step size {sampling.eps:g}, guidance {sampling.guidance:g}"
-                    first = f"samples are not finite at noise level {sigma:.4g}"
-                    raise NonFiniteSampleError(f"{first}, with {self.sampler} on {how}")
-            yield Step(sigma, x)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """Samples and their cost.
-
-    ``samples`` (n, *d): in the units of the data.  ``path``: the states of the first few, if requested.
-    ``steps``: the exhausted iterator that drew them.
-    """
-
-    samples: Float[Tensor, "n *d"]
-    path: list[Step]
-    steps: Steps
-    seconds: float
-
-    @property
-    def cost(self) -> str:
-        """The cost in words."""
-        return cost(len(self.samples), self.steps, self.seconds)
-
-
-def cost(n: int, steps: Steps, seconds: float) -> str:
-    """The cost of ``n`` samples in words; evaluations of the network and of the guide are per sample."""
-    guide = f" and {steps.guide_nfe} of the guide" if steps.guide_nfe else ""
-    speed = f"{seconds:.1f} s, {n / seconds:.0f} samples/s"
-    return f"{counted(n, 'sample')} by {steps.sampler}, {steps.nfe} evaluations each{guide}, {speed}"
-
-
-class Question(NamedTuple):
-    """The question that posteriors answer in a trial.
-
-    ``hide``: from a shape (n, *d) and a generator, which numbers of n examples are hidden.
-    ``draw``: from examples (b, *d), what is hidden and k, k draws (k, b, *d) given what is observed.
-    """
-
-    hide: Callable[[tuple[int, ...], torch.Generator], Bool[Tensor, "n *d"]]
-    draw: Callable[[Shaped[Tensor, "b *d"], Bool[Tensor, "b *d"], int], Float[Tensor, "k b *d"]]
-
+from ncsn.run.folder import VERSION, Config, Label, Recipe, claim, write_config, write_model
+from ncsn.run.steps import SamplingChanges, SamplingOptions, SeededOptions, Steps
+from ncsn.samplers import Sampling, Step
+from ncsn.score import Score, ScoreModel, evaluate_in_batches, move_to, tweedie
+from ncsn.settings import Reading
+from ncsn.transforms import Transform
+from ncsn.validation import Json, as_floats, as_numbers, check_type, real, refuse_options, whole
 
 CPU = torch.device("cpu")
 BLOCK, BLOCK_VALUES = 1000, 2**24  # the most samples, and numbers in them, that ``Run.blocks`` draws together
-CONFORMAL, LEAST_CONFORMAL = 1000, 300  # held-out examples for conformal intervals; fewer are used several times
-ALLOWED, TRIED = 2000, 2000  # draws that estimate the share that the prior allows; the most in vain
-ROUNDS, LEAST_DRAWN = 300, 256  # the most rounds of draws that the prior may reject, and the fewest draws of a round
 DENSITY_VALUES = 4096  # numbers in the examples whose densities are computed together
+UserData: TypeAlias = Any
+"""Examples, or numbers about them, in the user's form: a tensor, or pandas' DataFrame or Series, which has no types."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,7 +66,10 @@ class Run:
     ``origin``: where the training data came from.
     ``measured``: metrics from the end of training, by name; for a table, the ``coverage`` of 90 % intervals on
     ``coverage_of`` hidden values.
-    ``log_prior``: the log density of the prior that ``with_prior`` was given; it isn't saved.
+
+    Of each class: ``examples``: the dataset that it learns from.  ``suffixes``: of the files that samples can be
+    written to.  ``compiled``: whether compiling the network pays for many samples.  ``kept``: for how many samples an
+    animation shows the states from noise to data.
     """
 
     score: Score
@@ -334,10 +81,14 @@ class Run:
     settings: Json = field(default_factory=dict)
     origin: Origin | None = None
     measured: dict[str, float] = field(default_factory=dict)
-    log_prior: LogPrior | None = None
+
+    examples: ClassVar[type[Dataset]] = Dataset
+    suffixes: ClassVar[tuple[str, ...]] = (".npz", ".npy")
+    compiled: ClassVar[bool] = False
+    kept: ClassVar[int] = 0
 
     @classmethod
-    def of(cls, score: Score, shape: tuple[int, ...], *, sigma_max: float, sigma_min: float) -> "Run":
+    def of(cls, score: Score, shape: tuple[int, ...], *, sigma_max: float, sigma_min: float) -> Self:
         """A run for any score: an exact one, someone else's model, or a function.
 
         ``score``: a function ``score(x, sigma)``.
@@ -364,7 +115,7 @@ class Run:
         size = f", {self.parameters:,} weights" if isinstance(self.score, ScoreModel) else ""
         sampling = recipe.sampling
         lines = [
-            f"Run of {recipe.kind.noun}{place}",
+            f"Run of {self.examples.noun}{place}",
             f"columns: {textwrap.shorten(', '.join(names), 90, placeholder='…')}"
             if names
             else f"shape: {recipe.shape}",
@@ -404,14 +155,21 @@ class Run:
         """
         if self.origin is None:
             raise ValueError(f"{self.folder or 'the run'} does not say which data it was trained on")
-        return self.origin.load(dataset)
+        place = self.origin.place(dataset)
+        data = self.read(place, self.origin.reading)
+        self.origin.check(data, place)
+        return data
+
+    def read(self, place: str, reading: Reading) -> Dataset:
+        """The dataset at a path.  Raises ValueError if it can't be read."""
+        raise NotImplementedError
 
     @property
     def parameters(self) -> int:
         """The number of weights in the network."""
         return sum(p.numel() for p in self.model.parameters())
 
-    def to(self, device: str | torch.device) -> "Run":
+    def to(self, device: str | torch.device) -> Self:
         """The same run on another device.
 
         ``device``: auto (CUDA if available, otherwise the CPU), cpu, cuda or mps.
@@ -427,36 +185,11 @@ class Run:
             if score.data_mean.device != chosen:  # a copy, because the original run stays where it is
                 score = copy.deepcopy(score).to(chosen)
             # 256 levels of a pixel survive bfloat16; points would lose digits.
-            score.autocast = hardware.choose_autocast(self.recipe.kind.precision, chosen)
+            score.autocast = hardware.choose_autocast(self.examples.precision, chosen)
             return score
 
         guide = None if self.guide is None else there(self.guide)
         return replace(self, score=there(self.score), guide=guide, device=chosen)
-
-    def with_prior(self, prior: Mapping[Any, Sequence[float]] | Callable[[UserData], object]) -> "Run":
-        """The run of a simulator's table that knows the prior of its parameters.
-
-        ``sample``, ``impute`` and ``calibrate`` reject draws where the prior is zero, and print the share that was
-        accepted; ``log_prob`` is normalised accordingly.  ``sample`` then also takes several observations of the same
-        parameters, and says if an observation is unlike all simulations.  ``steps`` and ``blocks`` ignore the prior.
-
-        ``prior``: lower and upper bounds of columns with a uniform prior, such as ``{"theta": (0, 10)}``; or a function
-        of rows like those of ``sample`` that returns their log densities, (n,), up to a constant, and −∞ where the
-        prior is zero.  It must be the prior that the table's parameters were drawn from.
-        Raises ValueError for unknown columns, for bounds that don't ascend, and unless ``fit`` trained the run on a
-        table.
-        """
-        require_prior(self, "given a prior")
-        return replace(self, log_prior=conditioning_of(self).prior(self, prior))
-
-    def _draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n *d"]:
-        """``n`` samples in the user's units, where the prior is positive."""
-        if self.log_prior is None:
-            return self.steps(n, **options).last()
-        own: SeededOptions = {**options, "seed": generator_of(options.get("seed", 0), self.device)}
-        z, tried = draw_allowed(self, n, lambda places: self.steps(len(places), **own).final())
-        announce_rejected(n, tried)
-        return self.transform.inverse(z)
 
     def steps(
         self,
@@ -516,42 +249,75 @@ class Run:
             raise ValueError(f"particles is {particles}; it needs a posterior, and no sampler, guidance or start")
         return Steps(self, sampling, given, n, labels, start=start, generator=generator, batch_size=batch_size)
 
-    def sample(
-        self, n: int = 1, *, given: Values | None = None, complete: bool = False, **options: Unpack[SeededOptions]
-    ) -> UserData:
-        """Draw ``n`` samples in the units of the data: a tensor (n, *d), or a DataFrame if the run was trained on one.
+    def sample(self, n: int = 1, **options: Unpack[SeededOptions]) -> UserData:
+        """Draw ``n`` samples in the units of the data, (n, *d).
 
-        Samples of a table have missing cells as often as the table, and in similar patterns.
-
-        ``given``: exact values of some columns of a table, such as ``{"sex": "F"}``; the other columns are drawn from
-        their distribution given these.  If the run has a prior (``with_prior``), each value can be a list with an
-        element for each of m independent observations of the same parameters.  Then the parameters are drawn from
-        their posterior given all observations, p(θ)^(1 − m) ∏ p(θ | xᵢ), by resampling weighted particles, and only
-        these columns are returned.  Each observation needs a value of every other column.
-        ``complete``: draw rows without missing cells, as ``impute`` would fill them in.
         ``options``: as for ``steps``.
-        Raises ValueError as ``steps`` does, and for values and columns that the run doesn't know.  Several observations
-        also raise it if the run has no prior, if a parameter is a category or may be missing, and if the particles'
-        effective sample size is below 100.
+        Raises ValueError as ``steps`` does.
 
         >>> run = ncsn.load("mnist", device="cpu")
         >>> run.sample(2, seed=0, levels=4, label="7").shape
         torch.Size([2, 1, 28, 28])
         """
-        kind, n = self.recipe.kind, whole("n", n, 1)
-        check_type("complete", complete, bool)
-        if given is not None:
-            conditioning, observed = conditioning_of(self), observations(given)
-            if self.log_prior is not None:
-                conditioning.warn(self, observed)
-            if len(observed) > 1:
-                refuse_options("sample with several observations", options.keys() - {"seed"})
-                generator = generator_of(options.get("seed", 0), self.device)
-                return conditioning.together(self, observed, n, generator)
-            rows = conditioning.given(self, observed[0]).sample(n, complete=complete, **options)
-            return conditioning.insert(self, rows, observed[0])
-        run = conditioning_of(self).complete(self) if complete else self
-        return kind.examples(self, run._draw(n, options))
+        return self.draw(whole("n", n, 1), options)
+
+    def draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n *d"]:
+        """``n`` samples as a tensor in the user's units."""
+        return self.steps(n, **options).last()
+
+    def states(self, steps: Steps, labels: Classes) -> Iterator[Step]:
+        """The states of ``steps`` in the score's units, without a posterior."""
+        score = steps.score(steps.n, labels)
+        return steps.sampling.follow(score, steps.start(steps.n, labels), generator=steps.generator)
+
+    def is_broken(self, x: Float[Tensor, "b *d"]) -> bool:
+        """Whether samples in the score's units are NaN or infinite."""
+        return not bool(x.isfinite().all())
+
+    # The user's form of examples, which subclasses override.
+
+    def numbers(self, x: object) -> Shaped[Tensor, "b *d"]:
+        """A user's examples as a tensor in the user's units.  Raises ValueError for a wrong shape or other columns."""
+        return as_numbers("x", x, ", ".join(map(str, ("b", *self.recipe.shape))))
+
+    def align(self, values: Float[Tensor, "b"], x: object) -> UserData:
+        """One number per example, in a form that suits the user's examples."""
+        return values
+
+    def stored(self, samples: Float[Tensor, "n *d"]) -> Shaped[np.ndarray, "n *d"]:
+        """Samples as an array is stored in a file."""
+        return samples.numpy()
+
+    def judged(self, samples: Float[Tensor, "n *d"]) -> Shaped[np.ndarray, "n *d"]:
+        """Samples as an array for the ruler."""
+        return self.stored(samples)
+
+    def write(self, samples: UserData, path: Sequence[Step], out: Path) -> None:
+        """Write samples, and the states of some of them from noise to data, to a file that isn't an array."""
+        raise NotImplementedError
+
+    # What follows a training.
+
+    def choose_guidance(
+        self, data: Dataset, *, seconds: float, effort: float
+    ) -> Callable[[Self, int, int], float] | None:
+        """A function of (run, images seen, seed) that chooses the guidance; None if there is nothing to choose.
+
+        ``seconds``: how long a classifier may be trained for it.
+        ``effort``: the share of the usual images and samples that there is time for.
+        """
+        return None
+
+    def measure(self, data: Dataset) -> dict[str, float]:
+        """Numbers about a trained run that are stored in it."""
+        return {}
+
+    def ruler(self, data: Dataset, features: object, n: int) -> Ruler:
+        """The ruler for up to ``n`` samples.  Raises ValueError for too few held-out examples."""
+        raise ValueError("a run for any score has no examples to be compared with; fit or load returns one that has")
+
+    def show(self, data: Dataset, samples: Shaped[Tensor, "n *d"], path: Sequence[Step]) -> None:
+        """Draw a training's samples, and the states of some from noise to data (``path``), into the run's folder."""
 
     def blocks(self, n: int, *, seed: int = 0, **options: Unpack[SamplingOptions]) -> Iterator[Steps]:
         """Draw ``n`` samples one block at a time, in the memory of a single block; yields ``Steps`` for each.
@@ -595,7 +361,7 @@ class Run:
         *,
         noise_std: Numbers,
         solver_steps: int = 3,
-    ) -> "Run":
+    ) -> Self:
         """A run that samples the posterior p(x | y), where y = A x + n is a measurement with noise n ~ N(0, σ_y²).
 
         ``measure``: A, a linear function of a batch of examples, (b, *d) → (b, *m); it may add a constant.
@@ -620,7 +386,19 @@ class Run:
         std = as_numbers("noise_std", noise_std).to(zero)
         observation = Observation.of(measure, as_numbers("y", y).to(zero), std, shift.to(zero), scale.to(zero))
         observation.check_precision(self.recipe.sampling.sigma_max, self.recipe.shape)
-        return condition_on(self, observation, whole("solver_steps", solver_steps, 1))
+        return self.condition_on(observation, whole("solver_steps", solver_steps, 1))
+
+    def condition_on(self, observation: Observation, solver_steps: int = 3) -> Self:
+        """The run of the posterior given an observation in the units of the score; otherwise as ``posterior``."""
+        # Twice the usual levels, because the posterior's score is rougher than the prior's; guidance would distort it.
+        sampling = self.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
+        sampling = sampling.but(levels=2 * sampling.spec.levels_for(sampling.sigma_max, sampling.sigma_min))
+        return self.with_posterior(MomentMatching(self.score, observation, solver_steps), sampling)
+
+    def with_posterior(self, posterior: Posterior, sampling: Sampling) -> Self:
+        """The run of a posterior.  Raises ValueError if this run already is one."""
+        require_prior(self, "the prior of another, so combine all measurements in one")
+        return replace(self, score=posterior, recipe=replace(self.recipe, sampling=sampling))
 
     def log_evidence(self, **options: Unpack[SeededOptions]) -> LogDensities:
         """Log p(y), in nats, for each measurement of a posterior: how well model and operator together explain it.
@@ -643,183 +421,12 @@ class Run:
             raise ValueError("log_evidence needs particles: pass particles=1000, or leave out sampler and guidance")
         return LogDensities(weight.log_evidence.cpu(), weight.standard_error.cpu(), steps.nfe)
 
-    def calibrate(
-        self,
-        examples: object = None,
-        *,
-        hidden: object = None,
-        measure: Measurement | None = None,
-        noise_std: float | Tensor | None = None,
-        truths: Literal["both", "run", "held-out"] = "both",
-        n: int = 300,
-        draws: int = 39,
-        solver_steps: int = 3,
-        seed: int = 0,
-        **options: Unpack[SamplingOptions],
-    ) -> Calibration:
-        """Test whether this run's posteriors are calibrated: whether 90 % intervals contain nine truths out of ten.
-
-        Each trial observes part of a known example, and ranks the example among draws from the posterior.  Samples of
-        the run itself test how posteriors are drawn, and held-out examples test the model, too.
-
-        ``examples``: held-out examples, in the form that ``impute`` takes; by default the run's test examples.
-        ``hidden``: what to hide.  For a table, the names of columns, a share of the cells at random (by default one
-        half), or booleans (d,) or (m, d), such as ``df.isna()``, one row of which is drawn for each example.  For
-        signals, a share of the length, in the middle, or booleans.  With ``measure``, booleans that say which numbers
-        to judge, by default all.
-        ``measure``: a measurement to test instead, with its ``noise_std`` and ``solver_steps`` as for ``posterior``.
-        ``truths``: the sources to use: run, held-out, or both.
-        ``n``: trials per source, at least 30.  Each held-out example is used once, so there may be fewer.
-        ``draws``: draws from each posterior.
-        ``options``: how to sample the posterior of a measurement, as for ``steps``.
-        Raises ValueError as ``impute`` and ``posterior`` do, for fewer than 30 trials, if nothing is hidden, and for
-        options of a measurement without one.
-
-        >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=20.0, sigma_min=0.02)
-        >>> found = run.calibrate(measure=lambda x: x[:, :1], noise_std=1.0, truths="run", n=100, draws=9)
-        >>> found.calibrated
-        {'run': True}
-        """
-        require_prior(self, "calibrated")
-        n, draws, seed = whole("n", n, MIN_TRIALS), whole("draws", draws, 1), whole("seed", seed, 0)
-        generator = generator_of(seed, self.device)
-        if measure is None:
-            if vain := [*options, *(["noise_std"] if noise_std is not None else [])]:
-                raise ValueError(f"{', '.join(vain)}: only a measurement has this; pass measure, or leave it out")
-            question = self._imputation(hidden, generator)
-        else:
-            std = as_numbers("noise_std", noise_std)
-            posterior = partial(self.posterior, measure, noise_std=std, solver_steps=solver_steps)
-            question = self._measurement(measure, posterior, std, hidden, generator, options)
-        chance = torch.Generator().manual_seed(seed)
-        sources = self._truths(examples, truths, n, chance, generator)
-        found = {
-            name: rank_all(trials(self, question, x, draws, chance, name), seed=seed) for name, x in sources.items()
-        }
-        ranks = {name: each for name, (each, _) in found.items()}
-        spread = {name: share for name, (_, share) in found.items()}
-        note, conditioning = "", self.recipe.kind.conditioning
-        if conditioning and measure is None and "held-out" in sources and np.asarray(hidden).ndim == 1:
-            known = sources["held-out"]
-            note = conditioning.sharpness(self, known, question.hide((1, *known.shape[1:]), chance)[0])
-        return Calibration(ranks, draws, spread, note)
-
-    def _truths(
-        self, examples: object, which: str, n: int, chance: torch.Generator, generator: torch.Generator
-    ) -> dict[str, Shaped[Tensor, "m *d"]]:
-        """Truths by their source: ``n`` samples, and up to ``n`` held-out examples in random order."""
-        if which not in ("both", "run", "held-out"):
-            raise ValueError(f"truths is {which!r}; it must be both, run or held-out")
-        truths: dict[str, Tensor] = {}
-        if which != "run":
-            try:
-                known = self.held_out() if examples is None else self.recipe.kind.numbers(self, examples)
-                if len(known) < MIN_TRIALS:
-                    raise ValueError(f"held-out examples found: {len(known)}; calibration needs at least {MIN_TRIALS}")
-                truths = {"held-out": reals(known[torch.randperm(len(known), generator=chance)[:n]])}
-            except ValueError as error:
-                if which == "held-out" or examples is not None:
-                    raise
-                log.warning(f"{error}; only truths from the run are used")
-        if which == "held-out":
-            return truths
-        return {"run": self._draw(n, {"label": "none", "guidance": 1.0, "seed": generator}).cpu()} | truths
-
     def held_out(self, dataset: str | None = None) -> Shaped[Tensor, "n *d"]:
         """The test examples of the data in the user's units; ``dataset`` and errors as for ``data``."""
         data = self.data(dataset)
         return data.test if data.test.dtype == torch.uint8 else data.transform.restore(data.test.double())
 
-    def impute(
-        self, rows: object, n: int = 20, *, seed: int | torch.Generator = 0, unseen: Unseen = "error"
-    ) -> Imputed:
-        """Draw the missing values of rows or signals from their distribution given the observed ones.
-
-        Observed values are taken as exact and kept.  Signals are drawn by moment matching, which is approximate where
-        several answers compete.
-
-        ``rows``: a DataFrame or a dict of columns, which are matched by name and may be absent; or an array (b, *d).
-        NaN means missing.
-        ``n``: the number of draws for each row, at least 1; with one, the spread is unknown (NaN).
-        ``seed``: a number, or a generator on the run's device, which is advanced.
-        ``unseen``: what to do with values that are impossible, judging by the training data.  "error" rejects them.
-        "missing" imputes unseen categories; impossible numbers are kept, but not conditioned on.  "skip" leaves rows
-        that have any unchanged.
-        Returns the draws, the best guesses and their spread: for an array ``Imputed``, otherwise ``ImputedTable``.
-        Raises ValueError for unknown columns or impossible values, for images, and for rows if the network is your own.
-        """
-        check_unseen(unseen)
-        imputation = imputation_of(self, "use run.posterior to fill in missing parts")
-        generator = generator_of(seed, self.device)
-        with hardware.threads_for(self.score, steady=True):  # samplers adapt to the load at every step
-            imputed = imputation.draw(self, rows, whole("n", n, 1), generator, unseen)
-        return replace(imputed, again=self._draw_held_out)
-
-    def _imputation(self, hidden: object, generator: torch.Generator) -> Question:
-        """The rest of an example given some of its numbers.  Raises ValueError for an invalid ``hidden``."""
-        what = 0.5 if hidden is None else hidden
-        if isinstance(what, Real) and not 0 < (what := float(what)) <= 1:
-            raise ValueError(f"hidden is {what}; a share must be above 0 and at most 1")
-
-        def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
-            known = ~gaps & self.transform.possible(x)
-            return self.impute(torch.where(known, x, torch.nan), k, seed=generator).draws
-
-        imputation = imputation_of(self, "pass a measurement instead (measure and noise_std)")
-        question = Question(partial(imputation.hide, self, what), draw)
-        question.hide(tuple(self.transform.inverse(torch.zeros(1, *self.recipe.shape)).shape), torch.Generator())
-        return question
-
-    def _measurement(
-        self,
-        measure: Measurement,
-        posterior: Callable[[Tensor], "Run"],
-        noise_std: Tensor,
-        hidden: object,
-        generator: torch.Generator,
-        options: SamplingOptions,
-    ) -> Question:
-        shape = self.recipe.shape
-        posterior(measure_rows(measure, torch.zeros(1, *shape, device=self.device)))  # rejects it before any work
-
-        def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
-            clean = measure_rows(measure, x.float().to(self.device))  # as in posteriors
-            y = clean + noise_std.to(clean) * torch.randn(clean.shape, generator=generator, device=self.device)
-            particles, given = options.get("particles"), posterior(y[:1]).score
-            if isinstance(given, MomentMatching) and "sampler" not in options:  # as many as for a single measurement
-                particles = given.with_particles(k, particles, shape=shape, labels=None).particles
-            y = y.repeat_interleave(k, 0) if particles in (None, 1) else y
-            own: SeededOptions = {**options, "seed": generator, "particles": particles}
-            return posterior(y).steps(len(x) * k, **own).last().view(len(x), k, *shape).transpose(0, 1)
-
-        return Question(partial(choose_patterns, np.ones(shape, bool) if hidden is None else hidden), draw)
-
-    def _draw_held_out(
-        self, missing: Bool[Tensor, "b *d"], n: int, examples: object, least: Int64[Tensor, "*d"]
-    ) -> Trials:
-        """``n`` draws of held-out examples, whose values are hidden in the patterns of ``missing``; (n, r, b, *d).
-
-        If there are few, they are used r times, with other values hidden.
-
-        ``examples``: True for the test examples of the run's data, or others in the form that ``impute`` takes.
-        ``least``: how many of them must have a value in each place that is ever ``missing``.
-        Raises ValueError if fewer do.
-        """
-        chance = torch.Generator().manual_seed(0)
-        x = self.held_out() if examples is True else self.recipe.kind.numbers(self, examples, "missing")
-        chosen = torch.randperm(len(x), generator=chance)[: max(CONFORMAL, int(least.max()))]
-        short, counts = missing.any(0), (~x[chosen].isnan()).sum(0)
-        short &= counts < least
-        if short.any():
-            few, needed = int(counts[short].min()), int(least.max())
-            raise ValueError(f"level needs {needed} held-out examples of each value, but one has only {few}")
-        repeats = max(1, LEAST_CONFORMAL // max(1, len(x)))
-        rows, question = x[chosen.repeat(repeats)], self._imputation(missing.numpy(), generator_of(0, self.device))
-        hidden = question.hide(tuple(rows.shape), chance) & ~rows.isnan()
-        draws, shape = question.draw(rows, hidden, n), (repeats, len(chosen), *x.shape[1:])
-        return Trials(rows.reshape(shape), draws.reshape(n, *shape), hidden.reshape(shape))
-
-    def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> "Run":
+    def replacement(self, known: Bool[Tensor, "*d"] | np.ndarray, y: Numbers) -> Self:
         """A run that fills in the unknown part of ``y`` by the NCSN paper's method, with annealed Langevin dynamics.
 
         It takes five steps per level, or the run's own number if that is larger.
@@ -842,13 +449,12 @@ class Run:
         # With the usual two steps per level, the example of ``ncsn.replacement`` is off by 0.07; with five, by 0.03.
         sampling = self.recipe.sampling.but(sampler="annealed", guidance=1.0)
         sampling = replace(sampling, steps=max(5, sampling.steps))
-        return with_posterior(self, Replacement(self.score, mask, target), sampling)
+        return self.with_posterior(Replacement(self.score, mask, target), sampling)
 
     def log_prob(
         self,
         x: object,
         *,
-        given: Values | None = None,
         sigma_min: float | None = None,
         probes: int | None = None,
         tolerance: float = 1e-4,
@@ -857,15 +463,14 @@ class Run:
     ) -> UserData:
         """Log p(x) in nats, in the units of the data, see ``ncsn.log_prob``.
 
-        ``x``: examples, (b, *d), or a DataFrame or a dict of columns.
-        ``given``: exact values of some columns of a table to condition on; ``x`` then has the other columns.
+        ``x``: examples, (b, *d).
         ``sigma_min``: the noise level of the density, in the score's units; by default the run's smallest.
         ``probes``: random directions for estimating the divergence; by default 4, or the exact trace for up to 16
         dimensions.
         ``tolerance``: the relative and absolute tolerance of each solver step, in (0, 1].
         ``batch_size``: examples per batch; by default as many as have 4,096 numbers, but at least 32.
         ``seed``: the seed of the random directions.
-        Returns a tensor (b,), or a Series with the index of ``x`` if that is a DataFrame.
+        Returns a tensor (b,).
         Raises ValueError for posteriors, whose density is unknown, for x of another shape, and for missing or
         impossible values.
 
@@ -874,28 +479,70 @@ class Run:
         tensor([-1.8400], dtype=torch.float64)
         """
         require_prior(self, "evaluated, because its density is unknown")
-        run = self if given is None else conditioning_of(self).given(self, given)
-        kind, transform = run.recipe.kind, run.transform
-        numbers = kind.numbers(run, x)
+        numbers, transform, noun = self.numbers(x), self.transform, self.examples.noun
         for where in (~numbers.isfinite()).nonzero()[:1].tolist():
             what = "missing" if bool(numbers[tuple(where)].isnan()) else "infinite"
-            raise ValueError(f"{transform.place(*where[:2])} is {what}; only complete {kind.noun} have a density")
+            raise ValueError(f"{transform.place(*where[:2])} is {what}; only complete {noun} have a density")
         transform.check(numbers)
-        parts = log_densities(
-            run, numbers, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=batch_size, seed=seed
+        parts = self.log_densities(
+            numbers, sigma_min=sigma_min, probes=probes, tolerance=tolerance, batch_size=batch_size, seed=seed
         )
         found = []
-        with bar(total=len(numbers), unit=kind.noun) as shown:
+        with bar(total=len(numbers), unit=noun) as shown:
             for part in parts:
                 found.append(part.log_prob)
                 shown.update(len(part.log_prob))
-        density = torch.cat(found)
-        if run.log_prior is not None:
-            share = allows(run, run.steps(ALLOWED, seed=0).final()).double().mean()
-            if not share:
-                raise ValueError(f"none of {ALLOWED:,} draws is where the prior is positive, so the density is unknown")
-            density = torch.where(run.log_prior(numbers) > -math.inf, density - share.log(), -math.inf)
-        return kind.align(density, x)
+        return self.align(torch.cat(found), x)
+
+    def log_densities(
+        self,
+        x: Shaped[Tensor, "b *d"],
+        *,
+        place: int | None = None,
+        sigma_min: float | None = None,
+        probes: int | None = None,
+        tolerance: float = 1e-4,
+        batch_size: int | None = None,
+        seed: int | torch.Generator = 0,
+    ) -> Iterator[LogDensities]:
+        """Log densities of complete, possible examples, one batch at a time; arguments as for ``Run.log_prob``.
+
+        ``place``: the seed of a random place of each discrete value in its cell; by default it is the middle.
+        """
+        score, sampling, transform = self.score, self.recipe.sampling, self.transform
+        places = [None if place is None else torch.Generator().manual_seed(place) for _ in range(2)]
+        z, volume = move_to(transform.forward(x, places[0]), self.device), self.log_volume(x, places[1])
+        if isinstance(score, ScoreModel):
+            score, z = copy.copy(score), z.to(score.data_std)
+            score.autocast = None  # an adaptive solver would mistake rounding for curvature
+        if real("tolerance", tolerance, above=0) > 1:
+            raise ValueError(f"tolerance is {tolerance}; it must be at most 1")
+        numbers = math.prod(self.recipe.shape)
+        # Small examples are cheaper together, but the solver's step must suit the hardest of them.
+        suited = max(32, DENSITY_VALUES // max(1, numbers))
+        batch_size = suited if batch_size is None else whole("batch_size", batch_size, 1)
+        if probes is not None or numbers > 16:
+            probes = 4 if probes is None else whole("probes", probes, 1)
+        smallest = sampling.sigma_min if sigma_min is None else sigma_min
+        density = partial(
+            log_prob, sigma_max=sampling.sigma_max, sigma_min=smallest, probes=probes, tolerance=tolerance
+        )
+        own = replace(self, score=score)
+        batches = zip(torch.split(z, batch_size), torch.split(volume, batch_size), strict=True)
+        for number, (part, change) in enumerate(batches):
+            part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
+            solve = partial(density, generator=generator_of(part_seed, self.device))
+            with hardware.uncompiled(), hardware.threads_for(score):  # each probe needs a gradient
+                found = own.solve_density(part, solve)
+            yield replace(found, log_prob=found.log_prob + change.to(found.log_prob))
+
+    def log_volume(self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None) -> Float64[Tensor, "b"]:
+        """The logarithm of |dz/dx| at examples in the user's units."""
+        return self.transform.log_abs_det_jacobian(x, generator)
+
+    def solve_density(self, z: Float[Tensor, "b *d"], solve: Callable[..., LogDensities]) -> LogDensities:
+        """Log densities in the score's units; ``solve``: those of a score, points and their mean."""
+        return solve(self.score, z, mean=self.means(None)[0])
 
     def compile(self, batch_size: int) -> None:
         """Compile the networks; if this machine or torch can't, a message says why and they stay as they are.
@@ -920,8 +567,6 @@ class Run:
         as for a posterior, or if the guide has a different size and no recipe.
         """
         require_prior(self, "saved")
-        if self.log_prior is not None:
-            log.info("the prior is not saved: call with_prior again after ncsn.load")
         check_type("folder", folder or None, str, Path)
         parts = [(Path(folder), self, self.model)]
         if self.guide is not None:
@@ -936,107 +581,10 @@ class Run:
                 write_config(place, config_of(run))
 
 
-def trials(
-    run: Run, question: Question, truths: Shaped[Tensor, "n *d"], k: int, chance: torch.Generator, name: str
-) -> Iterator[Trials]:
-    """A trial for each truth, in batches, under a progress bar; with examples as they are stored in files."""
-
-    def stored(x: Tensor) -> Tensor:
-        return torch.as_tensor(run.recipe.kind.stored(run.transform, x.flatten(0, 1).cpu())).view(x.shape)
-
-    hidden = question.hide(tuple(truths.shape), chance) & ~truths.isnan()
-    size = max(1, min(block_size(run.recipe.shape) // k, len(truths) // 8))  # so that the bar moves
-    truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
-    with bar(total=len(truths), name=name, unit="trial") as shown:
-        for x, gaps in zip(torch.split(truths, size), torch.split(hidden, size), strict=True):
-            # Threads are reported before it gets quiet; otherwise each batch would show a bar and warnings.
-            with threads_for(), quieter(logging.ERROR):
-                draws = question.draw(x, gaps, k)
-            shown.update(len(x))
-            # Pixels are written as bytes, and ranks among equal bytes are random.
-            yield Trials(stored(x[None])[0], stored(draws), gaps)
-
-
-def allows(run: Run, z: Float[Tensor, "b *d"]) -> Bool[Tensor, "b"]:
-    """Where the prior is positive: everywhere if there is none.  ``z``: in the score's units."""
-    if run.log_prior is None:
-        return torch.ones(len(z), dtype=torch.bool, device="cpu")
-    # ``inverse`` would move draws into the range of training.
-    return run.log_prior(run.transform.restore(z).cpu()) > -math.inf
-
-
-def draw_allowed(
-    run: Run, n: int, draw: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m *d"]]
-) -> tuple[Float[Tensor, "n *d"], float]:
-    """Draws in the score's units for ``n`` places, each repeated until the prior allows it, and n over their share.
-
-    Raises ValueError if the prior allows none of 2,000 draws, or none for one of the places.
-    """
-    drawn = draw(torch.arange(n))
-    tried, passed, rounds = n, int(allows(run, drawn).sum()), 0
-    while len(left := (~allows(run, drawn)).nonzero()[:, 0]):
-        if rounds == ROUNDS or (not passed and tried >= TRIED):
-            found = f"{passed:,} of {tried:,} draws are where the prior is positive"
-            raise ValueError(f"{found}: is it the prior of the simulations, and the observation like them?")
-        repeats = max(n, LEAST_DRAWN) // len(left)
-        more = draw(left.repeat(repeats))
-        good = allows(run, more).view(repeats, -1)
-        drawn[left] = more.view(repeats, len(left), *more.shape[1:])[good.byte().argmax(0), torch.arange(len(left))]
-        tried, passed, rounds = tried + good.numel(), passed + int(good.sum()), rounds + 1
-    return drawn, n * tried / passed
-
-
-def announce_rejected(n: int, tried: float) -> None:
-    """Say which share of the draws was allowed."""
-    if tried > n:
-        log.info(f"{n / tried:.1%} of the draws are where the prior is positive; the others were drawn again")
-
-
-def observations(given: Values) -> list[Values]:
-    """The single observation that ``Run.sample`` is given, or several from columns that are lists."""
-    columns = {name: np.asarray(each) for name, each in given.items()} if isinstance(given, Mapping) else {}
-    if not any(each.ndim for each in columns.values()):
-        return [given]
-    if len(shapes := {each.shape for each in columns.values()}) > 1 or next(iter(shapes)) == (0,):
-        sizes = ", ".join(f"{name} ({each.size if each.ndim else 'one value'})" for name, each in columns.items())
-        raise ValueError(f"given has {sizes}; expected one value of each, or lists of the same length")
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
 def require_prior(run: Run, verb: str) -> None:
     """Raises ValueError if this is the run of a posterior."""
     if run.posterior_score is not None:
         raise ValueError(f"a posterior cannot be {verb}; use the prior's run")
-
-
-def imputation_of(run: Run, instead: str) -> Imputation[Run]:
-    """How a run's missing values are drawn.  Raises ValueError, which says what to do ``instead``, if they can't be."""
-    kind = run.recipe.kind
-    if kind.imputation is None:
-        raise ValueError(f"the run generates {kind.noun}; {instead}")
-    return kind.imputation
-
-
-def conditioning_of(run: Run) -> Conditioning[Run]:
-    """How a run is conditioned on exact values.  Raises ValueError unless it's the run of a table."""
-    kind = run.recipe.kind
-    if kind.conditioning is None:
-        raise ValueError(f"the run generates {kind.noun}; only tables have given values and cells to complete")
-    return kind.conditioning
-
-
-def condition_on(run: Run, observation: Observation, solver_steps: int = 3) -> Run:
-    """The run of the posterior given an observation in the units of the score; otherwise as ``Run.posterior``."""
-    # Twice the usual levels, because the posterior's score is rougher than the prior's; guidance would distort it.
-    sampling = run.recipe.sampling.but(sampler="dpmpp-sde", guidance=1.0)
-    sampling = sampling.but(levels=2 * sampling.spec.levels_for(sampling.sigma_max, sampling.sigma_min))
-    return with_posterior(run, MomentMatching(run.score, observation, solver_steps), sampling)
-
-
-def with_posterior(run: Run, posterior: Posterior, sampling: Sampling) -> Run:
-    """The run of a posterior.  Raises ValueError if this run already is one."""
-    require_prior(run, "the prior of another, so combine all measurements in one")
-    return replace(run, score=posterior, recipe=replace(run.recipe, sampling=sampling))
 
 
 def guidance_of(run: Run, sampling: Sampling, labels: Tensor | None, weight: float | None) -> Sampling:
@@ -1052,50 +600,6 @@ def guidance_of(run: Run, sampling: Sampling, labels: Tensor | None, weight: flo
         missing = "the run has no such guide, so guidance must be 1"
         raise ValueError(f"guidance is {weight}, guide is {sampling.guide}; {missing}")
     return replace(sampling, guidance=1.0)
-
-
-def log_densities(
-    run: Run,
-    x: Shaped[Tensor, "b *d"],
-    *,
-    place: int | None = None,
-    sigma_min: float | None = None,
-    probes: int | None = None,
-    tolerance: float = 1e-4,
-    batch_size: int | None = None,
-    seed: int | torch.Generator = 0,
-) -> Iterator[LogDensities]:
-    """Log densities of complete, possible examples, one batch at a time; arguments as for ``Run.log_prob``.
-
-    ``place``: the seed of a random place of each discrete value in its cell; by default it is the middle.
-    """
-    score, sampling, transform = run.score, run.recipe.sampling, run.transform
-    places = [None if place is None else torch.Generator().manual_seed(place) for _ in range(2)]
-    z, volume = move_to(transform.forward(x, places[0]), run.device), transform.log_abs_det_jacobian(x, places[1])
-    if isinstance(score, ScoreModel):
-        score, z = copy.copy(score), z.to(score.data_std)
-        score.autocast = None  # an adaptive solver would mistake rounding for curvature
-    if real("tolerance", tolerance, above=0) > 1:
-        raise ValueError(f"tolerance is {tolerance}; it must be at most 1")
-    numbers = math.prod(run.recipe.shape)
-    # Small examples are cheaper together, but the solver's step must suit the hardest of them.
-    suited = max(32, DENSITY_VALUES // max(1, numbers))
-    batch_size = suited if batch_size is None else whole("batch_size", batch_size, 1)
-    if probes is not None or numbers > 16:
-        probes = 4 if probes is None else whole("probes", probes, 1)
-    smallest = sampling.sigma_min if sigma_min is None else sigma_min
-    density = partial(log_prob, sigma_max=sampling.sigma_max, sigma_min=smallest, probes=probes, tolerance=tolerance)
-    mean = torch.zeros(()) if isinstance(score, Chained) else replace(run, score=score).means(None)[0]
-    batches = zip(torch.split(z, batch_size), torch.split(volume, batch_size), strict=True)
-    for number, (part, change) in enumerate(batches):
-        part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
-        solve = partial(density, generator=generator_of(part_seed, run.device))
-        with hardware.uncompiled(), hardware.threads_for(score):  # each probe needs a gradient
-            if isinstance(score, Chained):
-                found = score.log_densities(part, solve, sampling.sigma_max)
-            else:
-                found = solve(score, part, mean=mean)
-        yield replace(found, log_prob=found.log_prob + change.to(found.log_prob))
 
 
 def config_of(run: Run) -> Config:
@@ -1125,40 +629,3 @@ def generator_of(seed: int | torch.Generator, device: torch.device) -> torch.Gen
     if isinstance(seed, torch.Generator):
         return seed
     return torch.Generator(device).manual_seed(whole("seed", seed, 0))
-
-
-@torch.inference_mode(False)
-def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = None) -> Run:
-    """Load a run from a folder, from the package or from the Hugging Face hub.
-
-    ``run``: a run's folder; "mnist" or "prior", which come with the package; or "hf://user/model@revision" (by default
-    main), which ``huggingface_hub`` (the extra ``hub``) downloads unless it is in its cache.
-    ``device``: auto (CUDA if available, otherwise the CPU), cpu, cuda or mps.
-    ``network``: if the run was trained with your own network, a network that was built in the same way.
-    Raises ValueError if the folder isn't a run, if its weights are missing, damaged or from another network, if there
-    is no such device, or if the hub has no such run or can't be reached.
-
-    >>> run = ncsn.load("mnist", device="cpu")
-    >>> run.recipe.shape, run.parameters > 10**6
-    ((1, 28, 28), True)
-    """
-    check_type("run", run, str, Path)
-    folder = find(run)
-    config, guide, guide_recipe = read_config(folder), None, None
-    model = read_model(folder, config, network=network)
-    sampling = config.recipe.sampling
-    needed = sampling.guidance != 1 and sampling.guide == "smaller" and not config.recipe.num_classes
-    if needed or has_run(folder / "guide"):
-        smaller = read_config(folder / "guide")
-        guide, guide_recipe = read_model(folder / "guide", smaller), smaller.recipe
-    loaded = Run(
-        score=model,
-        recipe=config.recipe,
-        guide=guide,
-        guide_recipe=guide_recipe,
-        folder=folder,
-        settings=config.settings,
-        origin=config.data,
-        measured=config.measured,
-    )
-    return loaded.to(device)

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from ncsn.data import Unseen
+from ncsn.columns import AnyColumn, Columns, Discrete, Field, name_of
+from ncsn.imputation import Unseen
 from ncsn.machine.messages import log
 from ncsn.machine.storage import atomic
 from ncsn.settings import DELIMITERS
-from ncsn.tables.columns import AnyColumn, Columns, Discrete, Field, name_of
 from ncsn.tables.read import (
     ARROW_TEXT,
     BOOLEANS,

@@ -10,12 +10,13 @@ from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
 from ncsn import plots
-from ncsn.data import Dataset, Transform
-from ncsn.kinds.comparison import Comparison, classify, compare
+from ncsn.columns import Columns, Discrete, columns_of
+from ncsn.comparison import Comparison, classify, compare
+from ncsn.data import Dataset
 from ncsn.machine.messages import bar
 from ncsn.metrics import sliced_wasserstein
-from ncsn.run.run import Run, log_densities
-from ncsn.tables.columns import Columns, Discrete, columns_of
+from ncsn.run.run import Run
+from ncsn.transforms import Transform
 
 BINS = 10  # for a column of numbers paired with a column of categories
 DENSITIES, AT_ONCE = 1000, 500  # rows whose densities are computed, and rows per batch
@@ -136,7 +137,7 @@ def log_density(run: Run, x: Float64[Tensor, "b d"]) -> float:
 
     On average that is at most the logarithm of the cell's probability, so it flatters no run.
     """
-    parts = log_densities(run, x, place=0, batch_size=AT_ONCE)
+    parts = run.log_densities(x, place=0, batch_size=AT_ONCE)
     found = torch.cat([part.log_prob for part in bar(parts, "log densities", total=-(-len(x) // AT_ONCE))])
     return float(found.mean())
 

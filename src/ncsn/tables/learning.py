@@ -7,18 +7,21 @@ what is missing in the row.  So no conditional is learned from the rows without 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from ncsn.batching import Batch, batches
-from ncsn.data import Curriculum, Dataset, Loss
-from ncsn.noise import noise_like
-from ncsn.score import ScoreModel
-from ncsn.tables.columns import Columns, columns_of
+from ncsn.columns import Columns, columns_of
 from ncsn.conditionals import ABSENT, Condition, ConditionalModel, Gaussian, in_gaussian, indicators
+from ncsn.data import Curriculum, Dataset, Loss, Reports
+from ncsn.noise import noise_like
+from ncsn.score import PreconditioningName, ScoreModel
+from ncsn.settings import OF_IMAGES
+from ncsn.validation import NetworkName
 
 NARROW = 256  # coordinates; with more, a covariance takes longer than the network
 INDEPENDENT = 3  # rows added to a table's covariance, as if their columns were independent
@@ -124,25 +127,6 @@ def fit_gaussian(train: Float[Tensor, "n f"], held_out: Float[Tensor, "m f"]) ->
 def affordable_rows(x: Float[Tensor, "n d"], most: int) -> int:
     """How many held-out rows to use: with gaps, each may have a pattern of its own, whose matrix is inverted."""
     return min(most, max(128, int(ARITHMETIC / max(1, x.shape[1]) ** 3))) if bool(x.isnan().any()) else most
-
-
-def start(columns: Columns, train: Float[Tensor, "n e"], held_out: Float[Tensor, "m e"]) -> dict[str, Tensor]:
-    """What a ``ConditionalModel`` begins with: its buffers by name, from rows with the codes of missing cells."""
-    d, counts = len(columns.numbers), columns.codes
-    inside = torch.tensor(in_gaussian(counts), dtype=torch.bool, device=train.device)
-    shown = tuple(count for count, chosen in zip(counts, inside.tolist(), strict=True) if chosen)
-
-    def coordinates(x: Tensor) -> Tensor:
-        return torch.cat([x[:, :d], indicators(x[:, d:][:, inside], shown)], 1)
-
-    place = {column: i for i, column in enumerate(columns.coded)}
-    indicator = [place[i] if columns.columns[i].codes else -1 for i in columns.numbers]
-    groups = group_columns(columns, train)
-    order = [groups[i] for i in [*columns.numbers, *columns.coded]]
-    gaussian = fit_gaussian(coordinates(train), coordinates(held_out))
-    longs = {"order": order, "indicator": indicator, "gaps": [*columns.gaps]}
-    shares = {"log_shares": log_shares(columns, train)}
-    return gaussian._asdict() | shares | {k: torch.tensor(v).long() for k, v in longs.items()}
 
 
 def log_shares(columns: Columns, train: Float[Tensor, "n e"]) -> Float64[Tensor, "k"]:
@@ -394,10 +378,9 @@ def code_losses(model: ConditionalModel, given: Masked) -> Float[Tensor, "b"]:
 class MaskedCurriculum(Curriculum):
     """Batches of rows in which random cells are known."""
 
-    def __init__(self, sizes: tuple[int, ...], data: Dataset, model: ConditionalModel, hidden: tuple[str, ...]) -> None:
-        super().__init__(sizes)
-        self.data, self.model, self.columns = data, model, columns_of(data.transform, data.shape[0])
-        self.hidden = hidden
+    def __init__(self, data: "Table", model: ConditionalModel, hidden: tuple[str, ...]) -> None:
+        super().__init__(data.held_out)
+        self.data, self.model, self.columns, self.hidden = data, model, data.columns, hidden
 
     def batches(self, drawn: Iterator[Batch], generator: torch.Generator) -> Iterator[Batch]:
         """Endless random batches, in which random cells are known.
@@ -443,3 +426,70 @@ class MaskedCurriculum(Curriculum):
             which[: len(batch.x) - len(given.truth)] = given.numbers.observed.any(1).long()
             names = {0: "joint", 1: "conditionals"} | names
         return {name: which == part for part, name in names.items()}
+
+
+@dataclass(frozen=True)
+class Table(Dataset):
+    """Rows of numbers, categories and dates, possibly with missing cells; every conditional is learned."""
+
+    noun: ClassVar[str] = "rows"
+    network: ClassVar[NetworkName] = "mlp"
+    minutes: ClassVar[float] = 1.5
+    headroom: ClassVar[float] = 10.0  # columns may have tails
+    # Where a network of standardised columns has most to learn.
+    log_sigma_mean: ClassVar[tuple[float, float]] = (-0.8, -0.8)
+    log_sigma_std: ClassVar[float] = 1.6
+    # Rows are cheap, and a small table is soon memorised.  A report costs up to four steps.
+    held_out: ClassVar[tuple[int, ...]] = (4096,)
+    reports: ClassVar[Reports] = Reports(count=100, power=2, spacing=25, from_start=True, tolerance=0.0, patience=0.25)
+    posterior_targets: ClassVar[bool] = False
+    refused: ClassVar[tuple[str, ...]] = (*OF_IMAGES, "flip", "start", "posterior_above")
+    shown: ClassVar[int] = 10  # a picture shows more points than images
+
+    @cached_property
+    def columns(self) -> Columns:
+        """Those of the table."""
+        return columns_of(self.transform, self.shape[0])
+
+    @property
+    def numbers(self) -> Float[Tensor, "n d"]:
+        """The training rows, without codes."""
+        return self.train[:, : len(self.columns.numbers)]
+
+    @property
+    def codes(self) -> tuple[int, ...]:
+        return self.columns.codes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.columns.names
+
+    @property
+    def width(self) -> str:
+        return f"{len(self.names)} columns"
+
+    def start(self, preconditioning: PreconditioningName) -> dict[str, float | Tensor]:
+        """A Gaussian, the shares of codes, and the order of columns, from rows with the codes of missing cells."""
+        if preconditioning != "conditional":
+            return super().start(preconditioning)
+        columns, d, counts = self.columns, len(self.columns.numbers), self.codes
+        inside = torch.tensor(in_gaussian(counts), dtype=torch.bool, device=self.train.device)
+        shown = tuple(count for count, chosen in zip(counts, inside.tolist(), strict=True) if chosen)
+
+        def coordinates(x: Tensor) -> Tensor:
+            return torch.cat([x[:, :d], indicators(x[:, d:][:, inside], shown)], 1)
+
+        place = {column: i for i, column in enumerate(columns.coded)}
+        indicator = [place[i] if columns.columns[i].codes else -1 for i in columns.numbers]
+        groups = group_columns(columns, self.train)
+        order = [groups[i] for i in [*columns.numbers, *columns.coded]]
+        gaussian = fit_gaussian(coordinates(self.train), coordinates(self.validation))
+        longs = {"order": order, "indicator": indicator, "gaps": [*columns.gaps]}
+        shares = {"log_shares": log_shares(columns, self.train)}
+        return gaussian._asdict() | shares | {k: torch.tensor(v).long() for k, v in longs.items()}
+
+    def curriculum(self, model: ScoreModel, hidden: tuple[str, ...]) -> Curriculum:
+        """Random cells of each row are known; a network of the user's own learns the joint density."""
+        if not isinstance(model, ConditionalModel):
+            return super().curriculum(model, hidden)
+        return MaskedCurriculum(self, model, hidden)

@@ -16,11 +16,13 @@ import torch
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
-from ncsn.data import FAR, Dataset, arrays
+from ncsn.arrays import arrays
+from ncsn.columns import Column, Columns, Field, learn_columns, name_of
 from ncsn.machine.messages import bar, log
 from ncsn.machine.storage import sha256_of
 from ncsn.settings import DELIMITERS, TABLES
-from ncsn.tables.columns import Column, Columns, Field, learn_columns, name_of
+from ncsn.tables.learning import Table
+from ncsn.transforms import FAR
 from ncsn.validation import counted, one_line, opened_as
 
 if TYPE_CHECKING:
@@ -293,7 +295,7 @@ def days_of(cells: "pandas.Series", name: str, *, zone: str | None = None) -> Fl
 
 
 @dataclass(frozen=True)
-class Table:
+class Cells:
     """Columns of numbers.
 
     ``rows``: (n, d), in double precision, or single precision if the array has it; NaN where a cell is missing.
@@ -305,14 +307,14 @@ class Table:
     columns: tuple[Column, ...]
     fields: tuple[Field, ...] = ()
 
-    def keep(self, chosen: Bool[np.ndarray, "d"], why: str) -> "Table":
+    def keep(self, chosen: Bool[np.ndarray, "d"], why: str) -> "Cells":
         """Keep only these columns; log the names of the others and why they are left out."""
         if not chosen.all():
             left_out = [column.name for column in compress(self.columns, ~chosen)]
             log.warning(f"columns left out because {why}: {', '.join(left_out)}")
         return replace(self, rows=self.rows[:, chosen], columns=tuple(compress(self.columns, chosen)))
 
-    def keep_varying(self, rows: np.ndarray | slice = slice(None)) -> "Table":
+    def keep_varying(self, rows: np.ndarray | slice = slice(None)) -> "Cells":
         """Keep only the columns that vary among these rows.  Raises ValueError if there are none."""
         varying = np.array([varies(column[~np.isnan(column)]) for column in self.rows[rows].T], bool)
         if not varying.any():
@@ -328,15 +330,15 @@ def varies(column: Float[np.ndarray, "m"]) -> bool:
     return bool(column.std(dtype=np.float64) > rounding * abs(column.mean(dtype=np.float64)))
 
 
-def table_of_array(rows: Shaped[np.ndarray, "..."], place: str = "the table") -> Table:
+def table_of_array(rows: Shaped[np.ndarray, "..."], place: str = "the table") -> Cells:
     """An array (n, d) of numbers, whose columns are called 0, 1, ….  Raises ValueError for anything else."""
     if rows.ndim != 2 or rows.dtype.kind not in "buif":
         raise ValueError(f"{place} has shape {rows.shape} and dtype {rows.dtype}; expected numbers (rows, columns)")
     rows = rows if rows.dtype == np.float32 else rows.astype(np.float64)
-    return check_range(Table(rows, tuple(Column(name=str(i)) for i in range(rows.shape[1]))), place)
+    return check_range(Cells(rows, tuple(Column(name=str(i)) for i in range(rows.shape[1]))), place)
 
 
-def table_of_frame(frame: "pandas.DataFrame", place: str = "the table", *, text: bool = False) -> Table:
+def table_of_frame(frame: "pandas.DataFrame", place: str = "the table", *, text: bool = False) -> Cells:
     """The columns of a DataFrame, where text may contain numbers or dates.
 
     ``text``: whether all cells are text because they come from a text file.
@@ -353,7 +355,7 @@ def table_of_frame(frame: "pandas.DataFrame", place: str = "the table", *, text:
     for i, name in enumerate(bar(names, "columns")):
         rows[:, i], column = read_column(frame.iloc[:, i].rename(name))
         columns.append(column)
-    return check_range(Table(rows, tuple(columns), tuple(fields)), place)
+    return check_range(Cells(rows, tuple(columns), tuple(fields)), place)
 
 
 def is_number(text: str) -> bool:
@@ -388,7 +390,7 @@ def read_column(cells: "pandas.Series") -> tuple[Float64[np.ndarray, "n"], Colum
     return numbers, Column(name=name, categories=texts)
 
 
-def check_range(table: Table, place: str) -> Table:
+def check_range(table: Cells, place: str) -> Cells:
     """Return the table.  Raises ValueError for infinite numbers, and for numbers whose squares are infinite."""
     for what, limit in (("infinite numbers", np.inf), ("numbers beyond 1e150", 1e150)):
         if (wrong := (np.abs(table.rows, dtype=float) >= limit).any(0)).any():
@@ -397,7 +399,7 @@ def check_range(table: Table, place: str) -> Table:
     return table
 
 
-def clean(table: Table) -> Table:
+def clean(table: Cells) -> Cells:
     """Leave out empty rows and columns that can't be learned, and log which.
 
     Raises ValueError if nothing is left.
@@ -427,7 +429,7 @@ def clean(table: Table) -> Table:
     return table
 
 
-def merge_rare_texts(table: Table) -> Table:
+def merge_rare_texts(table: Cells) -> Cells:
     """Merge rare texts into one category, unless the DataFrame declares them; leave out columns of few others."""
     rows, columns, kept = table.rows.copy(), [*table.columns], np.ones(len(table.columns), bool)
     declared = {field.name for field in table.fields if field.dtype == "category"}
@@ -450,7 +452,17 @@ def merge_rare_texts(table: Table) -> Table:
     )
 
 
-def rows_of(name: str, table: Table) -> Dataset:
+def read_table(name: str) -> Table:
+    """The rows in a .csv, .tsv or .parquet, or in an array.  Raises ValueError if there is nothing to learn."""
+    path = Path(name)
+    if path.suffix.lower() in TABLES:
+        return rows_of(name, table_of_frame(read_frame(path), name, text=path.suffix.lower() != ".parquet"))
+    rows = read_rows(path)
+    assert isinstance(rows, np.ndarray)
+    return rows_of(name, table_of_array(rows, name))
+
+
+def rows_of(name: str, table: Cells) -> Table:
     """The rows of a table as a dataset, with a tenth each for validation and testing.
 
     Raises ValueError if there is nothing to learn from the table.
@@ -470,14 +482,13 @@ def rows_of(name: str, table: Table) -> Dataset:
     texts = sorted((column.name, column.categories) for column in table.columns if column.categories)
     dates = tuple(column.name for column in table.columns if column.date)
     about = np.frombuffer(repr((columns.names, texts, dates)).encode(), np.uint8)
-    return Dataset(
+    return Table(
         train=z[learned],
         validation=z[order[:tenth]],
         test=z[order[tenth : 2 * tenth]],
         name=name,
         transform=columns,
         notes=columns.describe(),
-        codes=columns.codes,
         sha256=sha256_of([about, table.rows]),
     )
 

@@ -2,26 +2,32 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
 
-from ncsn.data import LogPrior, UserData, Values
+from ncsn.columns import Columns, Number, insert_rest, name_of, select
 from ncsn.likelihood import log_prob
 from ncsn.machine.hardware import threads_for, uncompiled
 from ncsn.machine.messages import bar, log
-from ncsn.run.run import Run
+from ncsn.run.run import UserData
 from ncsn.score import Sigma, tweedie
-from ncsn.tables.columns import Columns, Number, columns_of, name_of
 from ncsn.tables.frames import frame_of
-from ncsn.tables.impute import conditional_model, draw_rows, given_cells, insert_rest, select
 from ncsn.validation import one_line
 
+if TYPE_CHECKING:
+    from ncsn.tables.run import TableRun
+
+Values: TypeAlias = Mapping[Any, object]
+"""Values of some columns of a table, by the columns' labels."""
+LogPrior: TypeAlias = Callable[[Shaped[Tensor, "b d"]], Float64[Tensor, "b"]]
+"""The log density of the prior at rows in the user's units, up to a constant."""
 ROWS_AT_ONCE = 2048  # whose densities are computed together
 ROUNDS, PARTICLES, LAST = 10, 400, 2000  # the most rounds; particles of each but the last, and of the last
 READY = 0.25  # share of particles that must be effective before the last round
@@ -41,10 +47,8 @@ class Box:
         return torch.where(((x < self.low) | (x > self.high)).any(1), -math.inf, 0.0).double()
 
 
-def log_prior_of(run: Run, prior: object) -> LogPrior:
-    """The log prior of rows; see ``Run.with_prior``."""
-    conditional_model(run)
-    columns = columns_of(run.transform, run.recipe.shape[0])
+def log_prior_of(columns: Columns, prior: object) -> LogPrior:
+    """The log prior of rows; see ``TableRun.with_prior``."""
     if callable(prior):
 
         def log_density(x: Shaped[Tensor, "b d"]) -> Float64[Tensor, "b"]:
@@ -81,10 +85,10 @@ def places_of(columns: Columns, chosen: Bool[Tensor, "d"]) -> Int64[Tensor, "p"]
 
 
 def log_densities_of(
-    run: Run, z: Float[Tensor, "b e"], places: Int64[Tensor, "p"], *, tolerance: float, probes: int | None = None
+    run: "TableRun", z: Float[Tensor, "b e"], places: Int64[Tensor, "p"], *, tolerance: float, probes: int | None = None
 ) -> Float64[Tensor, "b"]:
     """Log densities of the numbers at ``places`` given all else in each row that isn't NaN, in the model's units."""
-    model, sampling, generator = conditional_model(run), run.recipe.sampling, torch.Generator(z.device).manual_seed(0)
+    model, sampling, generator = run.conditionals, run.recipe.sampling, torch.Generator(z.device).manual_seed(0)
     ends = {"sigma_max": sampling.sigma_max, "sigma_min": sampling.sigma_min}
     target, found = torch.zeros_like(z[0, : model.d]).index_fill(0, places, 1.0).bool(), list[Tensor]()
     for part in bar(torch.split(z, ROWS_AT_ONCE), "densities"):
@@ -102,7 +106,7 @@ def log_densities_of(
     return torch.cat(found)
 
 
-def draw_together(run: Run, given: Sequence[Values], n: int, generator: torch.Generator) -> UserData:
+def draw_together(run: "TableRun", given: Sequence[Values], n: int, generator: torch.Generator) -> UserData:
     r"""Draws of p(θ | x₁, …, x_m) from the conditionals of single observations and the prior.
 
     Its density is, up to a constant, :math:`p(θ)^{1-m} \prod_i p(θ | x_i)`.  The first particles come from these
@@ -111,10 +115,10 @@ def draw_together(run: Run, given: Sequence[Values], n: int, generator: torch.Ge
     """
     from scipy.stats import gaussian_kde
 
-    columns, prior, m = columns_of(run.transform, run.recipe.shape[0]), run.log_prior, len(given)
+    columns, prior, m = run.columns, run.log_prior, len(given)
     if prior is None:
         raise ValueError(f"given has {m} observations of the same parameters; for these, the run needs with_prior(…)")
-    x = torch.cat([given_cells(run, each) for each in given])
+    x = torch.cat([run.given_cells(each) for each in given])
     hidden = x[0].isnan()
     if (places := places_of(columns, hidden)) is None:
         raise ValueError("parameters with categories, few or missing values can be drawn given one observation only")
@@ -135,7 +139,7 @@ def draw_together(run: Run, given: Sequence[Values], n: int, generator: torch.Ge
         return each, torch.where(log_prior > -math.inf, each.sum(1) - (m - 1) * log_prior, -math.inf)
 
     random = np.random.default_rng(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
-    theta = draw_rows(run, z, -(-PARTICLES // m), generator)[0][..., at].flatten(0, 1).cpu().double()
+    theta = run.draw_cells(z, -(-PARTICLES // m), generator)[0][..., at].flatten(0, 1).cpu().double()
     each, target = densities(theta)
     log_weights = target - each.logsumexp(1)
     for left in reversed(range(ROUNDS)):
@@ -165,13 +169,13 @@ def tempered(log_weights: Float64[Tensor, "k"]) -> Float64[Tensor, "k"]:
     return chosen.softmax(0)
 
 
-def warn_if_unlike(run: Run, given: Sequence[Values]) -> None:
+def warn_if_unlike(run: "TableRun", given: Sequence[Values]) -> None:
     """Warn of observations that are less likely than all of a hundred samples of the run, by far.
 
     The gap to the lowest log density of these is larger than the gap between the lowest and their mean.
     """
-    columns, simulated = columns_of(run.transform, run.recipe.shape[0]), run.steps(REFERENCE, seed=0).final()
-    z = columns.forward(torch.cat([given_cells(run, each) for each in given])).to(simulated)
+    columns, simulated = run.columns, run.steps(REFERENCE, seed=0).final()
+    z = columns.forward(torch.cat([run.given_cells(each) for each in given])).to(simulated)
     places = (~z[0, : len(columns.numbers)].isnan()).nonzero()[:, 0]
     simulated = simulated[~simulated[:, places].isnan().any(1)]
     rows = torch.full((len(z) + len(simulated), z.shape[1]), torch.nan).to(z)
@@ -185,13 +189,13 @@ def warn_if_unlike(run: Run, given: Sequence[Values]) -> None:
         log.warning(f"observation {row + 1} is unlike all simulations ({gap}), so its posterior is a guess")
 
 
-def describe_sharpness(run: Run, x: Float[Tensor, "n d"], hidden: Bool[Tensor, "d"]) -> str:
+def describe_sharpness(run: "TableRun", x: Float[Tensor, "n d"], hidden: Bool[Tensor, "d"]) -> str:
     """The log density of what is hidden given the rest, next to that of the Gaussian that training starts from."""
-    columns = columns_of(run.transform, x.shape[1])
+    columns = run.columns
     rows = x[~x[:, hidden].isnan().any(1) & columns.possible(x).all(1)].double()
     if (places := places_of(columns, hidden)) is None or not len(rows):
         return ""
-    start = copy.deepcopy(conditional_model(run))
+    start = copy.deepcopy(run.conditionals)
     for weight in start.network.parameters():
         weight.data.zero_()
     z = columns.forward(rows).float().to(run.device)

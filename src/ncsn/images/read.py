@@ -13,28 +13,45 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ncsn.batching import dequantize, quantize, reals
-from ncsn.data import Arrays, Dataset, Labels, Transform, check_finite, labels_of, part_of, split_arrays, split_of
+from ncsn.arrays import Arrays, arrays, check_finite, labels_of, part_of, split_arrays, split_of
+from ncsn.batching import reals
+from ncsn.data import Dataset, Labels
 from ncsn.machine.messages import bar, log
 from ncsn.settings import PARTS, Reading, Split
+from ncsn.transforms import BYTES, Depth, Transform, stored_depth
 from ncsn.validation import counted, one_line, opened_as, reason
 
 # Pillow can read more formats, such as PostScript, which is executed; older versions can't read AVIF.
 SUFFIXES = [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".avif"]
+
+
+@dataclass(frozen=True)
+class Images(Dataset):
+    """Images with any number of channels."""
+
+    noun: ClassVar[str] = "images"
+    prior: ClassVar[str | None] = "prior"
+    guided: ClassVar[bool] = True
+    precision: ClassVar[Literal["auto", "fp32"]] = "auto"
+
+    @property
+    def width(self) -> str:
+        channels = self.shape[0]
+        return {1: "grey", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
 
 
 class Item(NamedTuple):
@@ -162,60 +179,6 @@ FORMATS = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *(["AVIF"] if fin
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's, of more than 8 bits
 AT_ONCE = 256  # images that are decoded together
 Pixels = Shaped[np.ndarray, "n h w c"]
-
-
-DTYPES = {np.dtype(code).name for code in "bBhHiIlLqQefdg"}
-
-
-@dataclass(frozen=True)
-class Depth(Transform):
-    """The range of pixels in files: a value v becomes (v − low)/(high − low), a real in [0, 1].
-
-    ``dtype``: numpy's name of the files' dtype.  ``low``, ``high``: the file values that become 0 and 1.
-    Raises ValueError if ``dtype`` isn't numeric, or the range is empty or not finite.
-    """
-
-    type: Literal["depth"] = field(default="depth", kw_only=True)
-    dtype: str = "uint8"
-    low: float = 0.0
-    high: float = 256.0
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES or not (self.low < self.high and math.isfinite(self.high - self.low)):
-            raise ValueError(f"depth is {self.dtype!r} from {self.low} to {self.high}; expected a finite range")
-
-    def forward(self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float[Tensor, "b *d"]:
-        """Convert bytes to reals, dequantised at random if there is a ``generator``; reals are unchanged."""
-        return reals(x) if generator is None or x.dtype != torch.uint8 else dequantize(x, generator=generator)
-
-    def possible(self, x: Shaped[Tensor, "b *d"]) -> Bool[Tensor, "b *d"]:
-        """Bytes, and reals that aren't far from [0, 1], as on another scale."""
-        return torch.isnan(x) | ((x >= -0.5) & (x <= 1.5)) | torch.tensor(x.dtype == torch.uint8, device=x.device)
-
-    def place(self, example: int, channel: int) -> str:
-        """Name the image, for error messages."""
-        return f"a pixel of image {example + 1}"
-
-    def stored(self, x: Float[Tensor, "*d"]) -> Shaped[np.ndarray, "*d"]:
-        """Convert reals to the files' dtype; integers are rounded and clipped to [low, high), floats aren't."""
-        if self == BYTES:
-            return quantize(x).cpu().numpy()
-        span = self.high - self.low
-        values = x.detach().cpu().double().numpy() * span + self.low
-        dtype = np.dtype(self.dtype)
-        if dtype.kind == "f":
-            return values.astype(dtype)
-        # Beyond 2⁵³, high − 1 is rounded to high.
-        return np.round(values).clip(self.low, min(self.high - 1, np.nextafter(self.high, 0))).astype(dtype)
-
-
-BYTES = Depth()
-"""The depth of most image files."""
-
-
-def stored_depth(transform: Transform) -> Depth:
-    """The depth of image files; bytes if it's unknown."""
-    return transform if isinstance(transform, Depth) else BYTES
 
 
 class Picture(NamedTuple):
@@ -376,7 +339,7 @@ MAX_COPIED = 2**32  # bytes of an array on disk; the images of a larger one stay
 MAX_HELD_OUT = 10_000  # of its images in each split, the number that evaluations use
 
 
-def mnist() -> Dataset:
+def mnist() -> Images:
     """MNIST: 50,000 training, 10,000 validation and 10,000 test images of 1 × 28 × 28 bytes."""
 
     def content(name: str, header: int) -> UInt8[Tensor, "n"]:
@@ -386,7 +349,7 @@ def mnist() -> Dataset:
     full, test = (content(f"{part}-images-idx3", 16).view(-1, 1, 28, 28) for part in ("train", "t10k"))
     classes, held = (content(f"{part}-labels-idx1", 8).long() for part in ("train", "t10k"))
     labels = Labels(train=classes[:-10_000], validation=classes[-10_000:], test=held, names=tuple("0123456789"))
-    return Dataset(full[:-10_000], full[-10_000:], test, labels, "mnist")
+    return Images(full[:-10_000], full[-10_000:], test, labels, "mnist")
 
 
 def images_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n h w c"]:
@@ -402,7 +365,21 @@ def images_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray,
     return array.transpose(0, 2, 3, 1) if array.shape[1] < array.shape[3] else array
 
 
-def from_arrays(name: str, found: Arrays, notes: Sequence[str], reading: Reading) -> Dataset:
+def read_images(name: str, reading: Reading) -> Images:
+    """MNIST, or the images in a folder, an archive or an array.
+
+    Raises ValueError if they can't be read as requested; OSError for a folder without read permission.
+    """
+    if name == "mnist":
+        if reading.pixels() not in (None, (28, 28)):
+            raise ValueError(f"size is {reading.size}, but mnist is always 28x28")
+        return mnist()
+    if Path(name).suffix.lower() in (".npy", ".npz"):
+        return from_arrays(name, arrays(Path(name)), [], reading)
+    return from_files(name, reading)
+
+
+def from_arrays(name: str, found: Arrays, notes: Sequence[str], reading: Reading) -> Images:
     """The images in arrays.  Raises ValueError as ``split_arrays`` and ``images_of`` do.
 
     A large memory-mapped array of bytes isn't copied; its first images are held out.
@@ -415,12 +392,12 @@ def from_arrays(name: str, found: Arrays, notes: Sequence[str], reading: Reading
         held_out = min(len(images) // 10, MAX_HELD_OUT)
         validation, test, train = torch.split(images, [held_out, held_out, len(images) - 2 * held_out])
         note = f"read from the file as needed: the first {2 * held_out:,} images are held out"
-        return Dataset(train, validation, test, name=name, notes=(*notes, note))
+        return Images(train, validation, test, name=name, notes=(*notes, note))
     parts = {part: items_of(*stack) for part, stack in split_arrays(name, found, images_in).items()}
     return images_of(name, parts, notes, reading)
 
 
-def from_files(name: str, reading: Reading) -> Dataset:
+def from_files(name: str, reading: Reading) -> Images:
     """The images in a folder, or in a zip or tar archive.
 
     Raises ValueError if an archive can't be read, and as ``images_of`` does; OSError if a folder is unreadable.
@@ -444,7 +421,7 @@ def items_of(name: str, stack: np.ndarray, labels: np.ndarray | None, index: np.
     ]
 
 
-def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str], reading: Reading) -> Dataset:
+def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str], reading: Reading) -> Images:
     """The images of three splits as a dataset.
 
     Images of other sizes are resized to that of the majority.
@@ -468,7 +445,7 @@ def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str]
         lines.append(f"broken images skipped: {listed}")
     validation, test, train = torch.split(torch.from_numpy(pixels), list(sizes.values()))
     labels = labels_of({part: [item.label for where, item, _ in whole if where == part] for part in parts})
-    return Dataset(train, validation, test, labels, name, depth, (*notes, *lines))
+    return Images(train, validation, test, labels, name, depth, (*notes, *lines))
 
 
 def join_pictures(found: list[Picture], reading: Reading) -> tuple[np.ndarray, Depth, list[str]]:

@@ -40,7 +40,7 @@ def held_out_examples(data: Dataset, n: int) -> Float64[Tensor, "m *d"]:
     Raises ValueError if there are too few for trees.
     """
     if (few := min(len(data.test), data.n)) < MIN_EXAMPLES:
-        count = f"{few} {'held-out' if few == len(data.test) else 'training'} {data.kind.noun}"
+        count = f"{few} {'held-out' if few == len(data.test) else 'training'} {data.noun}"
         raise ValueError(f"{data.name} has {count}; trees need at least {MIN_EXAMPLES}")
     return data.transform.restore(data.test[: min(n, data.n)].double())
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import compress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -19,8 +20,8 @@ from annotated_types import Interval
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
-from ncsn.data import FAR, Transform
 from ncsn.machine.messages import bar
+from ncsn.transforms import FAR, Transform
 from ncsn.validation import one_line
 
 if TYPE_CHECKING:
@@ -435,6 +436,21 @@ def columns_of(transform: Transform, count: int) -> Columns:
     if isinstance(transform, Columns):
         return transform
     return Columns(columns=tuple(Number(name=str(i), shift=0.0, scale=1.0) for i in range(count)))
+
+
+def select(columns: Columns, chosen: Bool[Tensor, "d"]) -> Columns:
+    """Some of the columns."""
+    some = tuple(compress(columns.columns, chosen.tolist()))
+    names = [column.name for column in some]
+    fields = tuple(field for field in columns.fields if field.name in names)
+    return replace(columns, columns=some, fields=fields, never=())  # never is of whole rows
+
+
+def insert_rest(row: Float64[Tensor, "1 d"], rest: Float[Tensor, "n k"]) -> Float64[Tensor, "n d"]:
+    """A row, repeated, with the numbers that it lacks."""
+    rows = row.repeat(len(rest), 1)
+    rows[:, row[0].isnan()] = rest.to(rows)
+    return rows
 
 
 def learn_columns(

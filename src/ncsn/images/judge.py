@@ -27,7 +27,7 @@ from torch import Tensor
 from ncsn import metrics, plots
 from ncsn.batching import quantize
 from ncsn.data import Dataset
-from ncsn.kinds.images.read import mnist
+from ncsn.images.read import mnist
 from ncsn.machine import hardware
 from ncsn.machine.messages import bar
 from ncsn.machine.storage import atomic, digest, read_tensors, seal

@@ -1,0 +1,164 @@
+"""Are posteriors calibrated?  Truths are ranked among draws from the posterior given a part of each."""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from numbers import Real
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+from typing_extensions import Unpack
+
+from ncsn.batching import reals
+from ncsn.imputation import ImputingRun, choose_patterns
+from ncsn.machine.hardware import threads_for
+from ncsn.machine.messages import bar, log, quieter
+from ncsn.metrics import MIN_TRIALS, Calibration, Trials, rank_all
+from ncsn.posteriors import Measurement, MomentMatching, measure_rows
+from ncsn.run.run import Run, block_size, generator_of, require_prior
+from ncsn.run.steps import SamplingOptions, SeededOptions
+from ncsn.tables.run import TableRun
+from ncsn.validation import as_numbers, whole
+
+Draw: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
+"""From examples (b, *d), what is hidden of them and k, k draws (k, b, *d) given what is observed."""
+
+
+def calibrate(
+    run: Run,
+    examples: object = None,
+    *,
+    hidden: object = None,
+    measure: Measurement | None = None,
+    noise_std: float | Tensor | None = None,
+    truths: Literal["both", "run", "held-out"] = "both",
+    n: int = 300,
+    draws: int = 39,
+    solver_steps: int = 3,
+    seed: int = 0,
+    **options: Unpack[SamplingOptions],
+) -> Calibration:
+    """Test whether a run's posteriors are calibrated: whether 90 % intervals contain nine truths out of ten.
+
+    Each trial observes part of a known example, and ranks the example among draws from the posterior.  Samples of
+    the run itself test how posteriors are drawn, and held-out examples test the model, too.
+
+    ``examples``: held-out examples, in the form that ``impute`` takes; by default the run's test examples.
+    ``hidden``: what to hide.  For a table, the names of columns, a share of the cells at random (by default one
+    half), or booleans (d,) or (m, d), such as ``df.isna()``, one row of which is drawn for each example.  For
+    signals, a share of the length, in the middle, or booleans.  With ``measure``, booleans that say which numbers
+    to judge, by default all.
+    ``measure``: a measurement to test instead, with its ``noise_std`` and ``solver_steps`` as for ``posterior``.
+    ``truths``: the sources to use: run, held-out, or both.
+    ``n``: trials per source, at least 30.  Each held-out example is used once, so there may be fewer.
+    ``draws``: draws from each posterior.
+    ``options``: how to sample the posterior of a measurement, as for ``steps``.
+    Raises ValueError as ``impute`` and ``posterior`` do, for fewer than 30 trials, if nothing is hidden, and for
+    options of a measurement without one.
+
+    >>> run = ncsn.Run.of(ncsn.GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=20.0, sigma_min=0.02)
+    >>> found = ncsn.calibrate(run, measure=lambda x: x[:, :1], noise_std=1.0, truths="run", n=100, draws=9)
+    >>> found.calibrated
+    {'run': True}
+    """
+    require_prior(run, "calibrated")
+    n, draws, seed = whole("n", n, MIN_TRIALS), whole("draws", draws, 1), whole("seed", seed, 0)
+    generator, chance = generator_of(seed, run.device), torch.Generator().manual_seed(seed)
+    draw: Draw
+    if measure is not None:
+        hide = partial(choose_patterns, np.ones(run.recipe.shape, bool) if hidden is None else hidden)
+        draw = of_measurement(run, measure, noise_std, solver_steps, generator, options)
+    elif vain := [*options, *(["noise_std"] if noise_std is not None else [])]:
+        raise ValueError(f"{', '.join(vain)}: only a measurement has this; pass measure, or leave it out")
+    elif not isinstance(run, ImputingRun):
+        raise ValueError(f"the run generates {run.examples.noun}; pass a measurement (measure and noise_std)")
+    else:
+        what = 0.5 if hidden is None else hidden
+        if isinstance(what, Real) and not 0 < (what := float(what)) <= 1:
+            raise ValueError(f"hidden is {what}; a share must be above 0 and at most 1")
+        hide = partial(run.hide, what)
+        hide(tuple(run.transform.inverse(torch.zeros(1, *run.recipe.shape)).shape), torch.Generator())
+        draw = lambda x, gaps, k: run.draw_hidden(x, gaps, k, generator)  # noqa: E731
+    sources = truths_of(run, examples, truths, n, chance, generator)
+    ranks, spread = {}, {}
+    for name, x in sources.items():
+        hidden_of_x = hide(tuple(x.shape), chance)
+        ranks[name], spread[name] = rank_all(trials(run, draw, x, hidden_of_x, draws, name), seed=seed)
+    note = ""
+    if isinstance(run, TableRun) and measure is None and "held-out" in sources and np.asarray(hidden).ndim == 1:
+        known = sources["held-out"]
+        note = run.describe_sharpness(known, hide((1, *known.shape[1:]), chance)[0])
+    return Calibration(ranks, draws, spread, note)
+
+
+def of_measurement(
+    run: Run,
+    measure: Measurement,
+    noise_std: float | Tensor | None,
+    solver_steps: int,
+    generator: torch.Generator,
+    options: SamplingOptions,
+) -> Draw:
+    """Draws from the posterior of each example given its measurement."""
+    shape, std = run.recipe.shape, as_numbers("noise_std", noise_std)
+    posterior = partial(run.posterior, measure, noise_std=std, solver_steps=solver_steps)
+    posterior(measure_rows(measure, torch.zeros(1, *shape, device=run.device)))  # rejects it before any work
+
+    def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
+        clean = measure_rows(measure, x.float().to(run.device))  # as in posteriors
+        y = clean + std.to(clean) * torch.randn(clean.shape, generator=generator, device=run.device)
+        particles, given = options.get("particles"), posterior(y[:1]).score
+        if isinstance(given, MomentMatching) and "sampler" not in options:  # as many as for a single measurement
+            particles = given.with_particles(k, particles, shape=shape, labels=None).particles
+        y = y.repeat_interleave(k, 0) if particles in (None, 1) else y
+        own: SeededOptions = {**options, "seed": generator, "particles": particles}
+        return posterior(y).steps(len(x) * k, **own).last().view(len(x), k, *shape).transpose(0, 1)
+
+    return draw
+
+
+def truths_of(
+    run: Run, examples: object, which: str, n: int, chance: torch.Generator, generator: torch.Generator
+) -> dict[str, Shaped[Tensor, "m *d"]]:
+    """Truths by their source: ``n`` samples, and up to ``n`` held-out examples in random order."""
+    if which not in ("both", "run", "held-out"):
+        raise ValueError(f"truths is {which!r}; it must be both, run or held-out")
+    truths: dict[str, Tensor] = {}
+    if which != "run":
+        try:
+            known = run.held_out() if examples is None else run.numbers(examples)
+            if len(known) < MIN_TRIALS:
+                raise ValueError(f"held-out examples found: {len(known)}; calibration needs at least {MIN_TRIALS}")
+            truths = {"held-out": reals(known[torch.randperm(len(known), generator=chance)[:n]])}
+        except ValueError as error:
+            if which == "held-out" or examples is not None:
+                raise
+            log.warning(f"{error}; only truths from the run are used")
+    if which == "held-out":
+        return truths
+    options: SeededOptions = {"label": "none", "guidance": 1.0, "seed": generator}
+    return {"run": run.draw(n, options).cpu()} | truths
+
+
+def trials(
+    run: Run, draw: Draw, truths: Shaped[Tensor, "n *d"], hidden: Bool[Tensor, "n *d"], k: int, name: str
+) -> Iterator[Trials]:
+    """A trial for each truth, in batches, under a progress bar; with examples as they are stored in files."""
+
+    def stored(x: Tensor) -> Tensor:
+        return torch.as_tensor(run.stored(x.flatten(0, 1).cpu())).view(x.shape)
+
+    hidden = hidden & ~truths.isnan()
+    size = max(1, min(block_size(run.recipe.shape) // k, len(truths) // 8))  # so that the bar moves
+    truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
+    with bar(total=len(truths), name=name, unit="trial") as shown:
+        for x, gaps in zip(torch.split(truths, size), torch.split(hidden, size), strict=True):
+            # Threads are reported before it gets quiet; otherwise each batch would show a bar and warnings.
+            with threads_for(), quieter(logging.ERROR):
+                draws = draw(x, gaps, k)
+            shown.update(len(x))
+            # Pixels are written as bytes, and ranks among equal bytes are random.
+            yield Trials(stored(x[None])[0], stored(draws), gaps)

@@ -1,0 +1,248 @@
+"""Completed tables: the draws of a DataFrame's missing cells as DataFrames and files, and in words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from ncsn.columns import AnyColumn, Columns, Discrete, columns_of, name_of
+from ncsn.imputation import Imputed
+from ncsn.machine.messages import log
+from ncsn.tables.frames import decode, fill, write_frames
+from ncsn.tables.read import clean_cells, decimal_mark
+from ncsn.validation import counted
+
+if TYPE_CHECKING:
+    import pandas
+
+
+SHOWN = 5  # columns that a line lists
+LEFT = "the run doesn't know them, or their rows were skipped"
+HIDDEN, DRAWS = 200, 20  # values hidden to measure coverage, and draws of each
+INSIDE = (DRAWS - 1) / (DRAWS + 1)  # the share of them within the range of exact draws
+
+
+def describe_coverage(measured: Mapping[str, float]) -> list[str]:
+    """What ``TableRun.measure`` measured, in words."""
+    lines = []
+    if "coverage" in measured:
+        share = f"{measured['coverage']:.0%} of {measured['coverage_of']:.0f} hidden values"
+        lines.append(f"held-out rows: the range of {DRAWS} draws covered {share}; {INSIDE:.0%} is expected")
+    if "right" in measured:
+        share = f"{measured['right']:.0%} of the draws of {measured['right_of']:.0f} hidden categories were right"
+        lines.append(f"{share}; {measured['confidence']:.0%} is expected, judging by how often draws agree")
+    return lines
+
+
+def is_discrete(column: AnyColumn) -> bool:
+    """Whether a column's best guess is the most frequent draw: text, and columns of two values."""
+    return isinstance(column, Discrete) and (bool(column.categories) or len(column.values) == 2)
+
+
+@dataclass(frozen=True)
+class ImputedTable(Imputed):
+    """Draws of the missing values of a DataFrame, and completed DataFrames.
+
+    Completed DataFrames keep the index, the observed cells, columns that the run doesn't know, and every dtype that can
+    hold the imputed values.  Columns of the run that were absent are added at the end.
+
+    ``source``: the DataFrame with gaps, including added columns.
+    """
+
+    source: "pandas.DataFrame"
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The run's columns; the tensors have the same order."""
+        return columns_of(self.run.transform, self.observed.shape[1])
+
+    def frame(self) -> "pandas.DataFrame":
+        """The DataFrame with the best guesses filled in, rounded in columns with an integer dtype."""
+        return self.complete(self.point)
+
+    def frames(self, m: int | None = None) -> list["pandas.DataFrame"]:
+        """A completed DataFrame for each of the first ``m`` draws (by default all), as Rubin's rules need them.
+
+        Raises ValueError if there are fewer draws.
+        """
+        if m is not None and not 1 <= m <= len(self.draws):
+            raise ValueError(f"m is {m}, but there are {len(self.draws)} draws; impute(rows, n) draws more")
+        return [self.complete(draw) for draw in self.draws[:m]]
+
+    def spread(self) -> "pandas.DataFrame":
+        """The uncertainty of each guess: the standard deviation of the draws, or the share of draws that agree with it.
+
+        In days for dates; NaN where nothing was imputed.
+        """
+        return self.table(self.variation.where(self.drawn, torch.nan), decoded=False)
+
+    @property
+    def ordered(self) -> Bool[Tensor, "d"]:
+        return torch.tensor([not is_discrete(column) for column in self.columns.columns], device="cpu")
+
+    def interval(
+        self, level: float = 0.9, *, conformal: object = False
+    ) -> tuple["pandas.DataFrame", "pandas.DataFrame"]:
+        """Lower and upper ends of central intervals for columns of numbers and dates; see ``Imputed.interval``."""
+        low, high = super().interval(level, conformal=conformal)
+        return self.table(low, decoded=True), self.table(high, decoded=True)
+
+    def __repr__(self) -> str:
+        """What was imputed, and what wasn't."""
+        counts = {name: int(n) for name, n in zip(self.columns.names, self.drawn.sum(0), strict=True) if n}
+        rows = f"{counted(len(self.source), 'row')}, {counted(int(self.drawn.sum()), 'missing cell')}"
+        lines = [f"ImputedTable: {rows} imputed with {counted(len(self.draws), 'draw')} each"]
+        lines += [f"imputed: {describe(counts)}"] if counts else []
+        lines += [f"left with missing cells: {describe(self.left)}"] if self.left else []
+        return "\n".join([*lines, "frame() has the best guesses, frames() the draws; spread(), interval()"])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>{self.frame().to_html(max_rows=10, max_cols=20, notebook=True)}"
+
+    @property
+    def left(self) -> dict[str, int]:
+        """How many cells of each column are still missing: the run doesn't know it, or rows were skipped."""
+        left = dict(zip(self.columns.names, (self.missing & ~self.drawn).sum(0).tolist(), strict=True))
+        left |= {
+            name: int(clean_cells(self.source[self.labels[name]]).isna().sum()) for name in self.labels.keys() - left
+        }
+        return {name: left[name] for name in self.labels if left[name]}
+
+    @property
+    def drawn(self) -> Bool[Tensor, "b d"]:
+        """Which values were imputed: all missing ones, except in rows that were skipped."""
+        return self.missing & ~self.draws[0].isnan()
+
+    @cached_property
+    def labels(self) -> dict[str, object]:
+        """The labels of the DataFrame's columns, by name."""
+        return {name_of(label): label for label in self.source.columns}
+
+    @cached_property
+    def marks(self) -> dict[int, str]:
+        """The decimal mark of each column of numbers in text; columns without one follow the others."""
+        from pandas.api.types import infer_dtype
+
+        marks = dict[int, str | None]()
+        for i, column in enumerate(self.columns.columns):
+            cells = self.source[self.labels[column.name]]
+            if not (column.categories or column.date) and infer_dtype(cells, skipna=True) in ("string", "empty"):
+                marks[i] = decimal_mark(cells)
+        return {i: mark or usual_mark(marks) for i, mark in marks.items()}
+
+    def complete(self, numbers: Float64[Tensor, "b d"]) -> "pandas.DataFrame":
+        """The DataFrame with numbers filled into its gaps."""
+        frame, drawn = self.source.copy(), self.drawn.numpy()
+        for i in drawn.any(0).nonzero()[0].tolist():
+            column, cells = self.columns.columns[i], drawn[:, i].nonzero()[0]
+            label, field = self.labels[column.name], self.columns.field(column)
+            filled = fill(frame[label], cells, column, numbers[:, i].numpy()[cells], field)
+            if self.marks.get(i) == ",":
+                filled = filled.astype(object)
+                filled.iloc[cells] = with_commas(filled.iloc[cells]).to_numpy()
+                filled = filled.astype(self.source[label].dtype)
+            frame[label] = filled
+        return frame
+
+    def table(self, numbers: Float64[Tensor, "b d"], *, decoded: bool) -> "pandas.DataFrame":
+        """Numbers of the run's columns as a DataFrame; if ``decoded``, with dates as dates and without categories."""
+        import pandas
+
+        parts = {}
+        for column, each in zip(self.columns.columns, numbers.T.numpy(), strict=True):
+            if not (decoded and column.categories):
+                dates = decoded and column.date
+                parts[self.labels[column.name]] = decode(column, each, self.columns.field(column)) if dates else each
+        return pandas.DataFrame(parts).set_axis(self.source.index)
+
+    def write(self, given: "pandas.DataFrame", rows: Path, out: Path, draws: Path | None) -> None:
+        """Write the completed rows like the file that they come from, with columns for the spread and the draws.
+
+        ``given``: what ``read_frame`` has read from ``rows``.
+        ``draws``: a second table, with every draw of each row with gaps as a complete row.
+        """
+        import pandas
+
+        frame, n = given.reset_index(drop=True), len(self.draws)
+        drawn = self.drawn.numpy()
+        parts = [self.frame()]
+        for i in drawn.any(0).nonzero()[0].tolist():
+            column, cells = self.columns.columns[i], drawn[:, i].nonzero()[0]
+            what = "share" if is_discrete(column) else "sd"
+            spread = pandas.Series(self.variation[cells, i].numpy(), cells, name=f"{column.name} {what}")
+            made = [
+                decode(column, numbers[cells], self.columns.field(column))
+                .set_axis(cells)
+                .rename(f"{column.name} draw {k}")
+                for k, numbers in enumerate(self.draws[:, :, i].numpy(), 1)
+            ]
+            marks = self.marks if given.attrs and out.suffix != ".parquet" else {}
+            parts.append(with_commas(spread) if marks.get(i, usual_mark(marks)) == "," else spread)
+            parts += [with_commas(part) if marks.get(i) == "," else part for part in made]
+        if double := {part.name for part in parts[1:]} & {*parts[0].columns}:
+            raise ValueError(
+                f"{rows} has a column {min(double)!r}, a name that {out} needs for its own columns; rename it"
+            )
+        frames = self.frames() if draws is not None else []
+        filled = {self.labels[self.columns.names[i]] for i in drawn.any(0).nonzero()[0].tolist()}
+        kept = [name for name in frame.columns if name not in filled]
+        written = [(pandas.concat(parts, axis=1).set_axis(given.index), out, form_of(given, rows, out, kept))]
+        if draws is not None:
+            gaps = drawn.any(1).nonzero()[0]
+            whole = pandas.concat([frame.iloc[gaps] for frame in frames], keys=range(1, n + 1), names=["draw", "row"])
+            whole = whole.sort_index(level="row", sort_remaining=False, kind="stable")
+            for place, name, first in ((0, "row", 1), (1, "draw", 0)):
+                whole.insert(place, name, whole.index.get_level_values(name) + first)
+            written.append((whole.reset_index(drop=True), draws, form_of(given, rows, draws, [])))
+        write_frames(written)
+
+
+def describe(counts: Mapping[str, int]) -> str:
+    """The first columns with their counts."""
+    listed = [f"{name} ({count:,})" for name, count in [*counts.items()][:SHOWN]]
+    return ", ".join([*listed, "…"] if len(counts) > SHOWN else listed)
+
+
+def announce_guesses(columns: Columns, x: Float[Tensor, "b d"], drawn: Bool[Tensor, "b d"]) -> None:
+    """Say in one line which cells are drawn where training has never observed their column."""
+    place = {name: i for i, name in enumerate(columns.names)}
+    found = [
+        f"{name} was never observed where {other} is {columns.columns[place[other]].say(value)}"
+        for name, other, value in columns.never
+        if {name, other} <= place.keys() and bool((drawn[:, place[name]] & (x[:, place[other]] == value)).any())
+    ]
+    if found:
+        more = f" (also {counted(len(found) - 1, 'other pair')} of columns)" if len(found) > 1 else ""
+        log.warning(f"{found[0]}: its imputations are guesses{more}")
+
+
+def form_of(given: "pandas.DataFrame", rows: Path, out: Path, kept: Sequence[str]) -> dict[str, Any]:
+    """How to write a table like the file that was read, whose delimiter is only for files of the same suffix.
+
+    ``kept``: the columns whose types and cells in a .parquet stay what they are, even where pandas has no such type.
+    """
+    alike = out.suffix == rows.suffix.lower()
+    if out.suffix != ".parquet":
+        return {name: value for name, value in given.attrs.items() if name != "sep" or alike}
+    if not (alike and kept):
+        return {}
+    from pyarrow import parquet
+
+    table = parquet.read_table(rows)
+    return {name: table[name] for name in table.column_names if name in kept}
+
+
+def usual_mark(marks: Mapping[int, str | None]) -> str:
+    """The decimal mark of columns without one: a comma if any column has it."""
+    return "," if "," in marks.values() else "."
+
+
+def with_commas(numbers: "pandas.Series") -> "pandas.Series":
+    """Numbers as text with a decimal comma."""
+    return numbers.map(lambda number: str(number).replace(".", ","), na_action="ignore")

@@ -1,0 +1,527 @@
+"""Runs of tables: rows given any values, missing cells drawn, the prior of a simulator, and densities."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
+from torch import Tensor
+from typing_extensions import Self, Unpack
+
+from ncsn import settings
+from ncsn.columns import Columns, columns_of, insert_rest, name_of, select
+from ncsn.comparison import held_out_examples
+from ncsn.conditionals import ConditionalModel
+from ncsn.data import OTHER_DATA, Dataset
+from ncsn.imputation import Imputed, ImputingRun, Unseen, check_unseen, choose_patterns
+from ncsn.likelihood import LogDensities
+from ncsn.machine.hardware import threads_for
+from ncsn.machine.messages import bar, log
+from ncsn.metrics import Trials, rank
+from ncsn.posteriors import Classes
+from ncsn.run.run import UserData, generator_of
+from ncsn.run.steps import SeededOptions, Steps
+from ncsn.samplers import Step
+from ncsn.settings import Reading
+from ncsn.tables import simulations
+from ncsn.tables.frames import cells_by_name, decode, frame_of, numbers_of, write_frame
+from ncsn.tables.imputed import (
+    DRAWS,
+    HIDDEN,
+    INSIDE,
+    LEFT,
+    ImputedTable,
+    announce_guesses,
+    describe,
+    describe_coverage,
+    is_discrete,
+)
+from ncsn.tables.judge import TableRuler, show_rows
+from ncsn.tables.learning import Table, log_shares
+from ncsn.tables.read import frame_in, read_frame, read_table, table_of_array, zone_of
+from ncsn.tables.simulations import LogPrior, Values
+from ncsn.validation import as_numbers, check_type, counted, one_line, refuse_options, whole
+
+if TYPE_CHECKING:
+    import pandas
+
+# With 25 levels from 0.4 σ_max down, draws from a Gaussian's conditionals are up to 3 % too wide.  From σ_max itself
+# that would take 30 levels; with 12 they are 9 % too wide.
+LEVELS, TOP = 25, 0.4
+DRAWS_AT_ONCE = 2**10  # rows whose activations fit into a processor's cache
+ALLOWED, TRIED = 2000, 2000  # draws that estimate the share that the prior allows; the most in vain
+ROUNDS, LEAST_DRAWN = 300, 256  # the most rounds of draws that the prior may reject, and the fewest draws of a round
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRun(ImputingRun):
+    """A run that generates rows of a table.
+
+    ``known``: a row with the cells that all samples have, (1, d), and NaN elsewhere; see ``given``.
+    ``complete``: whether samples have no missing cells.
+    ``log_prior``: the log density of the prior that ``with_prior`` was given; it isn't saved.
+    """
+
+    known: Float64[Tensor, "1 d"] | None = None
+    complete: bool = False
+    log_prior: LogPrior | None = None
+
+    examples: ClassVar[type[Dataset]] = Table
+    suffixes: ClassVar[tuple[str, ...]] = (*settings.TABLES, ".npz", ".npy")
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of the table."""
+        return columns_of(self.transform, self.recipe.shape[0])
+
+    @property
+    def conditionals(self) -> ConditionalModel:
+        """The score, if it is a model of every conditional.  Raises ValueError if it isn't."""
+        if not isinstance(self.score, ConditionalModel):
+            advice = "with ncsn's own network; run.posterior works with any score"
+            raise ValueError(f"conditional sampling needs a run that fit has trained on a table {advice}")
+        return self.score
+
+    def read(self, place: str, reading: Reading) -> Table:
+        """The rows at a path."""
+        return read_table(place)
+
+    # Rows of the user.
+
+    def numbers(self, x: object, unseen: Unseen = "error") -> Float64[Tensor, "b d"]:
+        """A DataFrame's columns are matched by their names, an array's by their places; given cells are added."""
+        columns = self.columns if self.known is None else select(self.columns, self.known[0].isnan())
+        if (frame := frame_in(x)) is not None:
+            return self.whole(numbers_of(frame, columns, unseen))
+        x = as_numbers("rows", x).detach().cpu().double().numpy() if isinstance(x, Tensor) else x
+        x = np.ma.filled(x.astype(float), np.nan) if isinstance(x, np.ma.MaskedArray) else np.asarray(x)
+        rows = torch.from_numpy(np.array(table_of_array(x, "rows").rows, np.float64))  # a copy: files are read-only
+        if rows.shape[1] != len(columns.names):
+            listed = ", ".join(columns.names)
+            raise ValueError(f"rows has {rows.shape[1]} columns, but the run has {len(columns.names)}: {listed}")
+        return self.whole(rows)
+
+    def whole(self, rows: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
+        """Rows with the given cells, which they lack."""
+        return rows if self.known is None else insert_rest(self.known, rows)
+
+    def with_known(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Rows with exactly the given cells, which the transform may have rounded."""
+        return x if self.known is None else torch.where(self.known.isnan(), x.cpu(), self.known.to(x.cpu()))
+
+    def align(self, values: Float[Tensor, "b"], x: object) -> UserData:
+        """A Series with the index of a DataFrame."""
+        if (frame := frame_in(x)) is None:
+            return values
+        import pandas
+
+        return pandas.Series(values.cpu().numpy(), frame.index, name="log_prob")
+
+    def frame(self, x: Float[Tensor, "b d"], given: "Values | None" = None) -> UserData:
+        """Rows of numbers in the form of the training data; ``given``: exact values of some columns."""
+        columns = self.columns
+        complete = x.isnan().any().logical_not()  # otherwise gaps are drawn, too
+        announce_guesses(columns, x, complete.expand(x.shape))
+        if not columns.fields:
+            return x
+        import pandas
+
+        frame = frame_of(columns, x.double().cpu().numpy())
+        labels = {name_of(label): label for label in frame}
+        for name, value in (given or {}).items():
+            label = labels[name_of(name)]
+            if (dtype := frame[label].dtype).kind == "M":  # decoded dates are rounded to seconds
+                date = pandas.Timestamp(value)
+                date = date.tz_convert(None) if date.tz and not zone_of(dtype) else date
+                frame[label] = pandas.Series([date] * len(frame)).astype(dtype)
+        return frame
+
+    def write(self, samples: UserData, path: Sequence[Step], out: Path) -> None:
+        """Write rows with the columns' names, texts and dates."""
+        if not hasattr(samples, "columns"):
+            samples = frame_of(self.columns, np.asarray(samples, np.float64))
+        write_frame(samples, out)
+
+    # Sampling.
+
+    def sample(
+        self, n: int = 1, *, given: Values | None = None, complete: bool = False, **options: Unpack[SeededOptions]
+    ) -> UserData:
+        """Draw ``n`` rows: a DataFrame if the run was trained on one, otherwise a tensor (n, d).
+
+        Cells are missing as often as in the table, and in similar patterns.
+
+        ``given``: exact values of some columns, such as ``{"sex": "F"}``; the other columns are drawn from
+        their distribution given these.  If the run has a prior (``with_prior``), each value can be a list with an
+        element for each of m independent observations of the same parameters.  Then the parameters are drawn from
+        their posterior given all observations, p(θ)^(1 − m) ∏ p(θ | xᵢ), by resampling weighted particles, and only
+        these columns are returned.  Each observation needs a value of every other column.
+        ``complete``: draw rows without missing cells, as ``impute`` would fill them in.
+        ``options``: as for ``steps``.
+        Raises ValueError as ``steps`` does, and for values and columns that the run doesn't know.  Several observations
+        also raise it if the run has no prior, if a parameter is a category or may be missing, and if the particles'
+        effective sample size is below 100.
+        """
+        check_type("complete", complete, bool)
+        n, run = whole("n", n, 1), replace(self, complete=complete or self.complete)
+        if given is not None:
+            observed = observations(given)
+            if self.log_prior is not None:
+                simulations.warn_if_unlike(self, observed)
+            if len(observed) > 1:
+                refuse_options("sample with several observations", options.keys() - {"seed"})
+                return simulations.draw_together(self, observed, n, generator_of(options.get("seed", 0), self.device))
+            run = run.given(observed[0])
+        return run.frame(run.draw(n, options), given)
+
+    def given(self, values: Values) -> Self:
+        """The run whose rows have these values of some columns, and whose other columns are drawn given these."""
+        assert self.conditionals
+        return replace(self, known=self.given_cells(values))
+
+    def given_cells(self, given: Values) -> Float64[Tensor, "1 d"]:
+        """A row with the given values, and NaN elsewhere, in the user's units.
+
+        Raises ValueError for values and columns that the run doesn't know, and if no column is left to draw.
+        """
+        import pandas
+
+        if not isinstance(given, Mapping) or not given:
+            raise ValueError(
+                f"given is {one_line(repr(given))}; expected values of some columns, such as {{'sex': 'F'}}"
+            )
+        columns, names = self.columns, {*map(name_of, given)}
+        if unknown := [str(name) for name in given if name_of(name) not in columns.names]:
+            raise ValueError(f"given names {', '.join(unknown)}, but the run has {one_line(', '.join(columns.names))}")
+        x = numbers_of(pandas.DataFrame({name: [value] for name, value in given.items()}), columns)
+        for column, cell in zip(columns.columns, x.T, strict=True):
+            if column.name in names and bool(cell.isnan()):
+                raise ValueError(f"given has a missing value for {column.name}; leave it out to draw it")
+            field = columns.field(column)
+            integer = column.name in names and pandas.api.types.pandas_dtype(field.dtype or "O").kind in "iu"
+            if integer and float(decode(column, cell.numpy(), field)[0]) != float(cell):
+                raise ValueError(f"given has {float(cell):g} for {column.name}, which its dtype cannot hold")
+        if not bool(x.isnan().any()):
+            raise ValueError("given has a value for every column; leave out those to draw")
+        return x
+
+    def states(self, steps: Steps, labels: Classes) -> Iterator[Step]:
+        """Rows are drawn by the chain rule, column after column, unless the network is the user's own."""
+        if not isinstance(self.score, ConditionalModel) or steps.given_start is not None:
+            return super().states(steps, labels)
+        rows = self.score.nothing_known(steps.n)
+        if self.known is not None:
+            rows = self.transform.forward(self.known).to(rows).expand(steps.n, -1)
+        return self.score.fill(rows, steps.sampling, steps.generator, complete=self.complete, count=steps.count)
+
+    def is_broken(self, x: Float[Tensor, "b *d"]) -> bool:
+        """NaN is a missing cell."""
+        return bool(x.isinf().any()) if isinstance(self.prior, ConditionalModel) else super().is_broken(x)
+
+    # A simulator's prior.
+
+    def with_prior(self, prior: Mapping[Any, Sequence[float]] | Callable[[UserData], object]) -> Self:
+        """The run of a simulator's table that knows the prior of its parameters.
+
+        ``sample``, ``impute`` and ``calibrate`` reject draws where the prior is zero, and print the share that was
+        accepted; ``log_prob`` is normalised accordingly.  ``sample`` then also takes several observations of the same
+        parameters, and says if an observation is unlike all simulations.  ``steps`` and ``blocks`` ignore the prior.
+
+        ``prior``: lower and upper bounds of columns with a uniform prior, such as ``{"theta": (0, 10)}``; or a function
+        of rows like those of ``sample`` that returns their log densities, (n,), up to a constant, and −∞ where the
+        prior is zero.  It must be the prior that the table's parameters were drawn from.
+        Raises ValueError for unknown columns, for bounds that don't ascend, and unless ``fit`` trained the run on a
+        table.
+        """
+        assert self.conditionals
+        return replace(self, log_prior=simulations.log_prior_of(self.columns, prior))
+
+    def allows(self, z: Float[Tensor, "b e"]) -> Bool[Tensor, "b"]:
+        """Where the prior is positive: everywhere if there is none.  ``z``: in the score's units."""
+        if self.log_prior is None:
+            return torch.ones(len(z), dtype=torch.bool, device="cpu")
+        # ``inverse`` would move draws into the range of training.
+        return self.log_prior(self.with_known(self.transform.restore(z).cpu())) > -torch.inf
+
+    def draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n d"]:
+        """``n`` samples in the user's units, where the prior is positive."""
+        if self.log_prior is None:
+            return self.with_known(self.steps(n, **options).last())
+        own: SeededOptions = {**options, "seed": generator_of(options.get("seed", 0), self.device)}
+        z, tried = self.draw_allowed(n, lambda places: self.steps(len(places), **own).final())
+        announce_rejected(n, tried)
+        return self.with_known(self.transform.inverse(z))
+
+    def draw_allowed(
+        self, n: int, draw: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m e"]]
+    ) -> tuple[Float[Tensor, "n e"], float]:
+        """Draws in the score's units for ``n`` places, each repeated until the prior allows it, and n over their share.
+
+        Raises ValueError if the prior allows none of 2,000 draws, or none for one of the places.
+        """
+        drawn = draw(torch.arange(n))
+        tried, passed, rounds = n, int(self.allows(drawn).sum()), 0
+        while len(left := (~self.allows(drawn)).nonzero()[:, 0]):
+            if rounds == ROUNDS or (not passed and tried >= TRIED):
+                found = f"{passed:,} of {tried:,} draws are where the prior is positive"
+                raise ValueError(f"{found}: is it the prior of the simulations, and the observation like them?")
+            repeats = max(n, LEAST_DRAWN) // len(left)
+            more = draw(left.repeat(repeats))
+            good = self.allows(more).view(repeats, -1)
+            drawn[left] = more.view(repeats, len(left), *more.shape[1:])[good.byte().argmax(0), torch.arange(len(left))]
+            tried, passed, rounds = tried + good.numel(), passed + int(good.sum()), rounds + 1
+        return drawn, n * tried / passed
+
+    # Missing cells.
+
+    def impute(
+        self, rows: object, n: int = 20, *, seed: int | torch.Generator = 0, unseen: Unseen = "error"
+    ) -> Imputed:
+        """Draw the missing cells of rows from their distribution given the observed ones, which are kept.
+
+        ``rows``: a DataFrame or a dict of columns, which are matched by name and may be absent; or an array (b, d).
+        NaN means missing.
+        ``n``: the number of draws for each row, at least 1; with one, the spread is unknown (NaN).
+        ``seed``: a number, or a generator on the run's device, which is advanced.
+        ``unseen``: what to do with values that are impossible, judging by the training data.  "error" rejects them.
+        "missing" imputes unseen categories; impossible numbers are kept, but not conditioned on.  "skip" leaves rows
+        that have any unchanged.
+        Returns the draws, the best guesses and their spread: for an array ``Imputed``, otherwise ``ImputedTable``.
+        Raises ValueError for unknown columns or impossible values, and if the network is your own.
+        """
+        check_unseen(unseen)
+        n, generator, skip = whole("n", n, 1), generator_of(seed, self.device), unseen == "skip"
+        with threads_for(self.score, steady=True):  # samplers adapt to the load at every step
+            x = self.numbers(rows, unseen)
+            if (frame := frame_in(rows)) is not None:
+                return self.impute_frame(frame, x, n, generator, skip=skip)
+            if unseen == "error":
+                self.transform.check(x)
+            return self.impute_numbers(x, n, generator, skip=skip)
+
+    @torch.no_grad()
+    def impute_numbers(
+        self, x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool = False
+    ) -> Imputed:
+        """``n`` draws of the missing cells of each row.  Impossible numbers are kept, but not conditioned on.
+
+        ``skip``: don't impute rows with impossible numbers, so that their gaps stay NaN.
+        """
+        assert self.conditionals
+        possible, missing = self.transform.possible(x), x.isnan()
+        z = self.transform.forward(x.masked_fill(~possible, torch.nan)).float()
+        empty = z.isnan().all(1)
+        draws, wanted = x.repeat(n, 1, 1), missing.any(1) & (possible.all(1) if skip else True)
+        # Rows with known values first, then empty ones.
+        parts = [
+            part
+            for rows in (wanted & ~empty, wanted & empty)
+            for part in torch.split(rows.nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
+            if len(part)
+        ]
+        needed = 0.0
+        for part in bar(parts, f"{len(x)} rows"):
+            drawn, tried = self.draw_cells(z[part].to(self.device), n, generator)
+            needed += tried
+            rows = self.transform.inverse(drawn.flatten(0, 1)).view(n, len(part), -1)
+            draws[:, part] = torch.where(missing[part], rows.to(draws), draws[:, part])
+        announce_rejected(n * sum(map(len, parts)), needed)
+        point, spread = self.summarise(draws)
+        return Imputed(x, draws, torch.where(missing, point, x), spread, self)
+
+    def draw_cells(
+        self, z: Float[Tensor, "b e"], n: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n b e"], float]:
+        """``n`` draws of each row of ``z`` given what is known of it (the rest is NaN), in the model's units.
+
+        Also returns n b over the share of draws that the prior allowed.
+        """
+        own = self.recipe.sampling
+        top = max(TOP * own.sigma_max, min(own.sigma_max, 2 * own.sigma_min))
+        # Rows of which nothing is known are samples.
+        known = own.but(sampler="dpmpp-sde", levels=LEVELS, sigma_max=top, guidance=1.0)
+        sampling = own if bool(z.isnan().all()) else known
+        rows = z.repeat_interleave(n, 0)
+
+        def draw(places: Int64[Tensor, "m"]) -> Float[Tensor, "m e"]:
+            *_, last = self.conditionals.fill(rows[places], sampling, generator, complete=True)
+            return last.x
+
+        drawn, tried = self.draw_allowed(len(rows), draw)
+        return drawn.view(len(z), n, -1).transpose(0, 1), tried
+
+    def summarise(self, draws: Float64[Tensor, "n b d"]) -> tuple[Float64[Tensor, "b d"], Float64[Tensor, "b d"]]:
+        """Mean and standard deviation of draws; the most frequent one and its share for text and two-valued columns."""
+        point = draws.mean(0)
+        spread = draws.std(0) if len(draws) > 1 else torch.full_like(point, torch.nan)
+        for i, column in enumerate(self.columns.columns):
+            if is_discrete(column):
+                point[:, i] = draws[:, :, i].mode(0).values
+                spread[:, i] = (draws[:, :, i] == point[:, i]).double().mean(0)
+            elif column.date and bool((draws[:, :, i].nan_to_num() % 1 == 0).all()):
+                point[:, i] = point[:, i].round()  # whole days
+        return point, spread
+
+    def impute_frame(
+        self, frame: "pandas.DataFrame", x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool
+    ) -> ImputedTable:
+        """Impute a DataFrame; ``x``: its cells as numbers."""
+        import pandas
+
+        columns, imputed = self.columns, self.impute_numbers(x, n, generator, skip=skip)
+        there = {*map(name_of, frame.columns)}
+        absent = [columns.field(column).label for column in columns.columns if column.name not in there]
+        added = pandas.DataFrame(None, frame.index, pandas.Index(absent, dtype=object), dtype=object)
+        source = pandas.concat([frame, added], axis=1) if absent else frame
+        filled = ImputedTable(imputed.observed, imputed.draws, imputed.point, imputed.variation, self, source)
+        if left := filled.left:
+            log.info(f"columns left with missing cells: {describe(left)}; {LEFT}")
+        announce_guesses(columns, imputed.draws[0], filled.drawn)
+        return filled
+
+    def impute_file(self, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
+        """Impute a file's missing cells; observed cells are written unchanged.  Returns a summary in lines.
+
+        For every column with gaps, columns with the standard deviation (sd) or share and with the draws are appended.
+        ``draws``: a second table, with every draw of each row with gaps as a complete row.
+        """
+        for path in (out, draws or out):
+            if path.suffix not in settings.TABLES:
+                raise ValueError(f"{path}: rows can be written to {', '.join(settings.TABLES)}")
+        given = read_frame(rows)
+        frame = given.reset_index(drop=True)
+        if draws is not None and (double := {"row", "draw"} & {*frame.columns}):
+            raise ValueError(f"{rows} has a column {min(double)!r}, a name that {draws} needs for its own; rename it")
+        x = numbers_of(frame, self.columns, "skip")
+        try:
+            self.columns.check(x, cells_by_name(frame))
+        except ValueError as error:
+            left = int((~self.columns.possible(x)).any(1).sum())
+            log.warning(f"{error}; rows with such values are not imputed ({left:,} of {len(x):,})")
+        imputed = self.impute_frame(frame, x, n, generator_of(seed, self.device), skip=True)
+        imputed.write(given, rows, out, draws)
+        lines = [f"{out}: {counted(int(imputed.drawn.sum()), 'missing value')} filled in"]
+        return lines + describe_coverage(self.measured)
+
+    def hide(self, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n d"]:
+        """A share hides random cells, at least one in each row; column names are accepted, too."""
+        if isinstance(what, float):
+            chance = torch.rand(shape, generator=generator)
+            return (chance < what) | (chance == chance.amin(1, keepdim=True))
+        names = self.columns.names
+        if isinstance(what, Sequence) and what and all(isinstance(name, str) for name in what):
+            if strangers := [name for name in what if name not in names]:
+                raise ValueError(f"hidden names {', '.join(strangers)}; the run's columns are {', '.join(names)}")
+            what = [name in what for name in names]
+        return choose_patterns(what, shape, generator)
+
+    def describe_sharpness(self, x: Float64[Tensor, "n d"], hidden: Bool[Tensor, "d"]) -> str:
+        """How sharp the conditionals of what is hidden are, in words, see ``calibrate``."""
+        return simulations.describe_sharpness(self, x, hidden)
+
+    # Densities.
+
+    def log_prob(self, x: object, *, given: Values | None = None, **options: Any) -> UserData:
+        """As ``Run.log_prob`` for rows or a DataFrame, whose index the result then has.
+
+        ``given``: exact values of some columns to condition on; ``x`` then has the other columns.
+        """
+        run = self if given is None else self.given(given)
+        return super(TableRun, run).log_prob(x, **options)
+
+    def log_densities(self, x: Shaped[Tensor, "b d"], **options: Any) -> Iterator[LogDensities]:
+        """As ``Run.log_densities``, normalised where the prior is positive."""
+        parts = super().log_densities(x, **options)
+        if self.log_prior is None:
+            yield from parts
+            return
+        share, done = self.allows(self.steps(ALLOWED, seed=0).final()).double().mean(), 0
+        if not share:
+            raise ValueError(f"none of {ALLOWED:,} draws is where the prior is positive, so the density is unknown")
+        for part in parts:
+            rows = x[done : (done := done + len(part.log_prob))]
+            found = torch.where(self.log_prior(rows) > -torch.inf, part.log_prob - share.log(), -torch.inf)
+            yield replace(part, log_prob=found)
+
+    def log_volume(self, x: Shaped[Tensor, "b d"], generator: torch.Generator | None) -> Float64[Tensor, "b"]:
+        """That of the columns that aren't given."""
+        if self.known is None:
+            return super().log_volume(x, generator)
+        others = self.known[0].isnan()
+        return select(self.columns, others).log_abs_det_jacobian(x[:, others], generator)
+
+    def solve_density(self, z: Float[Tensor, "b e"], solve: Callable[..., LogDensities]) -> LogDensities:
+        """By the chain rule, unless the network is the user's own."""
+        if not isinstance(self.score, ConditionalModel):
+            return super().solve_density(z, solve)
+        known = None
+        if self.known is not None:
+            place = torch.tensor([*self.columns.numbers, *self.columns.coded])
+            known = ~self.known[0].isnan()[place].to(z.device)
+        return self.score.log_densities(z, solve, self.recipe.sampling.sigma_max, known=known)
+
+    # What follows a training.
+
+    def measure(self, data: Dataset) -> dict[str, float]:
+        """Hide up to 200 known values of test rows, one at a time, and compare them with draws.
+
+        ``coverage``: the share that lies within the range of its draws; ``coverage_of``: how many.
+        ``right``: the share of draws of ``discrete`` columns that equal the hidden value; ``confidence``: that of pairs
+        of draws that agree, which is the same on average if the draws are right; ``right_of``: how many values.
+        Empty if nothing can be hidden.
+        """
+        x = data.transform.restore(data.test.double())
+        places = (((~x.isnan()).sum(1) > 1)[:, None] & ~x.isnan()).nonzero()
+        if not isinstance(self.score, ConditionalModel) or not len(places):
+            return {}
+        generator = torch.Generator().manual_seed(0)
+        rows, columns = places[torch.randperm(len(places), generator=generator)[:HIDDEN]].T
+        truth, hidden = x[rows], torch.arange(x.shape[1]) == columns[:, None]
+        draws = self.impute(truth.masked_fill(hidden, torch.nan), DRAWS, unseen="missing").draws
+        u = rank(Trials(truth, draws, hidden), generator)["number"]
+        found = {"coverage": float(((2 * u - 1).abs() <= INSIDE).double().mean()), "coverage_of": float(len(u))}
+        discrete = [is_discrete(column) for column in self.columns.columns]
+        if (chosen := torch.tensor(discrete)[columns]).any():
+            each, right = draws[:, hidden][:, chosen], truth[hidden][chosen]
+            agree = (each[:, None] == each).double().mean((0, 1))
+            agree = (len(each) * agree - 1) / (len(each) - 1)  # not with themselves
+            found |= {"right": float((each == right).double().mean()), "confidence": float(agree.mean())}
+            found["right_of"] = float(len(right))
+        return found
+
+    def ruler(self, data: Dataset, features: object, n: int) -> TableRuler:
+        """Compare samples with held-out rows, those with missing cells included.
+
+        Raises ValueError if the training rows aren't those of the run, which a transform of categories can't tell.
+        """
+        shares, model = log_shares(columns_of(data.transform, data.shape[0]), data.train), self.model
+        if isinstance(model, ConditionalModel) and not torch.allclose(model.log_shares.cpu().double(), shares.cpu()):
+            raise ValueError(OTHER_DATA)
+        test = held_out_examples(data, n)
+        return TableRuler(self, data, test, len(test))
+
+    def show(self, data: Dataset, samples: Float[Tensor, "n d"], path: Sequence[Step]) -> None:
+        """Draw marginals and pairs of columns, of held-out rows and of samples."""
+        assert self.folder is not None
+        real = data.transform.restore(data.validation[: len(samples)])
+        show_rows(self, real, samples, self.folder / "samples.png")
+
+
+def announce_rejected(n: int, tried: float) -> None:
+    """Say which share of the draws was allowed."""
+    if tried > n:
+        log.info(f"{n / tried:.1%} of the draws are where the prior is positive; the others were drawn again")
+
+
+def observations(given: Values) -> list[Values]:
+    """The single observation that ``TableRun.sample`` is given, or several from columns that are lists."""
+    columns = {name: np.asarray(each) for name, each in given.items()} if isinstance(given, Mapping) else {}
+    if not any(each.ndim for each in columns.values()):
+        return [given]
+    if len(shapes := {each.shape for each in columns.values()}) > 1 or next(iter(shapes)) == (0,):
+        sizes = ", ".join(f"{name} ({each.size if each.ndim else 'one value'})" for name, each in columns.items())
+        raise ValueError(f"given has {sizes}; expected one value of each, or lists of the same length")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
