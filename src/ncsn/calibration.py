@@ -18,8 +18,7 @@ from ncsn.machine.hardware import threads_for
 from ncsn.machine.messages import bar, log, quieter
 from ncsn.metrics import MIN_TRIALS, Calibration, Trials, rank_all
 from ncsn.posteriors import Measurement, MomentMatching, measure_rows
-from ncsn.run.run import Run, block_size, generator_of, require_prior
-from ncsn.run.steps import SamplingOptions, SeededOptions
+from ncsn.run.run import Run, SamplingOptions, SeededOptions, block_size, generator_of, require_prior
 from ncsn.tables.run import TableRun
 from ncsn.validation import as_numbers, whole
 

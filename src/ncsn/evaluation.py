@@ -22,8 +22,7 @@ from ncsn.images.judge import nearest as nearest
 from ncsn.learn.loading import dataset_of
 from ncsn.metrics import Calibration as Calibration
 from ncsn.metrics import calibration as calibration
-from ncsn.run.run import Run
-from ncsn.run.steps import SamplingOptions
+from ncsn.run.run import Run, SamplingOptions
 from ncsn.settings import Reading
 from ncsn.validation import as_numbers
 

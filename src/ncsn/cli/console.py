@@ -42,9 +42,8 @@ from ncsn.validation import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ncsn.run.run import Run
-    from ncsn.run.steps import Drawn, SeededOptions, Steps
-    from ncsn.run.steps import SamplingOptions as SamplingKeywords
+    from ncsn.run.run import Drawn, Run, SeededOptions, Steps
+    from ncsn.run.run import SamplingOptions as SamplingKeywords
 
 MIN_COLUMNS = 40  # of a terminal; in one or two columns tyro's help never ends
 MIN_CALLS_TO_COMPILE = 60_000  # network evaluations of single images; for fewer, compiling takes longer than it saves
@@ -79,7 +78,7 @@ class RunOptions:
 
     def options(self) -> "SamplingKeywords":
         """The options that ``Run.steps`` takes."""
-        from ncsn.run.steps import SamplingOptions
+        from ncsn.run.run import SamplingOptions
 
         names = SamplingOptions.__annotations__
         return cast("SamplingKeywords", {name: value for name, value in vars(self).items() if name in names})
@@ -247,7 +246,7 @@ def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> 
     Batches of a size that networks weren't compiled for run uncompiled.
     """
     from ncsn.machine.hardware import nothing_compiled
-    from ncsn.run.steps import Drawn
+    from ncsn.run.run import Drawn
 
     path = []
     with nothing_compiled():
@@ -270,7 +269,7 @@ def write_array(
     import numpy as np
 
     from ncsn.machine import storage
-    from ncsn.run.steps import cost
+    from ncsn.run.run import cost
 
     began, count = time.perf_counter(), 1
     with tempfile.TemporaryFile(dir=out.parent) as file:

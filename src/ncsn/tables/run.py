@@ -1,9 +1,10 @@
-"""Runs of tables: rows given any values, missing cells drawn, the prior of a simulator, and densities."""
+"""Runs of tables: rows, rows given some values, missing cells, and densities."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -12,21 +13,20 @@ from torch import Tensor
 from typing_extensions import Self, Unpack
 
 from ncsn import settings
-from ncsn.columns import Columns, columns_of, insert_rest, name_of, select
+from ncsn.columns import Columns, Number, columns_of, insert_rest, name_of, select
 from ncsn.comparison import held_out_examples
 from ncsn.conditionals import ConditionalModel
 from ncsn.data import OTHER_DATA, Dataset
 from ncsn.imputation import Imputed, ImputingRun, Unseen, check_unseen, choose_patterns
-from ncsn.likelihood import LogDensities
-from ncsn.machine.hardware import threads_for
+from ncsn.likelihood import LogDensities, log_prob
+from ncsn.machine.hardware import threads_for, uncompiled
 from ncsn.machine.messages import bar, log
 from ncsn.metrics import Trials, rank
 from ncsn.posteriors import Classes
-from ncsn.run.run import UserData, generator_of
-from ncsn.run.steps import SeededOptions, Steps
+from ncsn.run.run import SeededOptions, Steps, UserData, generator_of
 from ncsn.samplers import Step
+from ncsn.score import Sigma, tweedie
 from ncsn.settings import Reading
-from ncsn.tables import simulations
 from ncsn.tables.frames import cells_by_name, decode, frame_of, numbers_of, write_frame
 from ncsn.tables.imputed import (
     DRAWS,
@@ -42,8 +42,7 @@ from ncsn.tables.imputed import (
 from ncsn.tables.judge import TableRuler, show_rows
 from ncsn.tables.learning import Table, log_shares
 from ncsn.tables.read import frame_in, read_frame, read_table, table_of_array, zone_of
-from ncsn.tables.simulations import LogPrior, Values
-from ncsn.validation import as_numbers, check_type, counted, one_line, refuse_options, whole
+from ncsn.validation import as_numbers, check_type, counted, one_line, whole
 
 if TYPE_CHECKING:
     import pandas
@@ -51,9 +50,10 @@ if TYPE_CHECKING:
 # With 25 levels from 0.4 σ_max down, draws from a Gaussian's conditionals are up to 3 % too wide.  From σ_max itself
 # that would take 30 levels; with 12 they are 9 % too wide.
 LEVELS, TOP = 25, 0.4
+ROWS_AT_ONCE = 2048  # whose densities are computed together
 DRAWS_AT_ONCE = 2**10  # rows whose activations fit into a processor's cache
-ALLOWED, TRIED = 2000, 2000  # draws that estimate the share that the prior allows; the most in vain
-ROUNDS, LEAST_DRAWN = 300, 256  # the most rounds of draws that the prior may reject, and the fewest draws of a round
+Values: TypeAlias = Mapping[Any, object]
+"""Values of some columns of a table, by the columns' labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +62,10 @@ class TableRun(ImputingRun):
 
     ``known``: a row with the cells that all samples have, (1, d), and NaN elsewhere; see ``given``.
     ``complete``: whether samples have no missing cells.
-    ``log_prior``: the log density of the prior that ``with_prior`` was given; it isn't saved.
     """
 
     known: Float64[Tensor, "1 d"] | None = None
     complete: bool = False
-    log_prior: LogPrior | None = None
 
     examples: ClassVar[type[Dataset]] = Table
     suffixes: ClassVar[tuple[str, ...]] = (*settings.TABLES, ".npz", ".npy")
@@ -155,27 +153,20 @@ class TableRun(ImputingRun):
         Cells are missing as often as in the table, and in similar patterns.
 
         ``given``: exact values of some columns, such as ``{"sex": "F"}``; the other columns are drawn from
-        their distribution given these.  If the run has a prior (``with_prior``), each value can be a list with an
-        element for each of m independent observations of the same parameters.  Then the parameters are drawn from
-        their posterior given all observations, p(θ)^(1 − m) ∏ p(θ | xᵢ), by resampling weighted particles, and only
-        these columns are returned.  Each observation needs a value of every other column.
+        their distribution given these.
         ``complete``: draw rows without missing cells, as ``impute`` would fill them in.
         ``options``: as for ``steps``.
-        Raises ValueError as ``steps`` does, and for values and columns that the run doesn't know.  Several observations
-        also raise it if the run has no prior, if a parameter is a category or may be missing, and if the particles'
-        effective sample size is below 100.
+        Raises ValueError as ``steps`` does, and for values and columns that the run doesn't know.
         """
         check_type("complete", complete, bool)
-        n, run = whole("n", n, 1), replace(self, complete=complete or self.complete)
+        run = replace(self, complete=complete or self.complete)
         if given is not None:
-            observed = observations(given)
-            if self.log_prior is not None:
-                simulations.warn_if_unlike(self, observed)
-            if len(observed) > 1:
-                refuse_options("sample with several observations", options.keys() - {"seed"})
-                return simulations.draw_together(self, observed, n, generator_of(options.get("seed", 0), self.device))
-            run = run.given(observed[0])
-        return run.frame(run.draw(n, options), given)
+            run = run.given(given)
+        return run.frame(run.draw(whole("n", n, 1), options), given)
+
+    def draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n d"]:
+        """``n`` rows as a tensor in the user's units."""
+        return self.with_known(super().draw(n, options))
 
     def given(self, values: Values) -> Self:
         """The run whose rows have these values of some columns, and whose other columns are drawn given these."""
@@ -220,60 +211,6 @@ class TableRun(ImputingRun):
     def is_broken(self, x: Float[Tensor, "b *d"]) -> bool:
         """NaN is a missing cell."""
         return bool(x.isinf().any()) if isinstance(self.prior, ConditionalModel) else super().is_broken(x)
-
-    # A simulator's prior.
-
-    def with_prior(self, prior: Mapping[Any, Sequence[float]] | Callable[[UserData], object]) -> Self:
-        """The run of a simulator's table that knows the prior of its parameters.
-
-        ``sample``, ``impute`` and ``calibrate`` reject draws where the prior is zero, and print the share that was
-        accepted; ``log_prob`` is normalised accordingly.  ``sample`` then also takes several observations of the same
-        parameters, and says if an observation is unlike all simulations.  ``steps`` and ``blocks`` ignore the prior.
-
-        ``prior``: lower and upper bounds of columns with a uniform prior, such as ``{"theta": (0, 10)}``; or a function
-        of rows like those of ``sample`` that returns their log densities, (n,), up to a constant, and −∞ where the
-        prior is zero.  It must be the prior that the table's parameters were drawn from.
-        Raises ValueError for unknown columns, for bounds that don't ascend, and unless ``fit`` trained the run on a
-        table.
-        """
-        assert self.conditionals
-        return replace(self, log_prior=simulations.log_prior_of(self.columns, prior))
-
-    def allows(self, z: Float[Tensor, "b e"]) -> Bool[Tensor, "b"]:
-        """Where the prior is positive: everywhere if there is none.  ``z``: in the score's units."""
-        if self.log_prior is None:
-            return torch.ones(len(z), dtype=torch.bool, device="cpu")
-        # ``inverse`` would move draws into the range of training.
-        return self.log_prior(self.with_known(self.transform.restore(z).cpu())) > -torch.inf
-
-    def draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n d"]:
-        """``n`` samples in the user's units, where the prior is positive."""
-        if self.log_prior is None:
-            return self.with_known(self.steps(n, **options).last())
-        own: SeededOptions = {**options, "seed": generator_of(options.get("seed", 0), self.device)}
-        z, tried = self.draw_allowed(n, lambda places: self.steps(len(places), **own).final())
-        announce_rejected(n, tried)
-        return self.with_known(self.transform.inverse(z))
-
-    def draw_allowed(
-        self, n: int, draw: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m e"]]
-    ) -> tuple[Float[Tensor, "n e"], float]:
-        """Draws in the score's units for ``n`` places, each repeated until the prior allows it, and n over their share.
-
-        Raises ValueError if the prior allows none of 2,000 draws, or none for one of the places.
-        """
-        drawn = draw(torch.arange(n))
-        tried, passed, rounds = n, int(self.allows(drawn).sum()), 0
-        while len(left := (~self.allows(drawn)).nonzero()[:, 0]):
-            if rounds == ROUNDS or (not passed and tried >= TRIED):
-                found = f"{passed:,} of {tried:,} draws are where the prior is positive"
-                raise ValueError(f"{found}: is it the prior of the simulations, and the observation like them?")
-            repeats = max(n, LEAST_DRAWN) // len(left)
-            more = draw(left.repeat(repeats))
-            good = self.allows(more).view(repeats, -1)
-            drawn[left] = more.view(repeats, len(left), *more.shape[1:])[good.byte().argmax(0), torch.arange(len(left))]
-            tried, passed, rounds = tried + good.numel(), passed + int(good.sum()), rounds + 1
-        return drawn, n * tried / passed
 
     # Missing cells.
 
@@ -322,36 +259,25 @@ class TableRun(ImputingRun):
             for part in torch.split(rows.nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
             if len(part)
         ]
-        needed = 0.0
         for part in bar(parts, f"{len(x)} rows"):
-            drawn, tried = self.draw_cells(z[part].to(self.device), n, generator)
-            needed += tried
+            drawn = self.draw_cells(z[part].to(self.device), n, generator)
             rows = self.transform.inverse(drawn.flatten(0, 1)).view(n, len(part), -1)
             draws[:, part] = torch.where(missing[part], rows.to(draws), draws[:, part])
-        announce_rejected(n * sum(map(len, parts)), needed)
         point, spread = self.summarise(draws)
         return Imputed(x, draws, torch.where(missing, point, x), spread, self)
 
-    def draw_cells(
-        self, z: Float[Tensor, "b e"], n: int, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "n b e"], float]:
-        """``n`` draws of each row of ``z`` given what is known of it (the rest is NaN), in the model's units.
+    def draw_cells(self, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
+        """``n`` draws of each row of ``z`` given what is known of it (the rest is NaN), in the model's units."""
+        return self.fill(z.repeat_interleave(n, 0), generator).view(len(z), n, -1).transpose(0, 1)
 
-        Also returns n b over the share of draws that the prior allowed.
-        """
+    def fill(self, z: Float[Tensor, "m e"], generator: torch.Generator) -> Float[Tensor, "m e"]:
+        """Rows with what is unknown in them, NaN, drawn."""
         own = self.recipe.sampling
         top = max(TOP * own.sigma_max, min(own.sigma_max, 2 * own.sigma_min))
         # Rows of which nothing is known are samples.
         known = own.but(sampler="dpmpp-sde", levels=LEVELS, sigma_max=top, guidance=1.0)
-        sampling = own if bool(z.isnan().all()) else known
-        rows = z.repeat_interleave(n, 0)
-
-        def draw(places: Int64[Tensor, "m"]) -> Float[Tensor, "m e"]:
-            *_, last = self.conditionals.fill(rows[places], sampling, generator, complete=True)
-            return last.x
-
-        drawn, tried = self.draw_allowed(len(rows), draw)
-        return drawn.view(len(z), n, -1).transpose(0, 1), tried
+        *_, last = self.conditionals.fill(z, own if bool(z.isnan().all()) else known, generator, complete=True)
+        return last.x
 
     def summarise(self, draws: Float64[Tensor, "n b d"]) -> tuple[Float64[Tensor, "b d"], Float64[Tensor, "b d"]]:
         """Mean and standard deviation of draws; the most frequent one and its share for text and two-valued columns."""
@@ -418,10 +344,6 @@ class TableRun(ImputingRun):
             what = [name in what for name in names]
         return choose_patterns(what, shape, generator)
 
-    def describe_sharpness(self, x: Float64[Tensor, "n d"], hidden: Bool[Tensor, "d"]) -> str:
-        """How sharp the conditionals of what is hidden are, in words, see ``calibrate``."""
-        return simulations.describe_sharpness(self, x, hidden)
-
     # Densities.
 
     def log_prob(self, x: object, *, given: Values | None = None, **options: Any) -> UserData:
@@ -431,20 +353,6 @@ class TableRun(ImputingRun):
         """
         run = self if given is None else self.given(given)
         return super(TableRun, run).log_prob(x, **options)
-
-    def log_densities(self, x: Shaped[Tensor, "b d"], **options: Any) -> Iterator[LogDensities]:
-        """As ``Run.log_densities``, normalised where the prior is positive."""
-        parts = super().log_densities(x, **options)
-        if self.log_prior is None:
-            yield from parts
-            return
-        share, done = self.allows(self.steps(ALLOWED, seed=0).final()).double().mean(), 0
-        if not share:
-            raise ValueError(f"none of {ALLOWED:,} draws is where the prior is positive, so the density is unknown")
-        for part in parts:
-            rows = x[done : (done := done + len(part.log_prob))]
-            found = torch.where(self.log_prior(rows) > -torch.inf, part.log_prob - share.log(), -torch.inf)
-            yield replace(part, log_prob=found)
 
     def log_volume(self, x: Shaped[Tensor, "b d"], generator: torch.Generator | None) -> Float64[Tensor, "b"]:
         """That of the columns that aren't given."""
@@ -462,6 +370,44 @@ class TableRun(ImputingRun):
             place = torch.tensor([*self.columns.numbers, *self.columns.coded])
             known = ~self.known[0].isnan()[place].to(z.device)
         return self.score.log_densities(z, solve, self.recipe.sampling.sigma_max, known=known)
+
+    def densities_of(
+        self, z: Float[Tensor, "b e"], places: Int64[Tensor, "p"], *, tolerance: float, probes: int | None = None
+    ) -> Float64[Tensor, "b"]:
+        """Log densities of the numbers at ``places`` given all else in each row that isn't NaN, in the model's units."""
+        model, sampling, generator = self.conditionals, self.recipe.sampling, torch.Generator(z.device).manual_seed(0)
+        ends = {"sigma_max": sampling.sigma_max, "sigma_min": sampling.sigma_min}
+        target, found = torch.zeros_like(z[0, : model.d]).index_fill(0, places, 1.0).bool(), list[Tensor]()
+        for part in bar(torch.split(z, ROWS_AT_ONCE), "densities"):
+            known = model.condition(model.given(part.index_fill(1, places, torch.nan), target.expand(len(part), -1)))
+            numbers = part[:, : model.d].nan_to_num()
+
+            def score(x: Float[Tensor, "b p"], sigma: Sigma, /) -> Float[Tensor, "b p"]:
+                return model.numbers(numbers.index_copy(1, places, x), sigma, known)[:, places]  # noqa: B023
+
+            with uncompiled(), threads_for(model):
+                with torch.no_grad():
+                    mean = tweedie(score, model.mean[places].expand(len(part), -1), sampling.sigma_max)
+                how = {"mean": mean, "probes": probes, "tolerance": tolerance, "generator": generator}
+                found.append(log_prob(score, part[:, places], **ends, **how).log_prob)  # type: ignore[arg-type]
+        return torch.cat(found)
+
+    def describe_sharpness(self, x: Float[Tensor, "n d"], hidden: Bool[Tensor, "d"]) -> str:
+        """The log density of what is hidden given the rest, next to that of the Gaussian that training starts from."""
+        columns = self.columns
+        rows = x[~x[:, hidden].isnan().any(1) & columns.possible(x).all(1)].double()
+        if (places := places_of(columns, hidden)) is None or not len(rows):
+            return ""
+        start = copy.deepcopy(self.conditionals)
+        for weight in start.network.parameters():
+            weight.data.zero_()
+        z = columns.forward(rows).float().to(self.device)
+        volume = select(columns, hidden).log_abs_det_jacobian(rows[:, hidden])
+        found = [
+            each.densities_of(z, places.to(z.device), tolerance=1e-3) for each in (self, replace(self, score=start))
+        ]
+        ours, gaussian = (float((each + volume).mean()) for each in found)
+        return f"held-out log density of what was hidden: {ours:.2f} nats; the best Gaussian has {gaussian:.2f}"
 
     # What follows a training.
 
@@ -510,18 +456,9 @@ class TableRun(ImputingRun):
         show_rows(self, real, samples, self.folder / "samples.png")
 
 
-def announce_rejected(n: int, tried: float) -> None:
-    """Say which share of the draws was allowed."""
-    if tried > n:
-        log.info(f"{n / tried:.1%} of the draws are where the prior is positive; the others were drawn again")
-
-
-def observations(given: Values) -> list[Values]:
-    """The single observation that ``TableRun.sample`` is given, or several from columns that are lists."""
-    columns = {name: np.asarray(each) for name, each in given.items()} if isinstance(given, Mapping) else {}
-    if not any(each.ndim for each in columns.values()):
-        return [given]
-    if len(shapes := {each.shape for each in columns.values()}) > 1 or next(iter(shapes)) == (0,):
-        sizes = ", ".join(f"{name} ({each.size if each.ndim else 'one value'})" for name, each in columns.items())
-        raise ValueError(f"given has {sizes}; expected one value of each, or lists of the same length")
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+def places_of(columns: Columns, chosen: Bool[Tensor, "d"]) -> Int64[Tensor, "p"] | None:
+    """The model's numbers that some columns consist of; None if these can have values that aren't on a line."""
+    some = [column for column, one in zip(columns.columns, chosen.tolist(), strict=True) if one]
+    if not all(isinstance(column, Number) and not column.codes for column in some):
+        return None
+    return torch.tensor([place for place, i in enumerate(columns.numbers) if chosen[i]], dtype=torch.long)
