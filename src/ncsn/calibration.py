@@ -78,9 +78,9 @@ def calibrate(
         what = 0.5 if hidden is None else hidden
         if isinstance(what, Real) and not 0 < (what := float(what)) <= 1:
             raise ValueError(f"hidden is {what}; a share must be above 0 and at most 1")
-        hide = partial(run.hide, what)
+        hide = partial(run._hide, what)
         hide(tuple(run.transform.inverse(torch.zeros(1, *run.recipe.shape)).shape), torch.Generator())
-        draw = lambda x, gaps, k: run.draw_hidden(x, gaps, k, generator)  # noqa: E731
+        draw = lambda x, gaps, k: run._draw_hidden(x, gaps, k, generator)  # noqa: E731
     sources = truths_of(run, examples, truths, n, chance, generator)
     ranks, spread = {}, {}
     for name, x in sources.items():
@@ -128,7 +128,7 @@ def truths_of(
     truths: dict[str, Tensor] = {}
     if which != "run":
         try:
-            known = run.held_out() if examples is None else run.numbers(examples)
+            known = run.held_out() if examples is None else run._numbers(examples)
             if len(known) < MIN_TRIALS:
                 raise ValueError(f"held-out examples found: {len(known)}; calibration needs at least {MIN_TRIALS}")
             truths = {"held-out": reals(known[torch.randperm(len(known), generator=chance)[:n]])}
@@ -139,7 +139,7 @@ def truths_of(
     if which == "held-out":
         return truths
     options: SeededOptions = {"label": "none", "guidance": 1.0, "seed": generator}
-    return {"run": run.draw(n, options).cpu()} | truths
+    return {"run": run._draw(n, options).cpu()} | truths
 
 
 def trials(

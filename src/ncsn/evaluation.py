@@ -22,6 +22,7 @@ from ncsn.images.judge import nearest as nearest
 from ncsn.learn.loading import dataset_of
 from ncsn.metrics import Calibration as Calibration
 from ncsn.metrics import calibration as calibration
+from ncsn.output import ruler
 from ncsn.run.run import Run, SamplingOptions
 from ncsn.settings import Reading
 from ncsn.validation import as_numbers
@@ -68,6 +69,6 @@ def evaluate(
     if features != "auto" and not source.examples.guided:
         raise ValueError(f"features is {features}, but only images have features; leave it out")
     next(source.blocks(1, seed=seed, **options))  # rejects options without a wait of minutes
-    ruler = source.ruler(dataset, features, n)
-    blocks = source.blocks(ruler.n, seed=seed, **options)
-    return ruler.judge(torch.cat([steps.last().cpu() for steps in blocks]))
+    measured = ruler(source, dataset, features, n)
+    blocks = source.blocks(measured.n, seed=seed, **options)
+    return measured.judge(torch.cat([steps.last().cpu() for steps in blocks]))

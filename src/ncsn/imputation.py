@@ -78,7 +78,7 @@ class Imputed:
             raise ValueError(f"level is {level}; it must be below 1")
         if conformal is not False:
             least = math.ceil(1 / (1 - level) - 1e-9) - 1
-            truth, draws, hidden = self.hide_held_out(conformal, least * self.ordered)
+            truth, draws, hidden = self._hide_held_out(conformal, least * self.ordered)
             factor = conformal_factor(truth, draws, hidden & self.ordered, level)
             below, middle, above = deviations(self.draws)
             return middle - factor * below, middle + factor * above
@@ -90,7 +90,7 @@ class Imputed:
         low, high = np.quantile(self.draws.numpy(), [tail, 1 - tail], axis=0, method="weibull")
         return torch.from_numpy(low), torch.from_numpy(high)
 
-    def hide_held_out(self, examples: object, least: Int64[Tensor, "*d"]) -> Trials:
+    def _hide_held_out(self, examples: object, least: Int64[Tensor, "*d"]) -> Trials:
         """As many draws of held-out examples, whose values are hidden in the patterns of ``missing``; (n, r, b, *d).
 
         If there are few, they are used r times, with other values hidden.
@@ -100,7 +100,7 @@ class Imputed:
         Raises ValueError if fewer do.
         """
         run, missing, chance = self.run, self.missing, torch.Generator().manual_seed(0)
-        x = run.held_out() if examples is True else run.numbers(examples, "missing")
+        x = run.held_out() if examples is True else run._numbers(examples, "missing")
         chosen = torch.randperm(len(x), generator=chance)[: max(CONFORMAL, int(least.max()))]
         counts = (~x[chosen].isnan()).sum(0)
         if (short := missing.any(0) & (counts < least)).any():
@@ -108,8 +108,8 @@ class Imputed:
             raise ValueError(f"level needs {needed} held-out examples of each value, but one has only {few}")
         repeats = max(1, LEAST_CONFORMAL // max(1, len(x)))
         rows = x[chosen.repeat(repeats)]
-        hidden = run.hide(missing.numpy(), tuple(rows.shape), chance) & ~rows.isnan()
-        draws = run.draw_hidden(rows, hidden, len(self.draws), torch.Generator(run.device).manual_seed(0))
+        hidden = run._hide(missing.numpy(), tuple(rows.shape), chance) & ~rows.isnan()
+        draws = run._draw_hidden(rows, hidden, len(self.draws), torch.Generator(run.device).manual_seed(0))
         shape = repeats, len(chosen), *x.shape[1:]
         return Trials(rows.reshape(shape), draws.reshape(len(draws), *shape), hidden.reshape(shape))
 
@@ -140,27 +140,27 @@ class ImputingRun(Run):
     """A run whose examples may lack values, which it draws given the others."""
 
     @abstractmethod
-    def numbers(self, x: object, unseen: Unseen = "error") -> Shaped[Tensor, "b *d"]:
-        """As ``Run.numbers``; ``unseen``: what to do with impossible values of a DataFrame."""
+    def _numbers(self, x: object, unseen: Unseen = "error") -> Shaped[Tensor, "b *d"]:
+        """As ``Run._numbers``; ``unseen``: what to do with impossible values of a DataFrame."""
 
     @abstractmethod
-    def impute_numbers(self, x: Float64[Tensor, "b *d"], n: int, generator: torch.Generator) -> Imputed:
+    def _impute(self, x: Float64[Tensor, "b *d"], n: int, generator: torch.Generator) -> Imputed:
         """``n`` draws of the missing values, NaN in ``x``, in the user's units."""
 
     @abstractmethod
-    def hide(self, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
+    def _hide(self, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
         """Which values of examples (n, *d) to hide, see ``calibrate``."""
 
     @abstractmethod
     def impute_file(self, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
         """Write a file with its missing values filled in, and one with all draws; returns a summary in lines."""
 
-    def draw_hidden(
+    def _draw_hidden(
         self, x: Shaped[Tensor, "b *d"], hidden: Bool[Tensor, "b *d"], n: int, generator: torch.Generator
     ) -> Float64[Tensor, "n b *d"]:
         """``n`` draws of hidden numbers of examples given all others that are possible."""
         known = ~hidden & self.transform.possible(x)
-        return self.impute_numbers(torch.where(known, x, torch.nan), n, generator).draws
+        return self._impute(torch.where(known, x, torch.nan), n, generator).draws
 
 
 def choose_patterns(patterns: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ncsn import plots
 from ncsn.arrays import Arrays, arrays, check_finite, labels_of, split_arrays
-from ncsn.comparison import Comparison, classify, compare, held_out_examples
+from ncsn.comparison import Comparison, classify, compare
 from ncsn.data import Dataset
 from ncsn.imputation import Imputed, ImputingRun, Unseen, choose_patterns
 from ncsn.machine import storage
@@ -23,7 +22,6 @@ from ncsn.machine.messages import bar, quieter
 from ncsn.machine.storage import sha256_of
 from ncsn.posteriors import Observation, masked
 from ncsn.run.run import generator_of
-from ncsn.samplers import Step
 from ncsn.settings import OF_IMAGES, Reading
 from ncsn.transforms import Scale
 from ncsn.validation import as_numbers, counted, whole
@@ -136,13 +134,11 @@ class SignalRun(ImputingRun):
     """A run that generates signals."""
 
     examples: ClassVar[type[Dataset]] = Signals
-    suffixes: ClassVar[tuple[str, ...]] = (".png", ".npz", ".npy")
 
-    def read(self, place: str, reading: Reading) -> Signals:
-        """The signals in an array."""
+    def _read(self, place: str, reading: Reading) -> Signals:
         return read_signals(place, arrays(Path(place)))
 
-    def numbers(self, x: object, unseen: Unseen = "error") -> Float64[Tensor, "b *d"]:
+    def _numbers(self, x: object, unseen: Unseen = "error") -> Float64[Tensor, "b *d"]:
         """Signals of one channel may lack the channel axis."""
         shape = self.recipe.shape
         values = np.ma.filled(x.astype(float), np.nan) if np.ma.isMaskedArray(x) else x
@@ -162,14 +158,14 @@ class SignalRun(ImputingRun):
         ``seed``: a number, or a generator on the run's device, which is advanced.
         Raises ValueError for another shape, and for impossible values.
         """
-        x = self.numbers(rows)
+        x = self._numbers(rows)
         if not len(x):
             raise ValueError("rows has 0 signals; it needs at least one")
         self.transform.check(x)
         with threads_for(self.score, steady=True):  # samplers adapt to the load at every step
-            return self.impute_numbers(x, whole("n", n, 1), generator_of(seed, self.device))
+            return self._impute(x, whole("n", n, 1), generator_of(seed, self.device))
 
-    def impute_numbers(self, x: Float64[Tensor, "b *d"], n: int, generator: torch.Generator) -> Imputed:
+    def _impute(self, x: Float64[Tensor, "b *d"], n: int, generator: torch.Generator) -> Imputed:
         """Signals with the same gaps are processed together."""
         z, missing = self.transform.forward(x).float().to(self.device), x.isnan()
         draws = x.repeat(n, *[1] * x.ndim)
@@ -181,12 +177,12 @@ class SignalRun(ImputingRun):
             for part in torch.split((pattern == number).nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
         ]
         for gaps, part in bar(parts, f"{len(x)} signals"):
-            drawn = self.draw_gap(z[part], gaps.to(self.device), n, generator)
+            drawn = self._draw_gap(z[part], gaps.to(self.device), n, generator)
             draws[:, part] = torch.where(gaps, drawn.to(draws), draws[:, part])
         point = torch.where(missing, draws.mean(0), x)
         return Imputed(x, draws, point, draws.std(0) if len(draws) > 1 else torch.full_like(point, torch.nan), self)
 
-    def draw_gap(
+    def _draw_gap(
         self, z: Float[Tensor, "b *d"], missing: Bool[Tensor, "*d"], n: int, generator: torch.Generator
     ) -> Float[Tensor, "n b *d"]:
         """``n`` draws of signals with the same missing values, by moment matching; in the user's units."""
@@ -199,7 +195,7 @@ class SignalRun(ImputingRun):
             drawn = answers.steps(count, particles=1, batch_size=min(DRAWS_AT_ONCE, count), seed=generator).last()
         return drawn.view(len(z), n, *z.shape[1:]).transpose(0, 1)
 
-    def hide(self, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
+    def _hide(self, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
         """A share is a gap in the middle of the last axis, in all channels."""
         if not isinstance(what, float):
             return choose_patterns(what, shape, generator)
@@ -227,18 +223,3 @@ class SignalRun(ImputingRun):
         each = " in the channels with gaps" if len(spreads) > 1 else ""
         varied = f"; mean standard deviation of the draws: {', '.join(spreads)}{each}" if spreads else ""
         return [f"{out}: {counted(int(imputed.missing.sum()), 'missing value')} filled in{varied}"]
-
-    def ruler(self, data: Dataset, features: object, n: int) -> SignalRuler:
-        """Compare samples with held-out signals."""
-        test = held_out_examples(data, n)
-        return SignalRuler(data, test, len(test), bool(self.settings.get("flip")))
-
-    def write(self, samples: Float[Tensor, "n *d"], path: Sequence[Step], out: Path) -> None:
-        """Draw the first signals."""
-        plots.signal_rows({"samples": samples}, out)
-
-    def show(self, data: Dataset, samples: Float[Tensor, "n *d"], path: Sequence[Step]) -> None:
-        """Plot held-out signals above samples."""
-        assert self.folder is not None
-        held_out = data.transform.inverse(data.validation[: len(samples)])
-        plots.signal_rows({"held out": held_out, "samples": samples}, self.folder / "samples.png")

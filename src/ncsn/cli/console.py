@@ -236,7 +236,7 @@ def compile_for(run: "Run", n: int, steps: "Steps") -> None:
     """Compile a run's networks if that pays off for ``n`` samples drawn like ``steps``."""
     from ncsn.score import even_batch_size
 
-    if run.compiled and run.posterior_score is None and n * steps.sampling.nfe >= MIN_CALLS_TO_COMPILE:
+    if run.examples.guided and run.posterior_score is None and n * steps.sampling.nfe >= MIN_CALLS_TO_COMPILE:
         run.compile(even_batch_size(n, steps.batch_size))
 
 
@@ -269,7 +269,9 @@ def write_array(
     import numpy as np
 
     from ncsn.machine import storage
+    from ncsn.output import write
     from ncsn.run.run import cost
+    from ncsn.transforms import BYTES
 
     began, count = time.perf_counter(), 1
     with tempfile.TemporaryFile(dir=out.parent) as file:
@@ -278,12 +280,12 @@ def write_array(
                 count = -(-n // steps.n)
                 compile_for(run, n, steps)
             drawn = follow(steps, f"block {number} of {count}", began)
-            block = np.asarray(run.judged(drawn.samples) if judged else run.stored(drawn.samples))
+            block = np.asarray(run.stored(drawn.samples, BYTES if judged else None))
             file.write(block.tobytes())
         file.flush()
         array = np.memmap(file, block.dtype, "c", shape=(n, *block.shape[1:]))
         if out.suffix not in (".npz", ".npy"):
-            run.write(array, [], out)
+            write(run, array, [], out)
         else:
             with storage.atomic(out) as temporary:
                 if out.suffix == ".npy":

@@ -53,6 +53,7 @@ class Evaluate(SamplingOptions):
         import torch
 
         import ncsn
+        from ncsn import output
         from ncsn.machine import storage
 
         run = ncsn.load(self.run, device=self.device)
@@ -64,7 +65,7 @@ class Evaluate(SamplingOptions):
         data = run.data(self.data)
         log.info(f"data: {data.name}, {data.describe()}")
         # Before sampling, for the same reason.
-        ruler = run.ruler(data, self.features, self.n)
+        ruler = output.ruler(run, data, self.features, self.n)
         out.mkdir(exist_ok=True)
         drawn = write_array(out / SAMPLES, run, ruler.n, seed=self.seed, options=self.options(), judged=True)
         samples = torch.from_numpy(np.load(out / SAMPLES)["samples"])
@@ -174,7 +175,7 @@ class Calibrate(RunOptions):
 
             if self.hide:
                 raise ValueError("--hide and --rows both say what to hide; give one of them")
-            return run.numbers(read_rows(self.rows)).isnan().numpy()
+            return run._numbers(read_rows(self.rows)).isnan().numpy()
         if len(self.hide) == 1 and self.hide[0] not in getattr(run.transform, "names", ()):  # an array's are 0, 1, …
             with suppress(ValueError):
                 return float(self.hide[0])

@@ -52,6 +52,7 @@ class Sample(SamplingOptions):
 
     def __call__(self) -> None:
         import ncsn
+        from ncsn.output import ANIMATED, SUFFIXES, write
         from ncsn.tables.run import TableRun
 
         picture = self.out.suffix in PICTURES
@@ -61,9 +62,11 @@ class Sample(SamplingOptions):
             for name in ("pandas", "pyarrow"):  # a missing package shows before sampling starts
                 importlib.import_module(name)
         run = ncsn.load(self.run, device=self.device)
-        if self.out.suffix not in run.suffixes:
-            raise ValueError(f"{self.out}: {run.examples.noun} can be written to {', '.join(run.suffixes)}")
-        check_output(self.out, *run.suffixes, overwrite=self.overwrite)
+        if self.out.suffix not in SUFFIXES[run.examples.noun]:
+            raise ValueError(
+                f"{self.out}: {run.examples.noun} can be written to {', '.join(SUFFIXES[run.examples.noun])}"
+            )
+        check_output(self.out, *SUFFIXES[run.examples.noun], overwrite=self.overwrite)
         if self.complete or self.given is not None:
             if not isinstance(run, TableRun):
                 raise ValueError(f"{self.run} generates {run.examples.noun}; only tables have columns and cells")
@@ -76,9 +79,9 @@ class Sample(SamplingOptions):
         if not picture:
             write_array(self.out, run, self.n, seed=self.seed, options=self.options())
         else:
-            keep = run.kept if self.out.suffix == ".gif" else 0
+            keep = ANIMATED if self.out.suffix == ".gif" else 0
             drawn = console.draw(run, self.n, seed=self.seed, keep=keep, **self.options())
-            run.write(drawn.samples, drawn.path, self.out)
+            write(run, drawn.samples, drawn.path, self.out)
             log.info(f"{self.out}: {drawn.cost}")
 
     def write_given(self, run: "TableRun", given: str) -> None:
@@ -92,5 +95,7 @@ class Sample(SamplingOptions):
         values = {name.strip(): value for name, _, value in pairs}
         if len(values) < len(pairs):
             raise ValueError(f"given is {given!r}; each name may occur only once")
-        run.write(run.sample(self.n, given=values, seed=self.seed, **self.options()), [], self.out)
+        from ncsn.output import write
+
+        write(run, run.sample(self.n, given=values, seed=self.seed, **self.options()), [], self.out)
         log.info(f"{self.out}: {counted(self.n, 'row')} with {given}")

@@ -39,11 +39,12 @@ def finish(run: "Run", data: "Dataset", record: "Record") -> None:
     """Write samples, figures and metrics to the record's folder."""
     from ncsn import plots
     from ncsn.learn.record import BAND_NAMES
+    from ncsn.output import ANIMATED, show
 
     if record.writes:
         n, seed = run.settings["samples"], run.settings["seed"]
-        drawn = console.draw(run, data.shown * n, seed=seed, keep=run.kept)
-        run.show(data, drawn.samples, drawn.path)
+        drawn = console.draw(run, data.shown * n, seed=seed, keep=ANIMATED if data.guided else 0)
+        show(run, data, drawn.samples, drawn.path, record.path())
         plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
         record.results(run, drawn)
     record.group.broadcast()  # the other processes wait for the figures, so that all end together

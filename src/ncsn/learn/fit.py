@@ -20,6 +20,7 @@ from ncsn import metrics, training
 from ncsn.batching import Batch, batches, reals
 from ncsn.data import Dataset, Origin, Reports, absolute
 from ncsn.distributions import Empirical
+from ncsn.images.guidance import choose_weight, features_for
 from ncsn.learn import rules
 from ncsn.learn.loading import Classes, Examples, dataset_of, load, load_dataset, run_class, short_name
 from ncsn.learn.record import BANDS, Ledger, Record, Row, best_row, until_spoiled, verdict
@@ -31,6 +32,7 @@ from ncsn.run.folder import CHECKPOINT, Recipe, check_folder, has_run, read_conf
 from ncsn.run.run import Run, config_of
 from ncsn.score import ScoreModel
 from ncsn.settings import Changes, ResolvedSettings, TrainSettings
+from ncsn.tables.run import TableRun
 from ncsn.training import Budget, Progress, State, muon_and_adam
 from ncsn.validation import DeviceName, Json, check_ranges, check_type, counted, plain, refuse_options
 
@@ -305,7 +307,8 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
             weight = choose_guidance(run, seen, settings.seed)
             run = replace(run, recipe=replace(recipe, sampling=recipe.sampling.but(guidance=weight)))
         if record.group.is_main:
-            run = replace(run, measured=run.measure(data))
+            measured = run.measure_coverage(data) if isinstance(run, TableRun) else {}
+            run = replace(run, measured=measured)
         record.describe(run)
         return run
 
@@ -350,7 +353,9 @@ def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int],
     guided = run.guide is not None or run.recipe.num_classes > 0
     if not (lesson.record.group.is_main and settings.guidance == "chosen" and guided):
         return None
-    return run.choose_guidance(lesson.data, seconds=effort.classifying, effort=effort.share)
+    data, share = lesson.data, effort.share
+    features = features_for(data, lesson.plan.device, seconds=effort.classifying, effort=share)
+    return lambda run, seen, seed: choose_weight(run, data, features, seen=seen, seed=seed, effort=share)
 
 
 def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledger: Ledger, figures: float) -> None:

@@ -17,6 +17,7 @@ from ncsn.data import Origin
 from ncsn.machine import storage
 from ncsn.machine.hardware import ALONE, Group
 from ncsn.machine.messages import Stopped, bar, handle_signals, log
+from ncsn.output import SUFFIXES, write
 from ncsn.run.folder import CHECKPOINT, claim, read_config, remove_run, write_config, write_model
 from ncsn.run.run import Drawn, Run, config_of
 from ncsn.samplers import NonFiniteSampleError
@@ -210,10 +211,10 @@ class Record:
 
     def draw_samples(self) -> None:
         """Draw a few samples of the unfinished run in a few steps, if its kind of data has such pictures."""
-        if (run := self.run) is None or not self.writes or ".png" not in run.suffixes:
+        if (run := self.run) is None or not self.writes or ".png" not in SUFFIXES[run.examples.noun]:
             return
         with suppress(NonFiniteSampleError):
-            run.write(run.sample(20, sampler="dpmpp-sde", levels=8, guidance=1), [], self.path("samples.png"))
+            write(run, run.sample(20, sampler="dpmpp-sde", levels=8, guidance=1), [], self.path("samples.png"))
 
     def watch(self, progress: Iterable[Progress], state: State, *, part: str = "") -> Iterator[Progress]:
         """Yield a training's progress with a progress bar, checkpoints, and handling of signals and divergence.

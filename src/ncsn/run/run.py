@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
-from ncsn.data import Dataset, Origin, Ruler
+from ncsn.data import Dataset, Origin
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.machine.hardware import threads_for
@@ -50,7 +50,7 @@ from ncsn.score import (
     tweedie,
 )
 from ncsn.settings import Reading
-from ncsn.transforms import Transform
+from ncsn.transforms import BYTES, Depth, Transform
 from ncsn.validation import Json, as_floats, as_numbers, check_type, counted, real, refuse_options, whole
 
 Levels: TypeAlias = int | Sequence[float] | Float[Tensor | np.ndarray, "levels"]
@@ -193,7 +193,7 @@ class Steps(Iterator[Step]):
     def follow(self, labels: Classes) -> Iterator[Step]:
         """The states in the score's units."""
         if self.posterior is None:
-            yield from self.source.states(self, labels)
+            yield from self.source._states(self, labels)
         else:
             states = self.posterior.states(self, self.n, labels, self.sampling, self.generator)
             self.weight, self.disagreeing = yield from states
@@ -206,7 +206,7 @@ class Steps(Iterator[Step]):
         sampling = self.sampling
         for number, (sigma, x) in enumerate(states, 1):
             asked = x.device.type == "cpu" or sigma == 0 or number == len(self)
-            if asked and self.source.is_broken(x):
+            if asked and self.source._is_broken(x):
                 how = f"{sampling.count} levels, step size {sampling.eps:g}, guidance {sampling.guidance:g}"
                 first = f"samples are not finite at noise level {sigma:.4g}"
                 raise NonFiniteSampleError(f"{first}, with {self.sampler} on {how}")
@@ -263,10 +263,7 @@ class Run:
     ``origin``: where the training data came from.
     ``measured``: metrics from the end of training, by name; for a table, the ``coverage`` of 90 % intervals on
     ``coverage_of`` hidden values.
-
-    Of each class: ``examples``: the dataset that it learns from.  ``suffixes``: of the files that samples can be
-    written to.  ``compiled``: whether compiling the network pays for many samples.  ``kept``: for how many samples an
-    animation shows the states from noise to data.
+    ``examples``: the class of its dataset.
     """
 
     score: Score
@@ -280,9 +277,6 @@ class Run:
     measured: dict[str, float] = field(default_factory=dict)
 
     examples: ClassVar[type[Dataset]] = Dataset
-    suffixes: ClassVar[tuple[str, ...]] = (".npz", ".npy")
-    compiled: ClassVar[bool] = False
-    kept: ClassVar[int] = 0
 
     @classmethod
     def of(cls, score: Score, shape: tuple[int, ...], *, sigma_max: float, sigma_min: float) -> Self:
@@ -353,13 +347,9 @@ class Run:
         if self.origin is None:
             raise ValueError(f"{self.folder or 'the run'} does not say which data it was trained on")
         place = self.origin.place(dataset)
-        data = self.read(place, self.origin.reading)
+        data = self._read(place, self.origin.reading)
         self.origin.check(data, place)
         return data
-
-    def read(self, place: str, reading: Reading) -> Dataset:
-        """The dataset at a path.  Raises ValueError if it can't be read."""
-        raise NotImplementedError
 
     @property
     def parameters(self) -> int:
@@ -456,65 +446,47 @@ class Run:
         >>> run.sample(2, seed=0, levels=4, label="7").shape
         torch.Size([2, 1, 28, 28])
         """
-        return self.draw(whole("n", n, 1), options)
+        return self._draw(whole("n", n, 1), options)
 
-    def draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n *d"]:
+    def _draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n *d"]:
         """``n`` samples as a tensor in the user's units."""
         return self.steps(n, **options).last()
 
-    def states(self, steps: Steps, labels: Classes) -> Iterator[Step]:
+    def stored(self, samples: Float[Tensor, "n *d"], depth: Depth | None = None) -> Shaped[np.ndarray, "n *d"]:
+        """Samples as an array is stored in a file: images in the depth of the training files, or another."""
+        own = self.transform if isinstance(self.transform, Depth) else BYTES
+        return (depth or own).stored(samples) if len(self.recipe.shape) == 3 else samples.numpy()
+
+    # What tables and signals do in their own way.
+
+    def _read(self, place: str, reading: Reading) -> Dataset:
+        """The dataset at a path.  Raises ValueError if it can't be read."""
+        raise NotImplementedError
+
+    def _numbers(self, x: object) -> Shaped[Tensor, "b *d"]:
+        """A user's examples as a tensor in the user's units.  Raises ValueError for a wrong shape or other columns."""
+        return as_numbers("x", x, ", ".join(map(str, ("b", *self.recipe.shape))))
+
+    def _align(self, values: Float[Tensor, "b"], x: object) -> UserData:
+        """One number per example, in a form that suits the user's examples."""
+        return values
+
+    def _states(self, steps: Steps, labels: Classes) -> Iterator[Step]:
         """The states of ``steps`` in the score's units, without a posterior."""
         score = steps.score(steps.n, labels)
         return steps.sampling.follow(score, steps.start(steps.n, labels), generator=steps.generator)
 
-    def is_broken(self, x: Float[Tensor, "b *d"]) -> bool:
+    def _is_broken(self, x: Float[Tensor, "b *d"]) -> bool:
         """Whether samples in the score's units are NaN or infinite."""
         return not bool(x.isfinite().all())
 
-    # The user's form of examples, which subclasses override.
+    def _density(self, z: Float[Tensor, "b *d"], solve: Callable[..., LogDensities]) -> LogDensities:
+        """Log densities in the score's units; ``solve``: those of a score, points and their mean."""
+        return solve(self.score, z, mean=self.means(None)[0])
 
-    def numbers(self, x: object) -> Shaped[Tensor, "b *d"]:
-        """A user's examples as a tensor in the user's units.  Raises ValueError for a wrong shape or other columns."""
-        return as_numbers("x", x, ", ".join(map(str, ("b", *self.recipe.shape))))
-
-    def align(self, values: Float[Tensor, "b"], x: object) -> UserData:
-        """One number per example, in a form that suits the user's examples."""
-        return values
-
-    def stored(self, samples: Float[Tensor, "n *d"]) -> Shaped[np.ndarray, "n *d"]:
-        """Samples as an array is stored in a file."""
-        return samples.numpy()
-
-    def judged(self, samples: Float[Tensor, "n *d"]) -> Shaped[np.ndarray, "n *d"]:
-        """Samples as an array for the ruler."""
-        return self.stored(samples)
-
-    def write(self, samples: UserData, path: Sequence[Step], out: Path) -> None:
-        """Write samples, and the states of some of them from noise to data, to a file that isn't an array."""
-        raise NotImplementedError
-
-    # What follows a training.
-
-    def choose_guidance(
-        self, data: Dataset, *, seconds: float, effort: float
-    ) -> Callable[[Self, int, int], float] | None:
-        """A function of (run, images seen, seed) that chooses the guidance; None if there is nothing to choose.
-
-        ``seconds``: how long a classifier may be trained for it.
-        ``effort``: the share of the usual images and samples that there is time for.
-        """
-        return None
-
-    def measure(self, data: Dataset) -> dict[str, float]:
-        """Numbers about a trained run that are stored in it."""
-        return {}
-
-    def ruler(self, data: Dataset, features: object, n: int) -> Ruler:
-        """The ruler for up to ``n`` samples.  Raises ValueError for too few held-out examples."""
-        raise ValueError("a run for any score has no examples to be compared with; fit or load returns one that has")
-
-    def show(self, data: Dataset, samples: Shaped[Tensor, "n *d"], path: Sequence[Step]) -> None:
-        """Draw a training's samples, and the states of some from noise to data (``path``), into the run's folder."""
+    def _log_volume(self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None) -> Float64[Tensor, "b"]:
+        """The logarithm of |dz/dx| at examples in the user's units."""
+        return self.transform.log_abs_det_jacobian(x, generator)
 
     def blocks(self, n: int, *, seed: int = 0, **options: Unpack[SamplingOptions]) -> Iterator[Steps]:
         """Draw ``n`` samples one block at a time, in the memory of a single block; yields ``Steps`` for each.
@@ -676,7 +648,7 @@ class Run:
         tensor([-1.8400], dtype=torch.float64)
         """
         require_prior(self, "evaluated, because its density is unknown")
-        numbers, transform, noun = self.numbers(x), self.transform, self.examples.noun
+        numbers, transform, noun = self._numbers(x), self.transform, self.examples.noun
         for where in (~numbers.isfinite()).nonzero()[:1].tolist():
             what = "missing" if bool(numbers[tuple(where)].isnan()) else "infinite"
             raise ValueError(f"{transform.place(*where[:2])} is {what}; only complete {noun} have a density")
@@ -689,7 +661,7 @@ class Run:
             for part in parts:
                 found.append(part.log_prob)
                 shown.update(len(part.log_prob))
-        return self.align(torch.cat(found), x)
+        return self._align(torch.cat(found), x)
 
     def log_densities(
         self,
@@ -708,7 +680,7 @@ class Run:
         """
         score, sampling, transform = self.score, self.recipe.sampling, self.transform
         places = [None if place is None else torch.Generator().manual_seed(place) for _ in range(2)]
-        z, volume = move_to(transform.forward(x, places[0]), self.device), self.log_volume(x, places[1])
+        z, volume = move_to(transform.forward(x, places[0]), self.device), self._log_volume(x, places[1])
         if isinstance(score, ScoreModel):
             score, z = copy.copy(score), z.to(score.data_std)
             score.autocast = None  # an adaptive solver would mistake rounding for curvature
@@ -730,16 +702,8 @@ class Run:
             part_seed = seed if isinstance(seed, torch.Generator) else block_seed(seed, number)
             solve = partial(density, generator=generator_of(part_seed, self.device))
             with hardware.uncompiled(), hardware.threads_for(score):  # each probe needs a gradient
-                found = own.solve_density(part, solve)
+                found = own._density(part, solve)
             yield replace(found, log_prob=found.log_prob + change.to(found.log_prob))
-
-    def log_volume(self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None) -> Float64[Tensor, "b"]:
-        """The logarithm of |dz/dx| at examples in the user's units."""
-        return self.transform.log_abs_det_jacobian(x, generator)
-
-    def solve_density(self, z: Float[Tensor, "b *d"], solve: Callable[..., LogDensities]) -> LogDensities:
-        """Log densities in the score's units; ``solve``: those of a score, points and their mean."""
-        return solve(self.score, z, mean=self.means(None)[0])
 
     def compile(self, batch_size: int) -> None:
         """Compile the networks; if this machine or torch can't, a message says why and they stay as they are.

@@ -14,9 +14,8 @@ from typing_extensions import Self, Unpack
 
 from ncsn import settings
 from ncsn.columns import Columns, Number, columns_of, insert_rest, name_of, select
-from ncsn.comparison import held_out_examples
 from ncsn.conditionals import ConditionalModel
-from ncsn.data import OTHER_DATA, Dataset
+from ncsn.data import Dataset
 from ncsn.imputation import Imputed, ImputingRun, Unseen, check_unseen, choose_patterns
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine.hardware import threads_for, uncompiled
@@ -27,7 +26,7 @@ from ncsn.run.run import SeededOptions, Steps, UserData, generator_of
 from ncsn.samplers import Step
 from ncsn.score import Sigma, tweedie
 from ncsn.settings import Reading
-from ncsn.tables.frames import cells_by_name, decode, frame_of, numbers_of, write_frame
+from ncsn.tables.frames import cells_by_name, decode, frame_of, numbers_of
 from ncsn.tables.imputed import (
     DRAWS,
     HIDDEN,
@@ -39,8 +38,7 @@ from ncsn.tables.imputed import (
     describe_coverage,
     is_discrete,
 )
-from ncsn.tables.judge import TableRuler, show_rows
-from ncsn.tables.learning import Table, log_shares
+from ncsn.tables.learning import Table
 from ncsn.tables.read import frame_in, read_frame, read_table, table_of_array, zone_of
 from ncsn.validation import as_numbers, check_type, counted, one_line, whole
 
@@ -68,7 +66,6 @@ class TableRun(ImputingRun):
     complete: bool = False
 
     examples: ClassVar[type[Dataset]] = Table
-    suffixes: ClassVar[tuple[str, ...]] = (*settings.TABLES, ".npz", ".npy")
 
     @property
     def columns(self) -> Columns:
@@ -83,34 +80,34 @@ class TableRun(ImputingRun):
             raise ValueError(f"conditional sampling needs a run that fit has trained on a table {advice}")
         return self.score
 
-    def read(self, place: str, reading: Reading) -> Table:
+    def _read(self, place: str, reading: Reading) -> Table:
         """The rows at a path."""
         return read_table(place)
 
     # Rows of the user.
 
-    def numbers(self, x: object, unseen: Unseen = "error") -> Float64[Tensor, "b d"]:
+    def _numbers(self, x: object, unseen: Unseen = "error") -> Float64[Tensor, "b d"]:
         """A DataFrame's columns are matched by their names, an array's by their places; given cells are added."""
         columns = self.columns if self.known is None else select(self.columns, self.known[0].isnan())
         if (frame := frame_in(x)) is not None:
-            return self.whole(numbers_of(frame, columns, unseen))
+            return self._whole(numbers_of(frame, columns, unseen))
         x = as_numbers("rows", x).detach().cpu().double().numpy() if isinstance(x, Tensor) else x
         x = np.ma.filled(x.astype(float), np.nan) if isinstance(x, np.ma.MaskedArray) else np.asarray(x)
         rows = torch.from_numpy(np.array(table_of_array(x, "rows").rows, np.float64))  # a copy: files are read-only
         if rows.shape[1] != len(columns.names):
             listed = ", ".join(columns.names)
             raise ValueError(f"rows has {rows.shape[1]} columns, but the run has {len(columns.names)}: {listed}")
-        return self.whole(rows)
+        return self._whole(rows)
 
-    def whole(self, rows: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
+    def _whole(self, rows: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
         """Rows with the given cells, which they lack."""
         return rows if self.known is None else insert_rest(self.known, rows)
 
-    def with_known(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    def _with_known(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Rows with exactly the given cells, which the transform may have rounded."""
         return x if self.known is None else torch.where(self.known.isnan(), x.cpu(), self.known.to(x.cpu()))
 
-    def align(self, values: Float[Tensor, "b"], x: object) -> UserData:
+    def _align(self, values: Float[Tensor, "b"], x: object) -> UserData:
         """A Series with the index of a DataFrame."""
         if (frame := frame_in(x)) is None:
             return values
@@ -118,7 +115,7 @@ class TableRun(ImputingRun):
 
         return pandas.Series(values.cpu().numpy(), frame.index, name="log_prob")
 
-    def frame(self, x: Float[Tensor, "b d"], given: "Values | None" = None) -> UserData:
+    def _frame(self, x: Float[Tensor, "b d"], given: "Values | None" = None) -> UserData:
         """Rows of numbers in the form of the training data; ``given``: exact values of some columns."""
         columns = self.columns
         complete = x.isnan().any().logical_not()  # otherwise gaps are drawn, too
@@ -136,12 +133,6 @@ class TableRun(ImputingRun):
                 date = date.tz_convert(None) if date.tz and not zone_of(dtype) else date
                 frame[label] = pandas.Series([date] * len(frame)).astype(dtype)
         return frame
-
-    def write(self, samples: UserData, path: Sequence[Step], out: Path) -> None:
-        """Write rows with the columns' names, texts and dates."""
-        if not hasattr(samples, "columns"):
-            samples = frame_of(self.columns, np.asarray(samples, np.float64))
-        write_frame(samples, out)
 
     # Sampling.
 
@@ -162,18 +153,18 @@ class TableRun(ImputingRun):
         run = replace(self, complete=complete or self.complete)
         if given is not None:
             run = run.given(given)
-        return run.frame(run.draw(whole("n", n, 1), options), given)
+        return run._frame(run._draw(whole("n", n, 1), options), given)
 
-    def draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n d"]:
+    def _draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n d"]:
         """``n`` rows as a tensor in the user's units."""
-        return self.with_known(super().draw(n, options))
+        return self._with_known(super()._draw(n, options))
 
     def given(self, values: Values) -> Self:
         """The run whose rows have these values of some columns, and whose other columns are drawn given these."""
         assert self.conditionals
-        return replace(self, known=self.given_cells(values))
+        return replace(self, known=self._given_cells(values))
 
-    def given_cells(self, given: Values) -> Float64[Tensor, "1 d"]:
+    def _given_cells(self, given: Values) -> Float64[Tensor, "1 d"]:
         """A row with the given values, and NaN elsewhere, in the user's units.
 
         Raises ValueError for values and columns that the run doesn't know, and if no column is left to draw.
@@ -199,18 +190,18 @@ class TableRun(ImputingRun):
             raise ValueError("given has a value for every column; leave out those to draw")
         return x
 
-    def states(self, steps: Steps, labels: Classes) -> Iterator[Step]:
+    def _states(self, steps: Steps, labels: Classes) -> Iterator[Step]:
         """Rows are drawn by the chain rule, column after column, unless the network is the user's own."""
         if not isinstance(self.score, ConditionalModel) or steps.given_start is not None:
-            return super().states(steps, labels)
+            return super()._states(steps, labels)
         rows = self.score.nothing_known(steps.n)
         if self.known is not None:
             rows = self.transform.forward(self.known).to(rows).expand(steps.n, -1)
         return self.score.fill(rows, steps.sampling, steps.generator, complete=self.complete, count=steps.count)
 
-    def is_broken(self, x: Float[Tensor, "b *d"]) -> bool:
+    def _is_broken(self, x: Float[Tensor, "b *d"]) -> bool:
         """NaN is a missing cell."""
-        return bool(x.isinf().any()) if isinstance(self.prior, ConditionalModel) else super().is_broken(x)
+        return bool(x.isinf().any()) if isinstance(self.prior, ConditionalModel) else super()._is_broken(x)
 
     # Missing cells.
 
@@ -232,17 +223,15 @@ class TableRun(ImputingRun):
         check_unseen(unseen)
         n, generator, skip = whole("n", n, 1), generator_of(seed, self.device), unseen == "skip"
         with threads_for(self.score, steady=True):  # samplers adapt to the load at every step
-            x = self.numbers(rows, unseen)
+            x = self._numbers(rows, unseen)
             if (frame := frame_in(rows)) is not None:
-                return self.impute_frame(frame, x, n, generator, skip=skip)
+                return self._impute_frame(frame, x, n, generator, skip=skip)
             if unseen == "error":
                 self.transform.check(x)
-            return self.impute_numbers(x, n, generator, skip=skip)
+            return self._impute(x, n, generator, skip=skip)
 
     @torch.no_grad()
-    def impute_numbers(
-        self, x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool = False
-    ) -> Imputed:
+    def _impute(self, x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool = False) -> Imputed:
         """``n`` draws of the missing cells of each row.  Impossible numbers are kept, but not conditioned on.
 
         ``skip``: don't impute rows with impossible numbers, so that their gaps stay NaN.
@@ -260,17 +249,17 @@ class TableRun(ImputingRun):
             if len(part)
         ]
         for part in bar(parts, f"{len(x)} rows"):
-            drawn = self.draw_cells(z[part].to(self.device), n, generator)
+            drawn = self._draw_cells(z[part].to(self.device), n, generator)
             rows = self.transform.inverse(drawn.flatten(0, 1)).view(n, len(part), -1)
             draws[:, part] = torch.where(missing[part], rows.to(draws), draws[:, part])
-        point, spread = self.summarise(draws)
+        point, spread = self._summarise(draws)
         return Imputed(x, draws, torch.where(missing, point, x), spread, self)
 
-    def draw_cells(self, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
+    def _draw_cells(self, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
         """``n`` draws of each row of ``z`` given what is known of it (the rest is NaN), in the model's units."""
-        return self.fill(z.repeat_interleave(n, 0), generator).view(len(z), n, -1).transpose(0, 1)
+        return self._fill(z.repeat_interleave(n, 0), generator).view(len(z), n, -1).transpose(0, 1)
 
-    def fill(self, z: Float[Tensor, "m e"], generator: torch.Generator) -> Float[Tensor, "m e"]:
+    def _fill(self, z: Float[Tensor, "m e"], generator: torch.Generator) -> Float[Tensor, "m e"]:
         """Rows with what is unknown in them, NaN, drawn."""
         own = self.recipe.sampling
         top = max(TOP * own.sigma_max, min(own.sigma_max, 2 * own.sigma_min))
@@ -279,7 +268,7 @@ class TableRun(ImputingRun):
         *_, last = self.conditionals.fill(z, own if bool(z.isnan().all()) else known, generator, complete=True)
         return last.x
 
-    def summarise(self, draws: Float64[Tensor, "n b d"]) -> tuple[Float64[Tensor, "b d"], Float64[Tensor, "b d"]]:
+    def _summarise(self, draws: Float64[Tensor, "n b d"]) -> tuple[Float64[Tensor, "b d"], Float64[Tensor, "b d"]]:
         """Mean and standard deviation of draws; the most frequent one and its share for text and two-valued columns."""
         point = draws.mean(0)
         spread = draws.std(0) if len(draws) > 1 else torch.full_like(point, torch.nan)
@@ -291,13 +280,13 @@ class TableRun(ImputingRun):
                 point[:, i] = point[:, i].round()  # whole days
         return point, spread
 
-    def impute_frame(
+    def _impute_frame(
         self, frame: "pandas.DataFrame", x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool
     ) -> ImputedTable:
         """Impute a DataFrame; ``x``: its cells as numbers."""
         import pandas
 
-        columns, imputed = self.columns, self.impute_numbers(x, n, generator, skip=skip)
+        columns, imputed = self.columns, self._impute(x, n, generator, skip=skip)
         there = {*map(name_of, frame.columns)}
         absent = [columns.field(column).label for column in columns.columns if column.name not in there]
         added = pandas.DataFrame(None, frame.index, pandas.Index(absent, dtype=object), dtype=object)
@@ -327,12 +316,12 @@ class TableRun(ImputingRun):
         except ValueError as error:
             left = int((~self.columns.possible(x)).any(1).sum())
             log.warning(f"{error}; rows with such values are not imputed ({left:,} of {len(x):,})")
-        imputed = self.impute_frame(frame, x, n, generator_of(seed, self.device), skip=True)
+        imputed = self._impute_frame(frame, x, n, generator_of(seed, self.device), skip=True)
         imputed.write(given, rows, out, draws)
         lines = [f"{out}: {counted(int(imputed.drawn.sum()), 'missing value')} filled in"]
         return lines + describe_coverage(self.measured)
 
-    def hide(self, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n d"]:
+    def _hide(self, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n d"]:
         """A share hides random cells, at least one in each row; column names are accepted, too."""
         if isinstance(what, float):
             chance = torch.rand(shape, generator=generator)
@@ -354,24 +343,24 @@ class TableRun(ImputingRun):
         run = self if given is None else self.given(given)
         return super(TableRun, run).log_prob(x, **options)
 
-    def log_volume(self, x: Shaped[Tensor, "b d"], generator: torch.Generator | None) -> Float64[Tensor, "b"]:
+    def _log_volume(self, x: Shaped[Tensor, "b d"], generator: torch.Generator | None) -> Float64[Tensor, "b"]:
         """That of the columns that aren't given."""
         if self.known is None:
-            return super().log_volume(x, generator)
+            return super()._log_volume(x, generator)
         others = self.known[0].isnan()
         return select(self.columns, others).log_abs_det_jacobian(x[:, others], generator)
 
-    def solve_density(self, z: Float[Tensor, "b e"], solve: Callable[..., LogDensities]) -> LogDensities:
+    def _density(self, z: Float[Tensor, "b e"], solve: Callable[..., LogDensities]) -> LogDensities:
         """By the chain rule, unless the network is the user's own."""
         if not isinstance(self.score, ConditionalModel):
-            return super().solve_density(z, solve)
+            return super()._density(z, solve)
         known = None
         if self.known is not None:
             place = torch.tensor([*self.columns.numbers, *self.columns.coded])
             known = ~self.known[0].isnan()[place].to(z.device)
         return self.score.log_densities(z, solve, self.recipe.sampling.sigma_max, known=known)
 
-    def densities_of(
+    def _densities_of(
         self, z: Float[Tensor, "b e"], places: Int64[Tensor, "p"], *, tolerance: float, probes: int | None = None
     ) -> Float64[Tensor, "b"]:
         """Log densities of the numbers at ``places`` given all else in each row that isn't NaN, in the model's units."""
@@ -404,14 +393,12 @@ class TableRun(ImputingRun):
         z = columns.forward(rows).float().to(self.device)
         volume = select(columns, hidden).log_abs_det_jacobian(rows[:, hidden])
         found = [
-            each.densities_of(z, places.to(z.device), tolerance=1e-3) for each in (self, replace(self, score=start))
+            each._densities_of(z, places.to(z.device), tolerance=1e-3) for each in (self, replace(self, score=start))
         ]
         ours, gaussian = (float((each + volume).mean()) for each in found)
         return f"held-out log density of what was hidden: {ours:.2f} nats; the best Gaussian has {gaussian:.2f}"
 
-    # What follows a training.
-
-    def measure(self, data: Dataset) -> dict[str, float]:
+    def measure_coverage(self, data: Dataset) -> dict[str, float]:
         """Hide up to 200 known values of test rows, one at a time, and compare them with draws.
 
         ``coverage``: the share that lies within the range of its draws; ``coverage_of``: how many.
@@ -437,23 +424,6 @@ class TableRun(ImputingRun):
             found |= {"right": float((each == right).double().mean()), "confidence": float(agree.mean())}
             found["right_of"] = float(len(right))
         return found
-
-    def ruler(self, data: Dataset, features: object, n: int) -> TableRuler:
-        """Compare samples with held-out rows, those with missing cells included.
-
-        Raises ValueError if the training rows aren't those of the run, which a transform of categories can't tell.
-        """
-        shares, model = log_shares(columns_of(data.transform, data.shape[0]), data.train), self.model
-        if isinstance(model, ConditionalModel) and not torch.allclose(model.log_shares.cpu().double(), shares.cpu()):
-            raise ValueError(OTHER_DATA)
-        test = held_out_examples(data, n)
-        return TableRuler(self, data, test, len(test))
-
-    def show(self, data: Dataset, samples: Float[Tensor, "n d"], path: Sequence[Step]) -> None:
-        """Draw marginals and pairs of columns, of held-out rows and of samples."""
-        assert self.folder is not None
-        real = data.transform.restore(data.validation[: len(samples)])
-        show_rows(self, real, samples, self.folder / "samples.png")
 
 
 def places_of(columns: Columns, chosen: Bool[Tensor, "d"]) -> Int64[Tensor, "p"] | None:

@@ -96,11 +96,11 @@ class SimulatorRun(TableRun):
         """
         if given is not None:
             observed = observations(given)
-            self.warn_if_unlike(observed)
+            self._warn_if_unlike(observed)
             if len(observed) > 1:
                 refuse_options("sample with several observations", options.keys() - {"seed"})
                 generator = generator_of(options.get("seed", 0), self.device)
-                return self.draw_together(observed, whole("n", n, 1), generator)
+                return self._draw_together(observed, whole("n", n, 1), generator)
         return super().sample(n, given=given, complete=complete, **options)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -110,7 +110,7 @@ class SimulatorRun(TableRun):
 
     def log_densities(self, x: Shaped[Tensor, "b d"], **options: Any) -> Iterator[LogDensities]:
         """As ``Run.log_densities``, normalised where the prior is positive."""
-        share, done = self.allows(self.steps(ALLOWED, seed=0).final()).double().mean(), 0
+        share, done = self._allows(self.steps(ALLOWED, seed=0).final()).double().mean(), 0
         if not share:
             raise ValueError(f"none of {ALLOWED:,} draws is where the prior is positive, so the density is unknown")
         for part in super().log_densities(x, **options):
@@ -118,63 +118,63 @@ class SimulatorRun(TableRun):
             found = torch.where(self.log_prior(rows) > -math.inf, part.log_prob - share.log(), -math.inf)
             yield replace(part, log_prob=found)
 
-    def allows(self, z: Float[Tensor, "b e"]) -> Bool[Tensor, "b"]:
+    def _allows(self, z: Float[Tensor, "b e"]) -> Bool[Tensor, "b"]:
         """Where the prior is positive; ``z``: in the score's units."""
         # ``inverse`` would move draws into the range of training.
-        return self.log_prior(self.with_known(self.transform.restore(z).cpu())) > -math.inf
+        return self.log_prior(self._with_known(self.transform.restore(z).cpu())) > -math.inf
 
-    def draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n d"]:
+    def _draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n d"]:
         """``n`` samples in the user's units, where the prior is positive."""
         own: SeededOptions = {**options, "seed": generator_of(options.get("seed", 0), self.device)}
-        z = self.draw_allowed(n, lambda places: self.steps(len(places), **own).final())
-        return self.with_known(self.transform.inverse(z))
+        z = self._draw_allowed(n, lambda places: self.steps(len(places), **own).final())
+        return self._with_known(self.transform.inverse(z))
 
-    def draw_cells(self, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
+    def _draw_cells(self, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
         """Draws where the prior is positive."""
         rows = z.repeat_interleave(n, 0)
-        drawn = self.draw_allowed(len(rows), lambda places: self.fill(rows[places], generator))
+        drawn = self._draw_allowed(len(rows), lambda places: self._fill(rows[places], generator))
         return drawn.view(len(z), n, -1).transpose(0, 1)
 
-    def draw_allowed(self, n: int, draw: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m e"]]) -> Float[Tensor, "n e"]:
+    def _draw_allowed(self, n: int, draw: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m e"]]) -> Float[Tensor, "n e"]:
         """Draws in the score's units for ``n`` places, each repeated until the prior allows it.
 
         Raises ValueError if the prior allows none of 2,000 draws, or none for one of the places.
         """
         drawn = draw(torch.arange(n))
-        tried, passed, rounds = n, int(self.allows(drawn).sum()), 0
-        while len(left := (~self.allows(drawn)).nonzero()[:, 0]):
+        tried, passed, rounds = n, int(self._allows(drawn).sum()), 0
+        while len(left := (~self._allows(drawn)).nonzero()[:, 0]):
             if rounds == REJECTIONS or (not passed and tried >= TRIED):
                 found = f"{passed:,} of {tried:,} draws are where the prior is positive"
                 raise ValueError(f"{found}: is it the prior of the simulations, and the observation like them?")
             repeats = max(n, LEAST_DRAWN) // len(left)
             more = draw(left.repeat(repeats))
-            good = self.allows(more).view(repeats, -1)
+            good = self._allows(more).view(repeats, -1)
             drawn[left] = more.view(repeats, len(left), *more.shape[1:])[good.byte().argmax(0), torch.arange(len(left))]
             tried, passed, rounds = tried + good.numel(), passed + int(good.sum()), rounds + 1
         if passed < tried:
             log.info(f"{passed / tried:.1%} of the draws are where the prior is positive; the others were drawn again")
         return drawn
 
-    def warn_if_unlike(self, given: Sequence[Values]) -> None:
+    def _warn_if_unlike(self, given: Sequence[Values]) -> None:
         """Warn of observations that are less likely than all of a hundred samples of the run, by far.
 
         The gap to the lowest log density of these is larger than the gap between the lowest and their mean.
         """
         columns, simulated = self.columns, self.steps(REFERENCE, seed=0).final()
-        z = columns.forward(torch.cat([self.given_cells(each) for each in given])).to(simulated)
+        z = columns.forward(torch.cat([self._given_cells(each) for each in given])).to(simulated)
         places = (~z[0, : len(columns.numbers)].isnan()).nonzero()[:, 0]
         simulated = simulated[~simulated[:, places].isnan().any(1)]
         rows = torch.full((len(z) + len(simulated), z.shape[1]), torch.nan).to(z)
         rows[:, places] = torch.cat([z, simulated])[:, places]
         if not len(places) or not len(simulated):
             return
-        found = self.densities_of(rows, places, tolerance=1e-2, probes=None if len(places) <= 4 else 4)
+        found = self._densities_of(rows, places, tolerance=1e-2, probes=None if len(places) <= 4 else 4)
         observed, usual = found[: len(z)], found[len(z) :]
         for row in (observed < 2 * usual.min() - usual.mean()).nonzero()[:, 0].tolist():
             gap = f"{usual.min() - observed[row]:.0f} nats below the lowest of {len(usual)} samples"
             log.warning(f"observation {row + 1} is unlike all simulations ({gap}), so its posterior is a guess")
 
-    def draw_together(self, given: Sequence[Values], n: int, generator: torch.Generator) -> UserData:
+    def _draw_together(self, given: Sequence[Values], n: int, generator: torch.Generator) -> UserData:
         r"""Draws of p(θ | x₁, …, x_m) from the conditionals of single observations and the prior.
 
         Its density is, up to a constant, :math:`p(θ)^{1-m} \prod_i p(θ | x_i)`.  The first particles come from these
@@ -184,7 +184,7 @@ class SimulatorRun(TableRun):
         from scipy.stats import gaussian_kde
 
         columns, prior, m = self.columns, self.log_prior, len(given)
-        x = torch.cat([self.given_cells(each) for each in given])
+        x = torch.cat([self._given_cells(each) for each in given])
         hidden = x[0].isnan()
         if (places := places_of(columns, hidden)) is None:
             raise ValueError(
@@ -203,11 +203,11 @@ class SimulatorRun(TableRun):
             user, rows = inner.restore(theta), z.repeat(len(theta), 1)
             log_prior = prior(insert_rest(x[:1], user)) - inner.log_abs_det_jacobian(user)
             rows[:, at] = theta.to(z).repeat_interleave(m, 0)
-            each = self.densities_of(rows, at, tolerance=1e-3).view(-1, m)
+            each = self._densities_of(rows, at, tolerance=1e-3).view(-1, m)
             return each, torch.where(log_prior > -math.inf, each.sum(1) - (m - 1) * log_prior, -math.inf)
 
         random = np.random.default_rng(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
-        theta = self.draw_cells(z, -(-PARTICLES // m), generator)[..., at].flatten(0, 1).cpu().double()
+        theta = self._draw_cells(z, -(-PARTICLES // m), generator)[..., at].flatten(0, 1).cpu().double()
         each, target = densities(theta)
         log_weights = target - each.logsumexp(1)
         for left in reversed(range(ROUNDS)):
