@@ -9,13 +9,13 @@ from .adapters import from_noise_predictor as from_noise_predictor
 from .adapters import from_variance_preserving as from_variance_preserving
 from .adapters import to_azula as to_azula
 from .batching import batches as batches
-from .calibration import calibrate as calibrate
 from .distributions import GaussianMixture as GaussianMixture
+from .evaluation.calibration import calibrate as calibrate
 from .learn.fit import fit as fit
-from .learn.loading import load as load
-from .learn.loading import load_dataset as load_dataset
 from .likelihood import bits_per_dimension as bits_per_dimension
 from .likelihood import log_prob as log_prob
+from .loading import load as load
+from .loading import load_dataset as load_dataset
 from .networks import MLP as MLP
 from .networks import UNet as UNet
 from .noise import Geometric as Geometric

@@ -11,22 +11,19 @@ import torch
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
-from ncsn import plots
-from ncsn.arrays import Arrays, arrays, check_finite, labels_of, split_arrays
-from ncsn.comparison import Comparison, classify, compare
-from ncsn.data import Dataset
-from ncsn.imputation import Imputed, ImputingRun, Unseen, choose_patterns
+from ncsn.data.arrays import Arrays, arrays, check_finite, labels_of, split_arrays
+from ncsn.data.dataset import Dataset
+from ncsn.data.transforms import Scale
 from ncsn.machine import storage
 from ncsn.machine.hardware import threads_for
 from ncsn.machine.messages import bar, quieter
 from ncsn.machine.storage import sha256_of
 from ncsn.posteriors import Observation, masked
+from ncsn.run.imputation import Imputed, ImputingRun, Unseen, choose_patterns
 from ncsn.run.run import generator_of
 from ncsn.settings import OF_IMAGES, Reading
-from ncsn.transforms import Scale
 from ncsn.validation import as_numbers, counted, whole
 
-MIN_POWER = 1e-6  # relative to the mean power; anything weaker is rounding error
 DRAWS_AT_ONCE = 2**7  # signals, so that activations fit in a processor's cache
 
 
@@ -74,59 +71,6 @@ def read_signals(name: str, found: Arrays) -> Signals:
     validation, test, train = (torch.from_numpy(((x - shift) / scale).astype(np.float32)) for x in arrays)
     scales = Scale(shift=tuple(shift.ravel().tolist()), scale=tuple(scale.ravel().tolist()), axes=learned.ndim - 2)
     return Signals(train, validation, test, labels_of(classes), name, transform=scales, sha256=sha256_of(arrays))
-
-
-def power(x: Float[np.ndarray, "n c *d"], length: int) -> Float64[Tensor, "c f"]:
-    """The mean power of signals at each frequency of their last axis, zero-padded to ``length``."""
-    spectrum = torch.fft.rfft(torch.from_numpy(x).double(), n=length).abs().square()
-    means: Tensor = spectrum.mean(0).reshape(x.shape[1], -1, spectrum.shape[-1]).mean(1)
-    return means
-
-
-def log_spectrum(x: Float[np.ndarray, "n c *d"], y: Float[np.ndarray, "m c *d"]) -> float:
-    """The root mean square difference of the log mean power spectra of two sets of signals, in nats."""
-    logs = [(each + MIN_POWER * each.mean()).log() for each in (power(x, x.shape[-1]), power(y, x.shape[-1]))]
-    return float((logs[0] - logs[1]).square().mean().sqrt())
-
-
-def autocorrelation(x: Float[np.ndarray, "n c *d"], y: Float[np.ndarray, "m c *d"]) -> float:
-    """The root mean square difference of the mean autocorrelations of two sets, over lags of up to half a signal.
-
-    It's computed from the power spectrum (Wiener–Khinchin), with zero padding so that signals don't wrap around.
-    """
-    length = x.shape[-1]
-    lags = torch.arange(length // 2 + 1)
-    products = [torch.fft.irfft(power(each, 2 * length), n=2 * length)[:, lags] / (length - lags) for each in (x, y)]
-    one, other = (product / product[:, :1] for product in products)
-    return float((one - other).square().mean().sqrt())
-
-
-@dataclass(frozen=True)
-class SignalRuler:
-    """Compares signals with the same number of held-out ones, and does the same for training signals.
-
-    ``n``: the number of signals compared.
-    ``log_spectrum``, ``autocorrelation``: distances from held-out signals; those of ``training_signals`` show what to
-    expect by chance.  ``classifier``, ``memorisation``: as for tables, on standardised numbers; trees take a minute for
-    1,000 signals of 500 numbers.
-    """
-
-    data: Dataset
-    test: Float64[Tensor, "n *d"]
-    n: int
-    mirrored: bool
-
-    def judge(self, samples: Float[Tensor, "k *d"]) -> Comparison:
-        """Judge the first n samples, in the user's units."""
-        held, made = (self.data.transform.forward(x).float() for x in (self.test, samples[: self.n].double()))
-        distances = {"log_spectrum": log_spectrum, "autocorrelation": autocorrelation, "classifier": classify}
-        parts = self.data.train.numpy(), held.numpy(), made.numpy()
-        numbers = compare(*parts, distances, "training_signals", mirrored=self.mirrored)
-        return Comparison(n=self.n, numbers=numbers)
-
-    def show(self, samples: Float[Tensor, "k *d"], path: Path) -> None:
-        """Draw the first held-out signals above the first samples."""
-        plots.signal_rows({"held out": self.test, "samples": samples}, path)
 
 
 @dataclass(frozen=True, kw_only=True)

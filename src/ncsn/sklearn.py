@@ -16,10 +16,10 @@ from sklearn.base import BaseEstimator, DensityMixin, OneToOneFeatureMixin, Tran
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ncsn.columns import Columns, columns_of
-from ncsn.imputation import Unseen, check_unseen
+from ncsn.data.columns import Columns, columns_of
 from ncsn.learn.fit import fit
 from ncsn.machine.messages import quieter
+from ncsn.run.imputation import Unseen, check_unseen
 from ncsn.run.run import UserData
 from ncsn.settings import TrainSettings
 from ncsn.tables.frames import numbers_of

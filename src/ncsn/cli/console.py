@@ -268,10 +268,10 @@ def write_array(
     """
     import numpy as np
 
+    from ncsn.data.transforms import BYTES
+    from ncsn.evaluation.output import write
     from ncsn.machine import storage
-    from ncsn.output import write
     from ncsn.run.run import cost
-    from ncsn.transforms import BYTES
 
     began, count = time.perf_counter(), 1
     with tempfile.TemporaryFile(dir=out.parent) as file:

@@ -52,7 +52,7 @@ class Sample(SamplingOptions):
 
     def __call__(self) -> None:
         import ncsn
-        from ncsn.output import ANIMATED, SUFFIXES, write
+        from ncsn.evaluation.output import ANIMATED, SUFFIXES, write
         from ncsn.tables.run import TableRun
 
         picture = self.out.suffix in PICTURES
@@ -95,7 +95,7 @@ class Sample(SamplingOptions):
         values = {name.strip(): value for name, _, value in pairs}
         if len(values) < len(pairs):
             raise ValueError(f"given is {given!r}; each name may occur only once")
-        from ncsn.output import write
+        from ncsn.evaluation.output import write
 
         write(run, run.sample(self.n, given=values, seed=self.seed, **self.options()), [], self.out)
         log.info(f"{self.out}: {counted(self.n, 'row')} with {given}")

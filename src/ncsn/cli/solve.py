@@ -65,7 +65,7 @@ class Problem(RunOptions):
         import torch
 
         import ncsn
-        from ncsn.images.read import read_example
+        from ncsn.images import read_example
         from ncsn.metrics import psnr
 
         check_output(self.out, ".png", overwrite=self.overwrite)
@@ -222,7 +222,7 @@ class Impute(RunOptions):
 
     def __call__(self) -> None:
         import ncsn
-        from ncsn.imputation import ImputingRun
+        from ncsn.run.imputation import ImputingRun
 
         for path in (self.out, self.draws or self.out):
             check_output(path, *TABLES, ".npy", overwrite=self.overwrite)

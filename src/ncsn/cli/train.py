@@ -10,7 +10,7 @@ from ncsn.settings import TrainSettings
 
 if TYPE_CHECKING:
     from ncsn import Run
-    from ncsn.data import Dataset
+    from ncsn.data.dataset import Dataset
     from ncsn.learn.record import Record
 
 
@@ -38,8 +38,8 @@ class Train(TrainSettings):
 def finish(run: "Run", data: "Dataset", record: "Record") -> None:
     """Write samples, figures and metrics to the record's folder."""
     from ncsn import plots
+    from ncsn.evaluation.output import ANIMATED, show
     from ncsn.learn.record import BAND_NAMES
-    from ncsn.output import ANIMATED, show
 
     if record.writes:
         n, seed = run.settings["samples"], run.settings["seed"]

@@ -18,12 +18,12 @@ from typing_extensions import Unpack
 
 from ncsn import metrics, training
 from ncsn.batching import Batch, batches, reals
-from ncsn.data import Dataset, Origin, Reports, absolute
+from ncsn.data.dataset import Dataset, Origin, Reports, absolute
 from ncsn.distributions import Empirical
-from ncsn.images.guidance import choose_weight, features_for
 from ncsn.learn import rules
-from ncsn.learn.loading import Classes, Examples, dataset_of, load, load_dataset, run_class, short_name
+from ncsn.learn.guidance import choose_weight, features_for
 from ncsn.learn.record import BANDS, Ledger, Record, Row, best_row, until_spoiled, verdict
+from ncsn.loading import Classes, Examples, dataset_of, load, load_dataset, run_class, short_name
 from ncsn.machine import hardware
 from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal

@@ -13,11 +13,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from ncsn.data import Origin
+from ncsn.data.dataset import Origin
+from ncsn.evaluation.output import SUFFIXES, write
 from ncsn.machine import storage
 from ncsn.machine.hardware import ALONE, Group
 from ncsn.machine.messages import Stopped, bar, handle_signals, log
-from ncsn.output import SUFFIXES, write
 from ncsn.run.folder import CHECKPOINT, claim, read_config, remove_run, write_config, write_model
 from ncsn.run.run import Drawn, Run, config_of
 from ncsn.samplers import NonFiniteSampleError

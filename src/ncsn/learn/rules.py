@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn.batching import reals
-from ncsn.data import Dataset
+from ncsn.data.dataset import Dataset
 from ncsn.distributions import Empirical
 from ncsn.machine import hardware
 from ncsn.machine.messages import log

@@ -26,15 +26,15 @@ from pydantic import PlainValidator
 from torch import Tensor, nn
 
 from ncsn import networks
-from ncsn.columns import Columns
 from ncsn.conditionals import ConditionalModel
-from ncsn.data import Origin
+from ncsn.data.columns import Columns
+from ncsn.data.dataset import Origin
+from ncsn.data.transforms import Depth, Scale, Transform
 from ncsn.machine.messages import log
 from ncsn.machine.storage import atomic, check_regular, read_tensors, seal, sha256_of, sweep, write_json
 from ncsn.posteriors import systematic
 from ncsn.samplers import Sampling
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
-from ncsn.transforms import Depth, Scale, Transform
 from ncsn.validation import Count, Json, check_call, one_line, read_json, validated
 
 Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes

@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
-from ncsn.data import Dataset, Origin
+from ncsn.data.dataset import Dataset, Origin
+from ncsn.data.transforms import BYTES, Depth, Transform
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.machine.hardware import threads_for
@@ -50,7 +51,6 @@ from ncsn.score import (
     tweedie,
 )
 from ncsn.settings import Reading
-from ncsn.transforms import BYTES, Depth, Transform
 from ncsn.validation import Json, as_floats, as_numbers, check_type, counted, real, refuse_options, whole
 
 Levels: TypeAlias = int | Sequence[float] | Float[Tensor | np.ndarray, "levels"]

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from ncsn.columns import AnyColumn, Columns, Discrete, Field, name_of
-from ncsn.imputation import Unseen
+from ncsn.data.columns import AnyColumn, Columns, Discrete, Field, name_of
 from ncsn.machine.messages import log
 from ncsn.machine.storage import atomic
+from ncsn.run.imputation import Unseen
 from ncsn.settings import DELIMITERS
 from ncsn.tables.read import (
     ARROW_TEXT,

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from ncsn.columns import AnyColumn, Columns, Discrete, columns_of, name_of
-from ncsn.imputation import Imputed
+from ncsn.data.columns import AnyColumn, Columns, Discrete, columns_of, name_of
 from ncsn.machine.messages import log
+from ncsn.run.imputation import Imputed
 from ncsn.tables.frames import decode, fill, write_frames
 from ncsn.tables.read import clean_cells, decimal_mark
 from ncsn.validation import counted

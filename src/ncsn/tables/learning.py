@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from ncsn.batching import Batch, batches
-from ncsn.columns import Columns, columns_of
 from ncsn.conditionals import ABSENT, Condition, ConditionalModel, Gaussian, in_gaussian, indicators
-from ncsn.data import Curriculum, Dataset, Loss, Reports
+from ncsn.data.columns import Columns, columns_of
+from ncsn.data.dataset import Curriculum, Dataset, Loss, Reports
 from ncsn.noise import noise_like
 from ncsn.score import PreconditioningName, ScoreModel
 from ncsn.settings import OF_IMAGES

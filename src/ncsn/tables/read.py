@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
-from ncsn.arrays import arrays
-from ncsn.columns import Column, Columns, Field, learn_columns, name_of
+from ncsn.data.arrays import arrays
+from ncsn.data.columns import Column, Columns, Field, learn_columns, name_of
+from ncsn.data.transforms import FAR
 from ncsn.machine.messages import bar, log
 from ncsn.machine.storage import sha256_of
 from ncsn.settings import DELIMITERS, TABLES
 from ncsn.tables.learning import Table
-from ncsn.transforms import FAR
 from ncsn.validation import counted, one_line, opened_as
 
 if TYPE_CHECKING:

@@ -13,15 +13,15 @@ from torch import Tensor
 from typing_extensions import Self, Unpack
 
 from ncsn import settings
-from ncsn.columns import Columns, Number, columns_of, insert_rest, name_of, select
 from ncsn.conditionals import ConditionalModel
-from ncsn.data import Dataset
-from ncsn.imputation import Imputed, ImputingRun, Unseen, check_unseen, choose_patterns
+from ncsn.data.columns import Columns, Number, columns_of, insert_rest, name_of, select
+from ncsn.data.dataset import Dataset
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine.hardware import threads_for, uncompiled
 from ncsn.machine.messages import bar, log
 from ncsn.metrics import Trials, rank
 from ncsn.posteriors import Classes
+from ncsn.run.imputation import Imputed, ImputingRun, Unseen, check_unseen, choose_patterns
 from ncsn.run.run import SeededOptions, Steps, UserData, generator_of
 from ncsn.samplers import Step
 from ncsn.score import Sigma, tweedie
@@ -363,7 +363,7 @@ class TableRun(ImputingRun):
     def _densities_of(
         self, z: Float[Tensor, "b e"], places: Int64[Tensor, "p"], *, tolerance: float, probes: int | None = None
     ) -> Float64[Tensor, "b"]:
-        """Log densities of the numbers at ``places`` given all else in each row that isn't NaN, in the model's units."""
+        """Log densities of the numbers at ``places`` given all else in each row that isn't NaN, in the score's units."""
         model, sampling, generator = self.conditionals, self.recipe.sampling, torch.Generator(z.device).manual_seed(0)
         ends = {"sigma_max": sampling.sigma_max, "sigma_min": sampling.sigma_min}
         target, found = torch.zeros_like(z[0, : model.d]).index_fill(0, places, 1.0).bool(), list[Tensor]()

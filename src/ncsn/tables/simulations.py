@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ncsn.columns import Columns, insert_rest, name_of, select
+from ncsn.data.columns import Columns, insert_rest, name_of, select
 from ncsn.likelihood import LogDensities
 from ncsn.machine.messages import log
 from ncsn.run.run import SeededOptions, UserData, generator_of, require_prior

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ncsn.arrays import Arrays, arrays
-from ncsn.data import Dataset
-from ncsn.images import ImageRun
-from ncsn.images import read as images
+from ncsn import images
+from ncsn.data.arrays import Arrays, arrays
+from ncsn.data.dataset import Dataset
 from ncsn.run.folder import find, has_run, read_config, read_model
 from ncsn.run.run import Run
 from ncsn.settings import AS_THEY_ARE, TABLES, Reading
@@ -149,7 +148,7 @@ def array_of(data: Tensor | np.ndarray | Sequence[int | str]) -> np.ndarray:
     return array.astype(str) if array.dtype == object and all(isinstance(each, str) for each in array.flat) else array
 
 
-RUNS: dict[int, type[Run]] = {1: TableRun, 3: ImageRun}
+RUNS: dict[int, type[Run]] = {1: TableRun, 3: images.ImageRun}
 
 
 def run_class(shape: tuple[int, ...]) -> type[Run]:

@@ -7,22 +7,22 @@ from jaxtyping import Shaped
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ncsn.calibration import calibrate as calibrate
-from ncsn.comparison import Comparison as Comparison
-from ncsn.data import OTHER_DATA, Dataset, Report
-from ncsn.images.judge import PIXELS as PIXELS
-from ncsn.images.judge import REPORTABLE, FeaturesLike
-from ncsn.images.judge import Evaluation as Evaluation
-from ncsn.images.judge import Features as Features
-from ncsn.images.judge import Metric as Metric
-from ncsn.images.judge import Ruler as Ruler
-from ncsn.images.judge import choose as choose
-from ncsn.images.judge import digits as digits
-from ncsn.images.judge import nearest as nearest
-from ncsn.learn.loading import dataset_of
+from ncsn.data.dataset import OTHER_DATA, Dataset, Report
+from ncsn.evaluation.calibration import calibrate as calibrate
+from ncsn.evaluation.comparison import Comparison as Comparison
+from ncsn.evaluation.images import PIXELS as PIXELS
+from ncsn.evaluation.images import REPORTABLE, FeaturesLike
+from ncsn.evaluation.images import Evaluation as Evaluation
+from ncsn.evaluation.images import Features as Features
+from ncsn.evaluation.images import Metric as Metric
+from ncsn.evaluation.images import Ruler as Ruler
+from ncsn.evaluation.images import choose as choose
+from ncsn.evaluation.images import digits as digits
+from ncsn.evaluation.images import nearest as nearest
+from ncsn.evaluation.output import ruler
+from ncsn.loading import dataset_of
 from ncsn.metrics import Calibration as Calibration
 from ncsn.metrics import calibration as calibration
-from ncsn.output import ruler
 from ncsn.run.run import Run, SamplingOptions
 from ncsn.settings import Reading
 from ncsn.validation import as_numbers

@@ -13,11 +13,11 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ncsn.batching import reals
-from ncsn.imputation import ImputingRun, choose_patterns
 from ncsn.machine.hardware import threads_for
 from ncsn.machine.messages import bar, log, quieter
 from ncsn.metrics import MIN_TRIALS, Calibration, Trials, rank_all
 from ncsn.posteriors import Measurement, MomentMatching, measure_rows
+from ncsn.run.imputation import ImputingRun, choose_patterns
 from ncsn.run.run import Run, SamplingOptions, SeededOptions, block_size, generator_of, require_prior
 from ncsn.tables.run import TableRun
 from ncsn.validation import as_numbers, whole

@@ -11,18 +11,19 @@ from torch import Tensor
 
 from ncsn import plots
 from ncsn.batching import quantize, reals
-from ncsn.comparison import held_out_examples
 from ncsn.conditionals import ConditionalModel
-from ncsn.data import OTHER_DATA, Dataset, Ruler
-from ncsn.images.judge import FeaturesLike
-from ncsn.images.judge import Ruler as ImageRuler
+from ncsn.data.dataset import OTHER_DATA, Dataset, Ruler
+from ncsn.evaluation.comparison import held_out_examples
+from ncsn.evaluation.images import FeaturesLike
+from ncsn.evaluation.images import Ruler as ImageRuler
+from ncsn.evaluation.signals import SignalRuler
+from ncsn.evaluation.tables import TableRuler, show_rows
 from ncsn.machine.messages import bar, log
 from ncsn.run.run import Run, UserData
 from ncsn.samplers import Step
 from ncsn.settings import TABLES
-from ncsn.signals import SignalRuler, SignalRun, Signals
+from ncsn.signals import SignalRun, Signals
 from ncsn.tables.frames import frame_of, write_frame
-from ncsn.tables.judge import TableRuler, show_rows
 from ncsn.tables.learning import Table, log_shares
 from ncsn.tables.run import TableRun
 

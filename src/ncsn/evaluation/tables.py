@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
 from ncsn import plots
-from ncsn.columns import Columns, Discrete, columns_of
-from ncsn.comparison import Comparison, classify, compare
-from ncsn.data import Dataset
+from ncsn.data.columns import Columns, Discrete, columns_of
+from ncsn.data.dataset import Dataset
+from ncsn.data.transforms import Transform
+from ncsn.evaluation.comparison import Comparison, classify, compare
 from ncsn.machine.messages import bar
 from ncsn.metrics import sliced_wasserstein
 from ncsn.run.run import Run
-from ncsn.transforms import Transform
 
 BINS = 10  # for a column of numbers paired with a column of categories
 DENSITIES, AT_ONCE = 1000, 500  # rows whose densities are computed, and rows per batch

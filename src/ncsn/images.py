@@ -27,12 +27,13 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ncsn.arrays import Arrays, arrays, check_finite, labels_of, part_of, split_arrays, split_of
 from ncsn.batching import reals
-from ncsn.data import Dataset, Labels
+from ncsn.data.arrays import Arrays, arrays, check_finite, labels_of, part_of, split_arrays, split_of
+from ncsn.data.dataset import Dataset, Labels
+from ncsn.data.transforms import BYTES, Depth, Transform, stored_depth
 from ncsn.machine.messages import bar, log
+from ncsn.run.run import Run
 from ncsn.settings import PARTS, Reading, Split
-from ncsn.transforms import BYTES, Depth, Transform, stored_depth
 from ncsn.validation import counted, one_line, opened_as, reason
 
 # Pillow can read more formats, such as PostScript, which is executed; older versions can't read AVIF.
@@ -523,3 +524,13 @@ def read_example(
     if pixels.shape != shape:
         raise ValueError(f"{name} has shape {tuple(pixels.shape)} (channels, height, width); expected {shape}")
     return reals(pixels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRun(Run):
+    """A run that generates images."""
+
+    examples: ClassVar[type[Dataset]] = Images
+
+    def _read(self, place: str, reading: Reading) -> Images:
+        return read_images(place, reading)

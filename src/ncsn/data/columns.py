@@ -20,8 +20,8 @@ from annotated_types import Interval
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
+from ncsn.data.transforms import FAR, Transform
 from ncsn.machine.messages import bar
-from ncsn.transforms import FAR, Transform
 from ncsn.validation import one_line
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ncsn import metrics
 from ncsn.batching import quantize, reals
-from ncsn.data import Dataset
-from ncsn.images.judge import Features, at_8_bits, choose, choose_name, digits, is_mnist, own_classifier
+from ncsn.data.dataset import Dataset
+from ncsn.evaluation.images import Features, at_8_bits, choose, choose_name, digits, is_mnist, own_classifier
 from ncsn.machine.messages import bar, log
 from ncsn.run.run import Run
 from ncsn.validation import GuideName

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ncsn.data import Dataset
+from ncsn.data.dataset import Dataset
 
 MIN_EXAMPLES = 100  # for gradient-boosted trees
 

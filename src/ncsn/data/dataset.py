@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from ncsn.batching import Batch, batches, reals
+from ncsn.data.transforms import Transform
 from ncsn.machine.messages import log
 from ncsn.machine.storage import sha256_of
 from ncsn.score import PreconditioningName, ScoreModel
 from ncsn.settings import Reading
-from ncsn.transforms import Transform
 from ncsn.validation import Json, NetworkName
 
 OTHER_DATA = "data is not what the run was trained on; a tenth of the training data is held out"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 
-from ncsn.data import Labels
+from ncsn.data.dataset import Labels
 from ncsn.settings import PARTS, Split
 from ncsn.validation import opened_as
 

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from ncsn import metrics, plots
 from ncsn.batching import quantize
-from ncsn.data import Dataset
-from ncsn.images.read import mnist
+from ncsn.data.dataset import Dataset
+from ncsn.images import mnist
 from ncsn.machine import hardware
 from ncsn.machine.messages import bar
 from ncsn.machine.storage import atomic, digest, read_tensors, seal
