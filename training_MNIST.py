@@ -40,8 +40,8 @@ def main(given: TrainSettings) -> None:
     if given.job.out is None and not given.job.resume and has_own_run(folder_of(given)):
         given = replace(given, job=replace(given.job, overwrite=True))
     data, plan, record = open_run(given)
-    if data.kind.noun != "images":
-        raise ValueError(f"this script trains on images; for {data.kind.noun}, use `ncsn train {given.dataset}`")
+    if data.noun != "images":
+        raise ValueError(f"this script trains on images; for {data.noun}, use `ncsn train {given.dataset}`")
 
     # Noise: Gaussian, with σ drawn from plan.noise, between σ_min and σ_max.
     #

@@ -13,13 +13,14 @@ from jaxtyping import config
 from torch import Tensor
 
 from ncsn.cli import console
-from ncsn.data import Transform
+from ncsn.data.transforms import Transform
 from ncsn.networks import ResidualMLP
 from ncsn.run.folder import Argument, Recipe
 from ncsn.run.run import Run
+from ncsn.tables.run import TableRun
 from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand
-from ncsn.tables.model import ConditionalModel, Gaussian
+from ncsn.conditionals import ConditionalModel, Gaussian
 
 Patch = pytest.MonkeyPatch
 Printed = pytest.CaptureFixture[str]
@@ -43,13 +44,13 @@ class GaussianScore:
         return (self.mean - x) / (self.std**2 + expand(sigma, x) ** 2)
 
 
-def conditional_run(covariance: Tensor, mean: Tensor | None = None, *, sigma_max: float = 15.0) -> Run:
+def conditional_run(covariance: Tensor, mean: Tensor | None = None, *, sigma_max: float = 15.0) -> TableRun:
     """The run of a Gaussian's exact conditionals, which are the score of an untrained network."""
     d = len(covariance)
     gaussian = Gaussian(torch.zeros(d) if mean is None else mean, covariance)
     model = ConditionalModel(ResidualMLP(d, 8, 1, conditional=True), gaussian)
     recipe = Run.of(model, (d,), sigma_max=sigma_max, sigma_min=0.01).recipe
-    return Run(score=model.requires_grad_(False), recipe=recipe)
+    return TableRun(score=model.requires_grad_(False), recipe=recipe)
 
 
 def storms(n: int) -> pandas.DataFrame:

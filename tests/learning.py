@@ -12,7 +12,7 @@ import torch
 import ncsn
 from ncsn import training
 from ncsn.batching import Batch
-from ncsn.data import Dataset, Labels
+from ncsn.data.dataset import Dataset, Labels
 from ncsn.learn import fit as maker
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ncsn.data import Dataset
+from ncsn.data.dataset import Dataset
 
 PARTS = ("validation", "test", "train")
 

@@ -30,7 +30,7 @@ from ncsn.networks import MLP
 from ncsn.run.folder import CHECKPOINT, MODEL, Recipe, digest_of, write_model
 from ncsn.run.run import Run
 from ncsn.score import ScoreModel
-from ncsn.tables.columns import columns_of, learn_columns
+from ncsn.data.columns import columns_of, learn_columns
 from ncsn.validation import read_json
 
 COLUMNS = ("age", "kind", "income")

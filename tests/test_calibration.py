@@ -18,7 +18,7 @@ from ncsn.distributions import GaussianMixture
 from ncsn.signals import hide_gap
 from ncsn.metrics import Calibration, Trials, calibration, rank, rank_histogram
 from ncsn.run.run import Run
-from ncsn.tables.columns import columns_of
+from ncsn.data.columns import columns_of
 
 MEANS = torch.tensor([[-2.0, 0.0, 1.0], [2.0, 1.0, 0.0], [0.0, -3.0, 0.0]])
 SHARES, WIDTH, NOISE = torch.tensor([0.5, 0.3, 0.2]), 0.7, 0.7
@@ -115,12 +115,12 @@ def test_imputation_is_calibrated_where_the_model_is(hidden: Any) -> None:
     """Also by rows with gaps, whose truth nobody knows."""
     rows = gaussian_rows(120, seed=5)
     rows[::3, 0] = rows[::4, 1:] = torch.nan
-    found = conditional_run(THREE).calibrate(rows, hidden=hidden, n=80, draws=9)
+    found = ncsn.calibrate(conditional_run(THREE), rows, hidden=hidden, n=80, draws=9)
     assert found.calibrated == {"run": True, "held-out": True}
 
 
 def test_held_out_rows_say_that_a_model_is_wrong() -> None:
-    found = conditional_run(THREE).calibrate(3 * gaussian_rows(200, seed=5), n=200, draws=9, truths="held-out")
+    found = ncsn.calibrate(conditional_run(THREE), 3 * gaussian_rows(200, seed=5), n=200, draws=9, truths="held-out")
     assert found.calibrated == {"held-out": False}
     assert "overconfident" in found.verdict
     assert len(found.ranks["held-out"]["number"]) == 200
@@ -131,7 +131,7 @@ def test_a_measurement_is_calibrated_of_any_run(particles: int) -> None:
     """By moment matching, which is exact of one Gaussian, and by particles; examples of another width are not."""
     run, matrix = Run.of(GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=20.0, sigma_min=0.02), torch.eye(2)[:1]
     rows = 4 * torch.randn(60, 2, dtype=torch.float64)
-    found = run.calibrate(rows, draws=9, measure=lambda x: x @ matrix.mT, noise_std=1.0, n=60, particles=particles)
+    found = ncsn.calibrate(run, rows, draws=9, measure=lambda x: x @ matrix.mT, noise_std=1.0, n=60, particles=particles)
     assert found.calibrated == {"run": True, "held-out": False}
     # Half of the variance is left, in 9 draws 8/9 of it; draws given other truths would have the prior's.
     assert found.spread["run"] == pytest.approx((8 / 9 / 2) ** 0.5, abs=0.12)
@@ -139,26 +139,26 @@ def test_a_measurement_is_calibrated_of_any_run(particles: int) -> None:
 
 def test_signals_are_calibrated_with_a_gap_in_their_middle() -> None:
     run = Run.of(GaussianScore(0.0, 1.0), (1, 6), sigma_max=20.0, sigma_min=0.02)
-    found = run.calibrate(torch.randn(40, 1, 6), hidden=0.3, n=40, draws=5, truths="held-out")
+    found = ncsn.calibrate(run, torch.randn(40, 1, 6), hidden=0.3, n=40, draws=5, truths="held-out")
     assert found.calibrated == {"held-out": True}
     assert hide_gap(run, 0.3, (2, 1, 6), torch.Generator()).int().tolist() == 2 * [[[0, 0, 1, 1, 0, 0]]]
 
 
 TRUTH = gaussian_rows(40, seed=5)
 REFUSED: list[tuple[Callable[[Run], object], str]] = [
-    (lambda run: run.calibrate(n=29), "n is 29"),
-    (lambda run: run.calibrate(measure=lambda x: x.detach(), noise_std=1.0), "differentiable"),
-    (lambda run: run.calibrate(measure=FIRST), "noise_std"),
-    (lambda run: run.calibrate(measure=FIRST, noise_std=1.0, solver_steps=0, n=30, levels=2), "solver_steps"),
-    (lambda run: run.calibrate(noise_std=1.0, levels=9), "levels, noise_std: only a measurement"),
-    (lambda run: run.calibrate(hidden=3 * [False]), "nothing"),
-    (lambda run: run.calibrate(hidden=0.0), "hidden is 0.0"),
-    (lambda run: run.calibrate(hidden=["0", "x"]), "x; the run's columns are 0, 1, 2"),
-    (lambda run: run.calibrate(hidden=[True]), "hidden has shape"),
-    (lambda run: run.calibrate(truths="held-out"), "data"),
-    *((lambda run, which=which: run.calibrate(truths=which), "truths is") for which in ("nope", None)),
-    (lambda run: run.calibrate(gaussian_rows(29, seed=5)), "held-out examples found: 29"),
-    (lambda run: run.calibrate(hidden=[False, False, False], measure=FIRST, noise_std=1.0), "nothing"),
+    (lambda run: ncsn.calibrate(run, n=29), "n is 29"),
+    (lambda run: ncsn.calibrate(run, measure=lambda x: x.detach(), noise_std=1.0), "differentiable"),
+    (lambda run: ncsn.calibrate(run, measure=FIRST), "noise_std"),
+    (lambda run: ncsn.calibrate(run, measure=FIRST, noise_std=1.0, solver_steps=0, n=30, levels=2), "solver_steps"),
+    (lambda run: ncsn.calibrate(run, noise_std=1.0, levels=9), "levels, noise_std: only a measurement"),
+    (lambda run: ncsn.calibrate(run, hidden=3 * [False]), "nothing"),
+    (lambda run: ncsn.calibrate(run, hidden=0.0), "hidden is 0.0"),
+    (lambda run: ncsn.calibrate(run, hidden=["0", "x"]), "x; the run's columns are 0, 1, 2"),
+    (lambda run: ncsn.calibrate(run, hidden=[True]), "hidden has shape"),
+    (lambda run: ncsn.calibrate(run, truths="held-out"), "data"),
+    *((lambda run, which=which: ncsn.calibrate(run, truths=which), "truths is") for which in ("nope", None)),
+    (lambda run: ncsn.calibrate(run, gaussian_rows(29, seed=5)), "held-out examples found: 29"),
+    (lambda run: ncsn.calibrate(run, hidden=[False, False, False], measure=FIRST, noise_std=1.0), "nothing"),
     (lambda run: calibration(gaussian_rows(29, seed=5), gaussian_rows(29, seed=5)[None]), "n is 29"),
     *(
         (lambda _, truth=truth, draws=draws: calibration(truth, draws), why)
@@ -180,7 +180,7 @@ def test_what_cannot_be_calibrated_is_refused(ask: Callable[[Run], object], why:
 
 
 def test_without_held_out_data_only_the_sampler_is_tested(capsys: pytest.CaptureFixture[str]) -> None:
-    found = conditional_run(THREE).calibrate(n=40, draws=3)
+    found = ncsn.calibrate(conditional_run(THREE), n=40, draws=3)
     assert [*found.ranks] == ["run"]
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -192,7 +192,7 @@ def test_the_command_prints_the_verdict_and_draws_it_into_one_file(
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: conditional_run(THREE), raising=False)
     line = f"calibrate it --truths run -n 30 --seed 3 --out {tmp_path / 'x.png'}".split()
     console.main(line)
-    expected, other = (conditional_run(THREE).calibrate(truths="run", n=30, seed=seed) for seed in (3, 0))
+    expected, other = (ncsn.calibrate(conditional_run(THREE), truths="run", n=30, seed=seed) for seed in (3, 0))
     printed = capsys.readouterr().out
     assert [str(each) in printed for each in (expected, other)] == [True, False]
     off = 2 * expected.ranks["run"]["number"] - 1
@@ -224,4 +224,4 @@ def test_the_command_hides_columns_shares_pixels_and_what_a_file_misses(
     refusal(capsys, *f"calibrate it --out {out} --hide 1".split())  # the name of an array's column is no share
     assert asked[4] == ("1",)
     run = Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=20.0, sigma_min=0.01)
-    assert "run.calibrate(measure=" in refusal(capsys, *f"calibrate it --out {out}".split())
+    assert "ncsn.calibrate(run, measure=" in refusal(capsys, *f"calibrate it --out {out}".split())

@@ -15,8 +15,8 @@ import ncsn
 from ncsn.distributions import GaussianMixture
 from ncsn.networks import ResidualMLP
 from ncsn.run.run import Run, log_densities
-from ncsn.tables.columns import FEW, AnyColumn, Column, Columns, Discrete, Number, learn_columns
-from ncsn.tables.model import ConditionalModel, Gaussian
+from ncsn.data.columns import FEW, AnyColumn, Column, Columns, Discrete, Number, learn_columns
+from ncsn.conditionals import ConditionalModel, Gaussian
 
 RNG = np.random.default_rng(0)
 

@@ -25,8 +25,8 @@ from ncsn import evaluation, plots
 from ncsn.batching import centres, dequantize, quantize
 from ncsn.cli import console
 from ncsn.cli.solve import Superres
-from ncsn.data import Dataset
-from ncsn.images.read import Depth, mnist
+from ncsn.data.dataset import Dataset
+from ncsn.images import Depth, mnist
 from ncsn.machine.messages import Stopped
 from ncsn.plots import image_grid
 from ncsn.posteriors import blurred, downsampled

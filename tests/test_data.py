@@ -20,9 +20,9 @@ from pictures import PARTS, contents, in_order, packed, values, write
 from PIL import Image
 
 from ncsn.batching import batches, centres, dequantize, quantize, reals
-from ncsn.data import Dataset, Labels, Origin
-from ncsn.images.read import BYTES, Depth, mnist, picture, read_example, stored_depth
-from ncsn.learn.loading import load_dataset
+from ncsn.data.dataset import Dataset, Labels, Origin
+from ncsn.images import BYTES, Depth, mnist, picture, read_example, stored_depth
+from ncsn.loading import load_dataset
 from ncsn.settings import Reading
 
 

@@ -17,9 +17,9 @@ from pictures import classes, contents, everything, in_order, packed, pixels, pn
 from PIL import Image
 
 from ncsn.batching import reals
-from ncsn.data import Dataset
-from ncsn.images.read import BYTES, read_example, stored_depth
-from ncsn.learn.loading import load_dataset
+from ncsn.data.dataset import Dataset
+from ncsn.images import BYTES, read_example, stored_depth
+from ncsn.loading import load_dataset
 from ncsn.machine.storage import sha256_of
 from ncsn.settings import Reading
 
@@ -337,7 +337,7 @@ def test_a_large_array_stays_on_disk(tmp_path: Path, kind: str, monkeypatch: pyt
     """Unless it is resized; its first images are held out."""
     path = saved(tmp_path / "x.npy", x=np.ascontiguousarray(LARGE[kind]))
     copied = load_dataset(path)
-    monkeypatch.setattr("ncsn.images.read.MAX_COPIED", 100)
+    monkeypatch.setattr("ncsn.images.MAX_COPIED", 100)
     mapped = load_dataset(path)
     assert contents(mapped) == {"validation": [0, 1], "test": [2, 3], "train": [*range(4, 20)]}
     assert "the first 4 images are held out" in mapped.notes[-1]

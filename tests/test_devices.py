@@ -28,7 +28,7 @@ from ncsn.noise import LogNormal, LogUniform, Proposal
 from ncsn.objectives import dsm, exact, posterior_dsm, ssm, training_loss
 from ncsn.posteriors import Observation, blurred, downsampled, known_pixels, masked, posterior, twisted_diffusion
 from ncsn.settings import Job, TrainSettings
-from ncsn.tables.columns import learn_columns
+from ncsn.data.columns import learn_columns
 from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers
@@ -453,10 +453,10 @@ def imputed(device: str, folder: Path) -> None:
 @path
 def simulated(device: str, folder: Path) -> None:
     """A table whose prior is known, given one observation and several."""
-    run = conditional_run(torch.tensor([[1.0, 0.5], [0.5, 1.0]])).to(device).with_prior({"0": (-3, 3)})
+    run = ncsn.with_prior(conditional_run(torch.tensor([[1.0, 0.5], [0.5, 1.0]])).to(device), {"0": (-3, 3)})
     for given in ({"1": 0.5}, {"1": [0.5, 0.4]}):
         assert bool(run.sample(3, given=given).isfinite().all())
-    assert bool(run.calibrate(BENT[:40], hidden=["0"], n=30, draws=2).note)
+    assert bool(ncsn.calibrate(run, BENT[:40], hidden=["0"], n=30, draws=2).note)
     assert bool(run.log_prob([[0.5]], given={"1": 0.5}).isfinite().all())
 
 

@@ -15,11 +15,11 @@ from helpers import Patch
 from torch import Tensor, nn
 
 from ncsn import evaluation, metrics
-from ncsn.data import Dataset, Labels
+from ncsn.data.dataset import Dataset, Labels
 from ncsn.evaluation import PIXELS, Evaluation, Features, Metric
 from ncsn.images import judge as features
 from ncsn.images import judge as judging
-from ncsn.images.read import mnist
+from ncsn.images import mnist
 from ncsn.machine.storage import seal
 from ncsn.run.run import Run
 

@@ -13,7 +13,7 @@ import torch
 
 import ncsn
 from ncsn.batching import centres
-from ncsn.data import Dataset
+from ncsn.data.dataset import Dataset
 from ncsn.posteriors import known_pixels
 
 

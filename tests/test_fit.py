@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn.batching import centres
-from ncsn.data import Reports
+from ncsn.data.dataset import Reports
 from ncsn.distributions import Empirical, Ring
 from ncsn.kinds import images
 from ncsn.images import guidance
 from ncsn.learn.fit import ALL_OURS, Judge, Lesson, OwnParts, Plan, learn, plan, take_weights
-from ncsn.learn.loading import dataset_of
+from ncsn.loading import dataset_of
 from ncsn.learn.record import Ledger, Record, Row, until_spoiled
 from ncsn.machine.hardware import ALONE
 from ncsn.machine.messages import Stopped

@@ -14,11 +14,11 @@ from helpers import THREE, Printed, command, conditional_run, refusal, storms, u
 
 import ncsn
 from ncsn.evaluation import evaluate
-from ncsn.learn.loading import dataset_of
+from ncsn.loading import dataset_of
 from ncsn.settings import TrainSettings
-from ncsn.tables.columns import AnyColumn, Columns, Discrete, Field, Number
+from ncsn.data.columns import AnyColumn, Columns, Discrete, Field, Number
 from ncsn.tables.frames import decode
-from ncsn.tables.impute import ImputedTable
+from ncsn.tables.imputed import ImputedTable
 from ncsn.tables.read import parse
 
 RNG, N = np.random.default_rng(0), 800
@@ -111,7 +111,7 @@ def test_given_values_are_exact_and_the_others_are_drawn(given: dict[Any, Any], 
     assert_alike(made, KNOWN)
     for name, value in given.items():
         assert (made[name] == value).all(), name
-    said, kept = (run.recipe.kind.numbers(run, rows) for rows in (pandas.DataFrame([given]), made[[*given]][:1]))
+    said, kept = (run._numbers(rows) for rows in (pandas.DataFrame([given]), made[[*given]][:1]))
     assert torch.equal(said.nan_to_num(), kept.nan_to_num()), "what the others are drawn given"
     assert made["share"].nunique() > 20
 

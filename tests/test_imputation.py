@@ -21,14 +21,14 @@ from pyarrow import parquet
 from torch import Tensor
 
 import ncsn
-from ncsn.data import Imputed, conformal_factor, deviations
+from ncsn.run.imputation import Imputed, conformal_factor, deviations
 from ncsn.networks import ResidualMLP
 from ncsn.run.run import Run
 from ncsn.tables import impute as imputation
-from ncsn.tables.columns import AnyColumn, Column, Columns, Discrete, Field, Number, columns_of, learn_columns
+from ncsn.data.columns import AnyColumn, Column, Columns, Discrete, Field, Number, columns_of, learn_columns
 from ncsn.tables.frames import write_frame
-from ncsn.tables.impute import cell_coverage
-from ncsn.tables.model import ConditionalModel, Gaussian
+from ncsn.tables.imputed import cell_coverage
+from ncsn.conditionals import ConditionalModel, Gaussian
 from ncsn.tables.read import parse, read_frame
 
 TWENTY = 0.97 ** (torch.arange(20)[:, None] - torch.arange(20)).abs().double()
@@ -120,7 +120,7 @@ def test_classes_are_calibrated_where_their_shares_are_right(shares: list[float]
     kinds = torch.multinomial(torch.tensor(shares), 300, True, generator=torch.Generator().manual_seed(0)).double()
     x = 1.5 * kinds + torch.randn(300, generator=torch.Generator().manual_seed(1)).double()
     run = classes([0.6, 0.3, 0.1], [0.0, 1.5, 3.0])
-    found = run.calibrate(torch.stack([x, kinds], 1), hidden=["kind"], draws=9, truths="held-out")
+    found = ncsn.calibrate(run, torch.stack([x, kinds], 1), hidden=["kind"], draws=9, truths="held-out")
     assert found.calibrated == {"held-out": right}
 
 

@@ -208,7 +208,7 @@ def test_python_samples_with_no_more_threads_than_are_free(
         use()
         assert (seen, torch.get_num_threads()) == ({1}, 2)
     busy.announced = False
-    run.calibrate(measure=lambda x: x[:, :1], noise_std=0.5, truths="run", n=30, draws=3, levels=3)
+    ncsn.calibrate(run, measure=lambda x: x[:, :1], noise_std=0.5, truths="run", n=30, draws=3, levels=3)
     assert "1 of 2" in capsys.readouterr().err.splitlines()[-1]
     assert torch.get_num_threads() == 2
 

@@ -11,24 +11,24 @@ import pandas
 import pytest
 import torch
 
-from ncsn.data import Dataset
-from ncsn.learn.loading import load_dataset
+from ncsn.data.dataset import Dataset
+from ncsn.loading import load_dataset
 from ncsn.tables import read
-from ncsn.tables.columns import AnyColumn, Column, Columns, Discrete, Field, Number, learn_columns
+from ncsn.data.columns import AnyColumn, Column, Columns, Discrete, Field, Number, learn_columns
 from ncsn.tables.frames import decode, frame_of, numbers_of, write_frame
-from ncsn.tables.read import Table, clean, read_frame, read_rows, rows_of, table_of_array, table_of_frame
+from ncsn.tables.read import Cells, clean, read_frame, read_rows, rows_of, table_of_array, table_of_frame
 
 RNG = np.random.default_rng(3)
 WHOLE = RNG.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], 1000)
 GAPPY = np.where(np.stack([np.zeros(1000, bool), RNG.random(1000) < 0.4], 1), np.nan, WHOLE)
 
 
-def table_in(path: Path) -> Table:
+def table_in(path: Path) -> Cells:
     return table_of_frame(read_frame(path), str(path))
 
 
 def learned_from(rows: np.ndarray, *names: str) -> Dataset:
-    return rows_of("x", Table(rows, tuple(Column(name=name) for name in names or "abcdefgh"[: rows.shape[1]])))
+    return rows_of("x", Cells(rows, tuple(Column(name=name) for name in names or "abcdefgh"[: rows.shape[1]])))
 
 
 # Files.

@@ -7,10 +7,10 @@ import torch
 from learning import pictures
 
 import ncsn
-from ncsn.data import Dataset
-from ncsn.images.read import mnist
+from ncsn.data.dataset import Dataset
+from ncsn.images import mnist
 from ncsn.learn import rules
-from ncsn.learn.loading import dataset_of
+from ncsn.loading import dataset_of
 from ncsn.noise import LogUniform
 from ncsn.samplers import SAMPLERS, Sampling
 from ncsn.settings import ResolvedSettings, TrainSettings
@@ -24,7 +24,7 @@ def settle(data: Dataset | None = None, **given: Any) -> ResolvedSettings:
 
 
 def effort_of(**given: Any) -> rules.Effort:
-    return rules.Effort.of(TrainSettings(**given), pictures().kind)
+    return rules.Effort.of(TrainSettings(**given), pictures())
 
 
 def sampled(data: Dataset | None = None, **given: Any) -> Sampling:
@@ -210,7 +210,7 @@ def test_what_takes_time_first_is_for_trainings_in_which_it_pays() -> None:
         assert (found.compiled, found.share) == (compiled, effort)
         assert found.classifying == pytest.approx(classifying)
     assert (effort_of(minutes=4.0).compiling, effort_of(steps=9).compiling) == (60, 0), "a quarter, or without a limit"
-    rows = dataset_of(torch.randn(40, 2)).kind
+    rows = dataset_of(torch.randn(40, 2))
     assert [rules.Effort.of(TrainSettings(minutes=m), rows).compiled for m in (4.9, 5.0)] == [False, True]
 
 

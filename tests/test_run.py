@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn import Recipe, Run, Sampling, ScoreModel
-from ncsn.data import Origin
+from ncsn.data.dataset import Origin
 from ncsn.distributions import TOYS, Empirical
-from ncsn.images.read import Depth
+from ncsn.images import Depth
 from ncsn.machine import hardware
 from ncsn.machine.storage import read_tensors, seal
 from ncsn.networks import MLP, ResidualMLP
@@ -36,7 +36,7 @@ from ncsn.run.folder import MODEL, digest_of, read_config, read_model
 from ncsn.run.run import block_size, log_densities
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, Sigma, expand
 from ncsn.settings import Reading
-from ncsn.tables.columns import Columns, Number
+from ncsn.data.columns import Columns, Number
 
 SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.05, sampler="dpmpp-sde", levels=40, steps=1, eps=0.001)
 LAYERS: dict[str, Any] = {"dimensions": 2, "width": 8, "layers": 1}

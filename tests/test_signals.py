@@ -15,10 +15,11 @@ from learning import TINY, unlearned
 from torch import Tensor
 
 import ncsn
-from ncsn.data import Dataset, Transform
+from ncsn.data.dataset import Dataset
+from ncsn.data.transforms import Transform
 from ncsn.evaluation import evaluate
 from ncsn.signals import SIGNALS, Scale, autocorrelation, log_spectrum
-from ncsn.learn.loading import from_arrays
+from ncsn.loading import from_arrays
 from ncsn.run.run import Run
 from ncsn.score import Sigma, expand
 from ncsn.settings import Reading

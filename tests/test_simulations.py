@@ -16,7 +16,7 @@ from torch import Tensor
 import ncsn
 from ncsn.run.run import Run
 from ncsn.tables import simulations
-from ncsn.tables.columns import Columns, Discrete, Field, Number
+from ncsn.data.columns import Columns, Discrete, Field, Number
 
 # Two parameters with this prior, and two noisy measurements of them.
 PRIOR = torch.tensor([[1.0, 0.3], [0.3, 1.0]]).double()
@@ -39,7 +39,7 @@ def truncated(x: float) -> Any:
 
 
 def test_draws_follow_the_posterior_within_the_bounds(caplog: pytest.LogCaptureFixture) -> None:
-    run = conditional_run(PAIR).with_prior(UPPER)
+    run = ncsn.with_prior(conditional_run(PAIR), UPPER)
     with caplog.at_level("INFO", "ncsn"):
         draws = run.sample(2000, given={"1": -0.5}, seed=1)
     assert draws[:, 0].min() >= 0
@@ -59,7 +59,7 @@ def test_draws_follow_the_posterior_within_the_bounds(caplog: pytest.LogCaptureF
 
 def test_draws_are_judged_before_they_are_moved_into_the_range_of_training() -> None:
     columns = tuple(Number(name=name, shift=0.0, scale=1.0, bounds=(0.0, 9.0)) for name in ("0", "1"))
-    run = with_transform(conditional_run(PAIR), Columns(columns=columns)).with_prior(UPPER)
+    run = ncsn.with_prior(with_transform(conditional_run(PAIR), Columns(columns=columns)), UPPER)
     assert run.sample(200, given={"1": 0.5})[:, 0].min() > 0
 
 
@@ -70,7 +70,7 @@ def uniform(rows: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("prior", [UPPER, uniform])
 def test_densities_are_normalised_where_the_prior_is_positive(prior: Any) -> None:
-    run = conditional_run(PAIR).with_prior(prior)
+    run = ncsn.with_prior(conditional_run(PAIR), prior)
     points = torch.tensor([[-0.1], [0.0], [0.5], [2.0]])
     density = run.log_prob(points, given={"1": -0.5}).exp()
     exact = torch.from_numpy(truncated(-0.5).pdf(points[:, 0].numpy()))
@@ -84,9 +84,9 @@ def test_calibration_uses_the_prior() -> None:
     """Truths above 0, whose posteriors are calibrated only if they end there, too."""
     rows = torch.randn(2000, 2, generator=torch.Generator().manual_seed(2)).double() @ torch.linalg.cholesky(PAIR).T
     run, known = conditional_run(PAIR), rows[rows[:, 0] > 0][:300]
-    passed = run.with_prior(UPPER).calibrate(known, hidden=["0"], draws=9).calibrated
+    passed = ncsn.calibrate(ncsn.with_prior(run, UPPER), known, hidden=["0"], draws=9).calibrated
     assert passed == {"run": True, "held-out": True}
-    assert not run.calibrate(known, hidden=["0"], draws=9, truths="held-out").calibrated["held-out"]
+    assert not ncsn.calibrate(run, known, hidden=["0"], draws=9, truths="held-out").calibrated["held-out"]
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,7 @@ def test_several_observations_of_a_gaussian_have_a_known_posterior(
     exact = torch.linalg.inv(start + m * gain @ MAP)
     with caplog.at_level("INFO", "ncsn"):
         draws = (
-            conditional_run(JOINT)
-            .with_prior(prior)
+            ncsn.with_prior(conditional_run(JOINT), prior)
             .sample(2000, given=dict(pandas.DataFrame(x.numpy(), columns=["2", "3"])), seed=m)[:, :2]
         )
     n = 2000.0
@@ -130,7 +129,7 @@ def test_rows_of_columns_come_back_as_parameters_in_their_units() -> None:
     )
     run = conditional_run(PAIR)
     run = Run(score=run.score, recipe=ncsn.Recipe(**vars(run.recipe) | {"transform": columns}))
-    known = run.with_prior(lambda rows: stats.lognorm(1).logpdf(rows["rate"]))
+    known = ncsn.with_prior(run, lambda rows: stats.lognorm(1).logpdf(rows["rate"]))
     draws = known.sample(2000, given={"x": [0.1, 0.5, 0.9, 0.2, 0.3]}, seed=1)
     assert [*draws] == ["rate"]
     precision = 1 + 5 * 0.36 / 0.64
@@ -142,7 +141,7 @@ def test_rows_of_columns_come_back_as_parameters_in_their_units() -> None:
 def test_an_observation_unlike_all_simulations_is_named(caplog: pytest.LogCaptureFixture) -> None:
     """Both numbers are in range, but not together; a rare observation isn't unlike them yet."""
     close = torch.tensor([[1.0, 0.5, 0.5], [0.5, 1.0, 0.99], [0.5, 0.99, 1.0]]).double()
-    run = conditional_run(close).with_prior({"0": (-10, 10)})
+    run = ncsn.with_prior(conditional_run(close), {"0": (-10, 10)})
     for value in (1.5, 3.5):
         run.sample(2, given={"1": value, "2": value})
     assert "unlike" not in caplog.text
@@ -178,16 +177,16 @@ def mixed() -> Run:
 FAR: Any = {"0": (20.0, 25.0)}
 SCALAR: Any = {"0": 3}
 REFUSED: list[tuple[Callable[[], object], str]] = [
-    (lambda: conditional_run(PAIR).with_prior({"9": (0, 1)}), "columns of numbers are 0, 1"),
-    (lambda: conditional_run(PAIR).with_prior({"0": (1, 0)}), "(1, 0)"),
-    (lambda: conditional_run(PAIR).with_prior(SCALAR), "lower and an upper"),
-    (lambda: conditional_run(PAIR).with_prior(cast(Any, {"0": (None, 1)})), "(None, 1)"),
-    (lambda: conditional_run(PAIR).with_prior(cast(Any, {"0": ("a", "b")})), "('a', 'b')"),
-    (lambda: conditional_run(PAIR).with_prior({}), "expected bounds"),
-    (lambda: conditional_run(PAIR).with_prior(lambda rows: 0.0).sample(2), "one number for"),
-    (lambda: conditional_run(PAIR).with_prior(lambda rows: rows[:, 0] + math.inf).sample(2), "one number for"),
-    (lambda: conditional_run(PAIR).with_prior(FAR).sample(2, given={"1": 0.0}), "0 of 2,"),
-    (lambda: conditional_run(PAIR).with_prior(FAR).log_prob([[22.0]], given={"1": 0.0}), "none of 2,000"),
+    (lambda: ncsn.with_prior(conditional_run(PAIR), {"9": (0, 1)}), "columns of numbers are 0, 1"),
+    (lambda: ncsn.with_prior(conditional_run(PAIR), {"0": (1, 0)}), "(1, 0)"),
+    (lambda: ncsn.with_prior(conditional_run(PAIR), SCALAR), "lower and an upper"),
+    (lambda: ncsn.with_prior(conditional_run(PAIR), cast(Any, {"0": (None, 1)})), "(None, 1)"),
+    (lambda: ncsn.with_prior(conditional_run(PAIR), cast(Any, {"0": ("a", "b")})), "('a', 'b')"),
+    (lambda: ncsn.with_prior(conditional_run(PAIR), {}), "expected bounds"),
+    (lambda: ncsn.with_prior(conditional_run(PAIR), lambda rows: 0.0).sample(2), "one number for"),
+    (lambda: ncsn.with_prior(conditional_run(PAIR), lambda rows: rows[:, 0] + math.inf).sample(2), "one number for"),
+    (lambda: ncsn.with_prior(conditional_run(PAIR), FAR).sample(2, given={"1": 0.0}), "0 of 2,"),
+    (lambda: ncsn.with_prior(conditional_run(PAIR), FAR).log_prob([[22.0]], given={"1": 0.0}), "none of 2,000"),
     (lambda: conditional_run(PAIR).sample(2, given={"1": [0.0, 1.0]}), "with_prior"),
     (lambda: conditional_run(JOINT).sample(2, given={"2": [0.0, 1.0], "3": 0.0}), "2 (2), 3 (one value)"),
     (lambda: conditional_run(JOINT).sample(2, given={"2": [0.0, 1.0], "3": [0.0]}), "lists of the same length"),
@@ -196,17 +195,16 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
         lambda: conditional_run(PAIR).sample(2, given=cast(Any, pandas.DataFrame({"1": [0.0]}))),
         "given is 1 0 0.0; expected",
     ),
-    (lambda: conditional_run(JOINT).with_prior({"0": (-9, 9)}).sample(2, given={"3": [0.0, 1.0]}), "every parameter"),
+    (lambda: ncsn.with_prior(conditional_run(JOINT), {"0": (-9, 9)}).sample(2, given={"3": [0.0, 1.0]}), "every parameter"),
     (
         lambda: (
-            replace(conditional_run(JOINT), settings={"hidden": ["0", "1"]})
-            .with_prior(log_prior)
+            ncsn.with_prior(replace(conditional_run(JOINT), settings={"hidden": ["0", "1"]}), log_prior)
             .sample(2, given={"3": [0.0, 1.0]})
         ),
         "without 2, and parameters are only 0, 1",
     ),
-    (lambda: mixed().with_prior(lambda rows: 0 * rows[:, 0]).sample(2, given={"x": [0.0, 1.0]}), "categories"),
-    (lambda: ncsn.load("mnist").with_prior({"0": (0, 1)}), "images"),
+    (lambda: ncsn.with_prior(mixed(), lambda rows: 0 * rows[:, 0]).sample(2, given={"x": [0.0, 1.0]}), "categories"),
+    (lambda: ncsn.with_prior(ncsn.load("mnist"), {"0": (0, 1)}), "images"),
 ]
 
 
@@ -218,13 +216,13 @@ def test_what_has_no_posterior_is_refused(call: Callable[[], object], why: str) 
 
 def test_too_few_effective_particles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulations, "LEAST_EFFECTIVE", 10**4)
-    run = conditional_run(PAIR).with_prior({"0": (-9, 9)})
+    run = ncsn.with_prior(conditional_run(PAIR), {"0": (-9, 9)})
     assert "particles are effective" in refused(lambda: run.sample(2, given={"1": [0.0, 1.0]}))
 
 
 def test_a_saved_run_says_that_its_prior_is_not(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     run = ncsn.fit(torch.randn(200, 2, generator=torch.Generator().manual_seed(0)), steps=2, quiet=True)
     with caplog.at_level("INFO", "ncsn"):
-        run.with_prior({"0": (-9, 9)}).save(tmp_path / "run")
+        ncsn.with_prior(run, {"0": (-9, 9)}).save(tmp_path / "run")
     assert "with_prior" in caplog.text
     assert ncsn.load(tmp_path / "run").log_prior is None

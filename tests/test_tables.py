@@ -15,7 +15,7 @@ from helpers import Patch, Printed, command, conditional_run, refusal, with_tran
 
 import ncsn
 from ncsn.evaluation import evaluate
-from ncsn.tables.columns import Columns, Number
+from ncsn.data.columns import Columns, Number
 
 RNG, N = np.random.default_rng(0), 1000
 FRAME = pandas.DataFrame(

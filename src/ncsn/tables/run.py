@@ -178,6 +178,8 @@ class TableRun(ImputingRun):
         columns, names = self.columns, {*map(name_of, given)}
         if unknown := [str(name) for name in given if name_of(name) not in columns.names]:
             raise ValueError(f"given names {', '.join(unknown)}, but the run has {one_line(', '.join(columns.names))}")
+        if several := [str(name) for name, value in given.items() if np.ndim(value)]:
+            raise ValueError(f"given has several values of {', '.join(several)}; for these, use ncsn.with_prior")
         x = numbers_of(pandas.DataFrame({name: [value] for name, value in given.items()}), columns)
         for column, cell in zip(columns.columns, x.T, strict=True):
             if column.name in names and bool(cell.isnan()):

@@ -240,7 +240,7 @@ def with_prior(run: TableRun, prior: Mapping[Any, Sequence[float]] | Callable[[U
     """
     require_prior(run, "given a prior")
     if not isinstance(run, TableRun):
-        raise ValueError("run generates other things than rows; a prior is for the table of a simulator")
+        raise ValueError(f"the run generates {run.examples.noun}; only the table of a simulator has a prior")
     assert run.conditionals
     return SimulatorRun(**vars(run), log_prior=log_prior_of(run.columns, prior))
 
