@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -18,7 +18,7 @@ from typing_extensions import Unpack
 
 from ncsn import metrics, training
 from ncsn.batching import Batch, batches, reals
-from ncsn.data.dataset import Dataset, Origin, Reports, absolute
+from ncsn.data.dataset import Dataset, Origin, absolute
 from ncsn.distributions import Empirical
 from ncsn.learn import rules
 from ncsn.learn.guidance import choose_weight, features_for
@@ -212,105 +212,234 @@ def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved
     )
 
 
-class Lesson:
-    """What the network and its guide are trained with.
+def train(plan: Plan, data: Dataset, record: Record) -> Run:
+    """Carry out a plan: train the guide and the network, keep the best average, choose the guidance."""
+    with training_lock():
+        return Training(plan, data, record).run()
 
-    ``share``: the number of examples of a batch that a process learns from at a time.
+
+class Training:
+    """A training: what the network and its guide learn from, their states, and how far they are.
+
+    ``share``: the number of examples of a batch that this process learns from at a time.
     ``labels``: the classes of the training examples, if the model is class-conditional.
     ``examples``: the training examples, on the device unless they would take much of its memory.
     ``held_out``: the validation examples.
+    ``products``: the dtype of large products outside of the network.
     ``objective``: the user's, or denoising score matching, with posterior targets at high noise.
+    ``ledger``: a part of the state, so that a resumed run continues with its rows, sum and best average.
     """
 
-    def __init__(self, plan: Plan, data: Dataset, record: Record, generator: torch.Generator, share: int) -> None:
-        self.plan, self.data, self.record, self.generator, self.share = plan, data, record, generator, share
+    def __init__(self, plan: Plan, data: Dataset, record: Record) -> None:
+        self.plan, self.data, self.record, self.settings = plan, data, record, plan.settings
         device, labels = plan.device, data.labels if plan.settings.class_conditional else None
+        self.generator = torch.Generator(device).manual_seed(self.settings.seed)
+        self.share = record.group.share(self.settings.batch_size)
         self.labels = None if labels is None else labels.train.to(device)
         small = data.train.nbytes <= hardware.memory_of(device) // 4
         self.examples = data.train.to(device) if small else data.train
         self.held_out = Batch(data.validation.to(device), None if labels is None else labels.validation.to(device))
-        # The dtype of large products outside of the network.
         self.products = plan.autocast or torch.float32
         self.objective: Objective = plan.own.objective or dsm
-        if plan.own.objective is None and plan.settings.posterior_above < plan.settings.sigma_max:
+        if plan.own.objective is None and self.settings.posterior_above < self.settings.sigma_max:
             self.objective = self.posterior_objective()
+        start = self.start()
+        # For initial weights; every training step is seeded separately.
+        torch.default_generator.manual_seed(self.settings.seed)
+        self.state = self.initial_state(plan.recipe, plan.own.network, start)
+        self.guide = None if plan.guide_recipe is None else self.initial_state(plan.guide_recipe)
+        self.ledger = Ledger(self.state.average)
+        self.state.parts["ledger"] = self.ledger
 
     def posterior_objective(self) -> Objective:
         """Denoising score matching whose targets at high noise are the score of the whole training set."""
         examples, labels = reals(self.examples), self.labels
-        if self.plan.settings.flip:
+        if self.settings.flip:
             examples = torch.cat([examples, examples.flip(-1)])
             labels = None if labels is None else labels.repeat(2)
         everything = Empirical(examples, labels, dtype=self.products)
-        return partial(posterior_dsm, data_score=everything, above=self.plan.settings.posterior_above)
+        return partial(posterior_dsm, data_score=everything, above=self.settings.posterior_above)
 
-    def state(self, recipe: Recipe, network: nn.Module | None = None, start: Run | None = None) -> State:
+    def start(self) -> Run | None:
+        """The run whose weights training starts from; a resumed run has weights of its own."""
+        record, start = self.record, self.plan.own.start
+        goes_on = record.folder is not None and record.job.resume and (record.folder / CHECKPOINT).exists()
+        if self.settings.start is None or start is not None or goes_on:
+            return start
+        return load(self.settings.start, device=self.settings.job.device)
+
+    def initial_state(self, recipe: Recipe, network: nn.Module | None = None, start: Run | None = None) -> State:
         """The initial state of training a recipe's model, with the weights of ``start``."""
-        plan, beginning = self.plan, self.data.start(recipe.preconditioning)
-        model = recipe.build(beginning, network=network, autocast=plan.autocast)
-        model = model.to(plan.device)
+        beginning = self.data.start(recipe.preconditioning)
+        model = recipe.build(beginning, network=network, autocast=self.plan.autocast).to(self.plan.device)
         if start is not None:
             take_weights(model, start, recipe.shape[0])
-        rates = {"muon_rate": plan.settings.muon_rate, "adam_rate": plan.settings.adam_rate}
+        rates = {"muon_rate": self.settings.muon_rate, "adam_rate": self.settings.adam_rate}
         optimizers = muon_and_adam(model, **rates, products=self.products)
-        return State(model, optimizers, generator=self.generator, seed=plan.settings.seed)
+        return State(model, optimizers, generator=self.generator, seed=self.settings.seed)
 
-    def progress(self, state: State, budget: Budget) -> Iterator[Progress]:
-        """The training of a state."""
-        settings, labels = self.plan.settings, self.labels if state.model.num_classes else None
-        examples, generator = self.examples, self.generator
-        drawn = batches(examples, self.share, labels, flip=settings.flip, generator=generator)
-        curriculum = self.data.curriculum(state.model, settings.hidden)
-        loss = curriculum.loss(training_loss(self.plan.noise, self.objective, generator=generator))
-        return training.train(
-            state,
-            curriculum.batches(drawn, generator),
-            loss,
-            budget=budget,
-            group=self.record.group,
-            signals=self.record.signals,
-        )
-
-
-def train(plan: Plan, data: Dataset, record: Record) -> Run:
-    """Carry out a plan: train the guide and the network, keep the best average, choose the guidance."""
-    with training_lock():
-        settings, recipe, smaller, own = plan.settings, plan.recipe, plan.guide_recipe, plan.own
-        share = record.group.share(settings.batch_size)
-        goes_on = record.folder is not None and record.job.resume and (record.folder / CHECKPOINT).exists()
-        start = own.start
-        if settings.start is not None and start is None and not goes_on:  # a resumed run has weights of its own
-            start = load(settings.start, device=settings.job.device)
-        lesson = Lesson(plan, data, record, torch.Generator(plan.device).manual_seed(settings.seed), share)
-        # For initial weights; every training step is seeded separately.
-        torch.default_generator.manual_seed(settings.seed)
-        state = lesson.state(recipe, own.network, start)
-        guide = None if smaller is None else lesson.state(smaller)
-        ledger = Ledger(state.average)
-        state.parts["ledger"] = ledger
-        run = run_class(recipe.shape)(
-            score=state.average,
-            recipe=recipe,
-            guide=None if guide is None else guide.average,
-            guide_recipe=smaller,
+    def run(self) -> Run:
+        """Train, keep the best average, and choose the guidance."""
+        plan, record = self.plan, self.record
+        run = run_class(plan.recipe.shape)(
+            score=self.state.average,
+            recipe=plan.recipe,
+            guide=None if self.guide is None else self.guide.average,
+            guide_recipe=plan.guide_recipe,
             device=plan.device,
             settings=plan.facts(),
             origin=record.origin,
         )
-        record.begin(run, state)
+        record.begin(run, self.state)
         run = replace(run, folder=record.folder)
         slowness = (time.perf_counter() - record.began) / time.process_time()  # by other programs
-        choose_guidance = prepare(lesson, run, state)
-        train_both(lesson, run, state, guide, ledger, FIGURES * max(1.0, slowness))
+        choose_guidance = self.prepare(run)
+        budget, guide_budget = self.budgets(run, FIGURES * max(1.0, slowness))
+        if self.guide is not None and plan.guide_recipe is not None:
+            record.begin(replace(run, recipe=plan.guide_recipe), self.guide, "guide")
+            for _ in record.watch(self.progress(self.guide, guide_budget), self.guide, part="guide"):
+                pass
+        self.learn(budget)
         if choose_guidance is not None:
-            seen = state.step * share * record.group.size
-            weight = choose_guidance(run, seen, settings.seed)
-            run = replace(run, recipe=replace(recipe, sampling=recipe.sampling.but(guidance=weight)))
+            weight = choose_guidance(run, self.state.step * self.share * record.group.size, self.settings.seed)
+            run = replace(run, recipe=replace(plan.recipe, sampling=plan.recipe.sampling.but(guidance=weight)))
         if record.group.is_main:
-            measured = run.measure_coverage(data) if isinstance(run, TableRun) else {}
+            self.report()
+            measured = run.measure_coverage(self.data) if isinstance(run, TableRun) else {}
             run = replace(run, measured=measured)
         record.describe(run)
         return run
+
+    def prepare(self, run: Run) -> Callable[[Run, int, int], float] | None:
+        """Compile the network if that pays off; return what chooses the guidance, if it is to be chosen."""
+        settings, effort, data, device = self.settings, self.plan.effort, self.data, self.plan.device
+        if effort.compiled and settings.compile:
+            model, example = self.state.model, torch.zeros(self.share, *run.recipe.shape, device=device)
+            sigma = torch.ones(self.share, device=device)
+            hardware.compile_network(model.network, lambda: model(example, sigma), seconds=effort.compiling)
+        guided = run.guide is not None or run.recipe.num_classes > 0
+        if not (self.record.group.is_main and settings.guidance == "chosen" and guided):
+            return None
+        features = features_for(data, device, seconds=effort.classifying, effort=effort.share)
+        return lambda run, seen, seed: choose_weight(run, data, features, seen=seen, seed=seed, effort=effort.share)
+
+    def budgets(self, run: Run, figures: float) -> tuple[Budget, Budget]:
+        """Those of the network and its guide; the leading process keeps the time.
+
+        ``figures``: the seconds that figures will take.
+        """
+        record, settings, state = self.record, self.settings, self.state
+        elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began + figures).encode()))
+        # An evaluation takes a third as long as learning from an example, and the figures have samples of their own.
+        evaluations = self.data.shown * settings.samples * run.recipe.sampling.guided_nfe
+        after = 2 / 3 * evaluations / settings.batch_size
+        budgets = self.plan.effort.budgets(elapsed, guided=self.guide is not None, after=after)
+        if budgets[0].fraction(state.step, state.seconds) >= 1:
+            log.info(f"nothing is left to train after {state.step:,} steps; increase --steps or --minutes to continue")
+        return budgets
+
+    def progress(self, state: State, budget: Budget) -> Iterator[Progress]:
+        """The training of a state."""
+        settings, labels = self.settings, self.labels if state.model.num_classes else None
+        drawn = batches(self.examples, self.share, labels, flip=settings.flip, generator=self.generator)
+        curriculum = self.data.curriculum(state.model, settings.hidden)
+        loss = curriculum.loss(training_loss(self.plan.noise, self.objective, generator=self.generator))
+        examples, record = curriculum.batches(drawn, self.generator), self.record
+        return training.train(state, examples, loss, budget=budget, group=record.group, signals=record.signals)
+
+    def learn(self, budget: Budget) -> None:
+        """Train the network, and report the training and held-out losses as often as the data says.
+
+        If the held-out loss has risen by more than the tolerance and by more than chance, which is overfitting, the
+        best earlier average is restored at the end.
+        """
+        state, record, ledger, reports, done = self.state, self.record, self.ledger, self.data.reports, -1
+        held_out = HeldOut(self)
+        record.rows = ledger.rows
+
+        def look(step: int, seconds: float) -> None:
+            """Add a row, and keep the average if it is the best so far."""
+            state.check()
+            loss = float(ledger.sum) / ledger.count if step else None
+            ledger.add(held_out.report(step, loss, seconds), state.average)
+            record.write_rows()
+            record.draw_samples()
+
+        if reports.from_start and not state.step:
+            look(0, 0.0)
+        progress = until_spoiled(self.progress(state, budget), ledger.rows, reports.patience, record.group)
+        for p in record.watch(progress, state):
+            last = ledger.rows[-1].step if ledger.rows else 0
+            if done < 0:  # a resumed run already has some of its reports
+                done = reports.due(p.fraction * last / p.step)
+            ledger.note(p.losses)
+            if reports.due(p.fraction) > done and (p.step >= last + reports.spacing or p.fraction >= 1):
+                done = reports.due(p.fraction)
+                look(p.step, p.seconds)
+        if not ledger.rows:
+            return
+        best, record.kept = best_row(ledger.rows, reports.tolerance), ledger.rows[-1]
+        if best is not record.kept and held_out.is_worse_than(ledger.best):
+            record.kept = best
+            state.average.load_state_dict(ledger.best.state_dict())
+            if record.writes:
+                write_model(record.path(), state.average, origin=record.origin)
+
+    def report(self) -> None:
+        """Say what was kept, and whether more training would help."""
+        if self.record.kept is not None:
+            log.info(verdict(self.ledger.rows, self.record.kept, self.data.n))
+        if self.plan.effort.steps is None and self.state.step < FEW_STEPS:
+            log.info(f"training took only {counted(self.state.step, 'step')}; more minutes give better samples")
+
+
+class HeldOut:
+    """Measures the loss of a training's average on held-out examples, always with the same noise."""
+
+    def __init__(self, training: Training) -> None:
+        self.average, self.noise = training.state.average, training.plan.noise
+        self.steady = training.plan.effort.steps is not None
+        examples = training.held_out
+        examples = examples if self.average.num_classes else Batch(examples.x)
+        self.curriculum, self.device = (
+            training.data.curriculum(self.average, training.settings.hidden),
+            examples.x.device,
+        )
+        self.batches = self.curriculum.held_out(examples)
+
+    @torch.no_grad()
+    def losses(self, model: ScoreModel) -> tuple[Tensor, Tensor, dict[str, list[Tensor]]]:
+        """The losses of a model, their noise levels, and those of parts of the examples."""
+        generator = torch.Generator(self.device).manual_seed(0)
+        measure = self.curriculum.loss(training_loss(self.noise, drop_label=0.0, generator=generator))
+        found: list[tuple[Tensor, Tensor]] = []
+        parts: dict[str, list[Tensor]] = {}
+        with hardware.nothing_compiled(), hardware.threads_for(model, steady=self.steady):
+            for batch in self.batches(generator):
+                found.append(measure(model, batch))
+                for name, chosen in self.curriculum.parts(batch).items():
+                    parts.setdefault(name, []).append(found[-1][0][chosen].cpu())
+        losses, sigmas = (torch.cat(column).cpu() for column in zip(*found, strict=True))
+        return losses, sigmas, parts
+
+    def is_worse_than(self, best: ScoreModel) -> bool:
+        """Whether the losses of the average are larger than those of ``best``, beyond chance."""
+        rise = (self.losses(self.average)[0] - self.losses(best)[0]).double()
+        return bool(rise.mean() > CHANCE * rise.std() / math.sqrt(len(rise)))
+
+    def report(self, step: int, loss: float | None, seconds: float) -> Row:
+        """A row of metrics; ``loss``: the training loss, by default the held-out one."""
+        losses, sigmas, parts = self.losses(self.average)
+        held_out = losses.mean().item()
+        means = {name: torch.cat(part).mean().item() for name, part in parts.items() if sum(map(len, part))}
+        return Row(
+            step=step,
+            loss=held_out if loss is None else loss,
+            validation_loss=held_out,
+            validation_bands=metrics.mean_by_bin(losses, sigmas, BANDS),
+            parts=means,
+            seconds=seconds,
+        )
 
 
 def take_weights(model: ScoreModel, start: Run, colours: int) -> None:
@@ -341,133 +470,6 @@ def of_other_colours(weights: Tensor, axis: int, shape: tuple[int, ...], colours
         merged = parts.sum(0) / colours if axis else parts.mean(0)
         parts = merged.expand(colours, *merged.shape)
     return parts.movedim(0, axis).flatten(axis, axis + 1)
-
-
-def prepare(lesson: Lesson, run: Run, state: State) -> Callable[[Run, int, int], float] | None:
-    """Compile the network if that pays off; return the function that chooses the guidance, if it is to be chosen."""
-    settings, effort, size = lesson.plan.settings, lesson.plan.effort, lesson.share
-    if effort.compiled and settings.compile:
-        example = torch.zeros(size, *run.recipe.shape, device=lesson.plan.device)
-        sigma = torch.ones(size, device=lesson.plan.device)
-        hardware.compile_network(state.model.network, lambda: state.model(example, sigma), seconds=effort.compiling)
-    guided = run.guide is not None or run.recipe.num_classes > 0
-    if not (lesson.record.group.is_main and settings.guidance == "chosen" and guided):
-        return None
-    data, share = lesson.data, effort.share
-    features = features_for(data, lesson.plan.device, seconds=effort.classifying, effort=share)
-    return lambda run, seen, seed: choose_weight(run, data, features, seen=seen, seed=seed, effort=share)
-
-
-def train_both(lesson: Lesson, run: Run, state: State, guide: State | None, ledger: Ledger, figures: float) -> None:
-    """Train the guide, if there is one, and then the network; the leading process keeps the time.
-
-    ``figures``: the seconds that figures will take.
-    """
-    record, effort = lesson.record, lesson.plan.effort
-    elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began + figures).encode()))
-    # An evaluation takes a third as long as learning from an example, and the figures have samples of their own.
-    evaluations = lesson.data.shown * lesson.plan.settings.samples * run.recipe.sampling.guided_nfe
-    after = 2 / 3 * evaluations / lesson.plan.settings.batch_size
-    budget, guide_budget = effort.budgets(elapsed, guided=guide is not None, after=after)
-    if budget.fraction(state.step, state.seconds) >= 1:
-        log.info(f"nothing is left to train after {state.step:,} steps; increase --steps or --minutes to continue")
-    if guide is not None and run.guide_recipe is not None:
-        record.begin(replace(run, recipe=run.guide_recipe), guide, "guide")
-        for _ in record.watch(lesson.progress(guide, guide_budget), guide, part="guide"):
-            pass
-    progress, reports = lesson.progress(state, budget), lesson.data.reports
-    progress = until_spoiled(progress, ledger.rows, reports.patience, record.group)
-    learn(progress, state, Judge(lesson, state), record, ledger, reports)
-    if record.group.is_main:
-        if record.kept is not None:
-            log.info(verdict(ledger.rows, record.kept, lesson.data.n))
-        if effort.steps is None and state.step < FEW_STEPS:
-            log.info(f"training took only {counted(state.step, 'step')}; more minutes give better samples")
-
-
-class Judge:
-    """Measures the loss of ``state.average`` on held-out examples, always with the same noise."""
-
-    def __init__(self, lesson: Lesson, state: State) -> None:
-        examples = lesson.held_out
-        examples = examples if state.model.num_classes else Batch(examples.x)
-        self.state, self.noise, self.device = state, lesson.plan.noise, examples.x.device
-        self.steady = lesson.plan.effort.steps is not None
-        self.curriculum = lesson.data.curriculum(state.average, lesson.plan.settings.hidden)
-        self.batches = self.curriculum.held_out(examples)
-
-    @torch.no_grad()
-    def losses(self, model: ScoreModel) -> tuple[Tensor, Tensor, dict[str, list[Tensor]]]:
-        """The losses of a model, their noise levels, and those of parts of the examples."""
-        generator = torch.Generator(self.device).manual_seed(0)
-        measure = self.curriculum.loss(training_loss(self.noise, drop_label=0.0, generator=generator))
-        found: list[tuple[Tensor, Tensor]] = []
-        parts: dict[str, list[Tensor]] = {}
-        with hardware.nothing_compiled(), hardware.threads_for(model, steady=self.steady):
-            for batch in self.batches(generator):
-                found.append(measure(model, batch))
-                for name, chosen in self.curriculum.parts(batch).items():
-                    parts.setdefault(name, []).append(found[-1][0][chosen].cpu())
-        losses, sigmas = (torch.cat(column).cpu() for column in zip(*found, strict=True))
-        return losses, sigmas, parts
-
-    def is_worse_than(self, best: ScoreModel) -> bool:
-        """Whether the losses of ``state.average`` are larger than those of ``best``, beyond chance."""
-        rise = (self.losses(self.state.average)[0] - self.losses(best)[0]).double()
-        return bool(rise.mean() > CHANCE * rise.std() / math.sqrt(len(rise)))
-
-    def report(self, step: int, loss: float | None, seconds: float) -> Row:
-        """A row of metrics; ``loss``: the training loss, by default the held-out one."""
-        losses, sigmas, parts = self.losses(self.state.average)
-        held_out = losses.mean().item()
-        means = {name: torch.cat(part).mean().item() for name, part in parts.items() if sum(map(len, part))}
-        return Row(
-            step=step,
-            loss=held_out if loss is None else loss,
-            validation_loss=held_out,
-            validation_bands=metrics.mean_by_bin(losses, sigmas, BANDS),
-            parts=means,
-            seconds=seconds,
-        )
-
-
-def learn(
-    progress: Iterable[Progress], state: State, judge: Judge, record: Record, ledger: Ledger, reports: Reports
-) -> None:
-    """Train, and report the training and held-out losses as often as ``reports`` says.
-
-    If the held-out loss has risen by more than the tolerance and by more than chance, which is overfitting, the best
-    earlier average is restored at the end.
-    ``ledger``: a part of the state, so that a resumed run continues with its rows, sum and best average.
-    """
-    record.rows, done = ledger.rows, -1
-
-    def look(step: int, seconds: float) -> None:
-        """Add a row, and keep the average if it is the best so far."""
-        state.check()
-        loss = float(ledger.sum) / ledger.count if step else None
-        ledger.add(judge.report(step, loss, seconds), state.average)
-        record.write_rows()
-        record.draw_samples()
-
-    if reports.from_start and not state.step:
-        look(0, 0.0)
-    for p in record.watch(progress, state):
-        last = ledger.rows[-1].step if ledger.rows else 0
-        if done < 0:  # a resumed run already has some of its reports
-            done = reports.due(p.fraction * last / p.step)
-        ledger.note(p.losses)
-        if reports.due(p.fraction) > done and (p.step >= last + reports.spacing or p.fraction >= 1):
-            done = reports.due(p.fraction)
-            look(p.step, p.seconds)
-    if not ledger.rows:
-        return
-    best, record.kept = best_row(ledger.rows, reports.tolerance), ledger.rows[-1]
-    if best is not record.kept and judge.is_worse_than(ledger.best):
-        record.kept = best
-        state.average.load_state_dict(ledger.best.state_dict())
-        if record.writes:
-            write_model(record.path(), state.average, origin=record.origin)
 
 
 def folder_of(given: TrainSettings) -> Path:
