@@ -105,7 +105,7 @@ class TableRun(ImputingRun):
 
     def _with_known(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Rows with exactly the given cells, which the transform may have rounded."""
-        return x if self.known is None else torch.where(self.known.isnan(), x.cpu(), self.known.to(x.cpu()))
+        return x if self.known is None else torch.where(self.known.isnan().to(x.device), x, self.known.to(x))
 
     def _align(self, values: Float[Tensor, "b"], x: object) -> UserData:
         """A Series with the index of a DataFrame."""

@@ -242,7 +242,7 @@ def with_prior(run: TableRun, prior: Mapping[Any, Sequence[float]] | Callable[[U
     if not isinstance(run, TableRun):
         raise ValueError(f"the run generates {run.examples.noun}; only the table of a simulator has a prior")
     assert run.conditionals
-    return SimulatorRun(**vars(run), log_prior=log_prior_of(run.columns, prior))
+    return SimulatorRun(**{**vars(run), "log_prior": log_prior_of(run.columns, prior)})
 
 
 def observations(given: Values) -> list[Values]:
