@@ -34,11 +34,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64
-
-import ncsn
 from ncsn.tables.columns import Columns, learn_columns
 from ncsn.tables.impute import cell_coverage
 from ncsn.tables.judge import judge_rows, log_density
+
+import ncsn
 
 DRAWS = 19  # one in twenty is below all of them, and one above
 MOST = 100  # rows in which numbers are hidden

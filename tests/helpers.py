@@ -13,14 +13,14 @@ from jaxtyping import config
 from torch import Tensor
 
 from ncsn.cli import console
+from ncsn.conditionals import ConditionalModel, Gaussian
 from ncsn.data.transforms import Transform
 from ncsn.networks import ResidualMLP
 from ncsn.run.folder import Argument, Recipe
 from ncsn.run.run import Run
-from ncsn.tables.run import TableRun
 from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand
-from ncsn.conditionals import ConditionalModel, Gaussian
+from ncsn.tables.run import TableRun
 
 Patch = pytest.MonkeyPatch
 Printed = pytest.CaptureFixture[str]

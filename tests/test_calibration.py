@@ -14,11 +14,11 @@ from torch import Generator, Tensor
 
 import ncsn
 from ncsn.cli import console
+from ncsn.data.columns import columns_of
 from ncsn.distributions import GaussianMixture
-from ncsn.signals import hide_gap
 from ncsn.metrics import Calibration, Trials, calibration, rank, rank_histogram
 from ncsn.run.run import Run
-from ncsn.data.columns import columns_of
+from ncsn.signals import hide_gap
 
 MEANS = torch.tensor([[-2.0, 0.0, 1.0], [2.0, 1.0, 0.0], [0.0, -3.0, 0.0]])
 SHARES, WIDTH, NOISE = torch.tensor([0.5, 0.3, 0.2]), 0.7, 0.7
@@ -131,7 +131,9 @@ def test_a_measurement_is_calibrated_of_any_run(particles: int) -> None:
     """By moment matching, which is exact of one Gaussian, and by particles; examples of another width are not."""
     run, matrix = Run.of(GaussianMixture(torch.zeros(1, 2)), (2,), sigma_max=20.0, sigma_min=0.02), torch.eye(2)[:1]
     rows = 4 * torch.randn(60, 2, dtype=torch.float64)
-    found = ncsn.calibrate(run, rows, draws=9, measure=lambda x: x @ matrix.mT, noise_std=1.0, n=60, particles=particles)
+    found = ncsn.calibrate(
+        run, rows, draws=9, measure=lambda x: x @ matrix.mT, noise_std=1.0, n=60, particles=particles
+    )
     assert found.calibrated == {"run": True, "held-out": False}
     # Half of the variance is left, in 9 draws 8/9 of it; draws given other truths would have the prior's.
     assert found.spread["run"] == pytest.approx((8 / 9 / 2) ** 0.5, abs=0.12)

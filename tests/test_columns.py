@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import ncsn
+from ncsn.conditionals import ConditionalModel, Gaussian
+from ncsn.data.columns import FEW, AnyColumn, Column, Columns, Discrete, Number, learn_columns
 from ncsn.distributions import GaussianMixture
 from ncsn.networks import ResidualMLP
 from ncsn.run.run import Run, log_densities
-from ncsn.data.columns import FEW, AnyColumn, Column, Columns, Discrete, Number, learn_columns
-from ncsn.conditionals import ConditionalModel, Gaussian
 
 RNG = np.random.default_rng(0)
 

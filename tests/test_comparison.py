@@ -13,13 +13,13 @@ from helpers import conditional_run, refused, with_transform
 from torch import Tensor
 
 import ncsn
+from ncsn.data.columns import Column, learn_columns
 from ncsn.data.dataset import Dataset
 from ncsn.evaluation import evaluate
 from ncsn.evaluation.comparison import Comparison
+from ncsn.evaluation.tables import column_shapes, coordinates, judge_rows, pair_trends
 from ncsn.loading import dataset_of
 from ncsn.tables import TABLES
-from ncsn.data.columns import Column, learn_columns
-from ncsn.evaluation.tables import column_shapes, coordinates, judge_rows, pair_trends
 
 
 def test_judges_know_copies_strangers_and_rows_of_the_kind() -> None:

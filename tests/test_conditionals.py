@@ -15,17 +15,17 @@ from torch.distributions import MultivariateNormal, Normal
 
 import ncsn
 from ncsn.batching import Batch
+from ncsn.conditionals import ABSENT, Condition, ConditionalModel, Gaussian
+from ncsn.data.columns import Columns, Discrete, Number, columns_of
 from ncsn.data.dataset import Dataset
-from ncsn.loading import dataset_of
 from ncsn.learn.record import Record
+from ncsn.loading import dataset_of
 from ncsn.networks import ResidualMLP
 from ncsn.objectives import training_loss
 from ncsn.run.run import log_densities
 from ncsn.settings import TrainSettings
 from ncsn.tables import TABLES
 from ncsn.tables import learning as missing
-from ncsn.data.columns import Columns, Discrete, Number, columns_of
-from ncsn.conditionals import ABSENT, Condition, ConditionalModel, Gaussian
 
 D = 4
 NAN = torch.nan

@@ -18,6 +18,7 @@ import ncsn
 from ncsn import SAMPLERS, Recipe, Run, ScoreModel, add_guidance, evaluation, metrics, plots
 from ncsn.batching import Batch
 from ncsn.cli.console import main
+from ncsn.data.columns import learn_columns
 from ncsn.distributions import TOYS, Empirical, GaussianMixture
 from ncsn.images import judge as features
 from ncsn.learn import fit as learning
@@ -28,7 +29,6 @@ from ncsn.noise import LogNormal, LogUniform, Proposal
 from ncsn.objectives import dsm, exact, posterior_dsm, ssm, training_loss
 from ncsn.posteriors import Observation, blurred, downsampled, known_pixels, masked, posterior, twisted_diffusion
 from ncsn.settings import Job, TrainSettings
-from ncsn.data.columns import learn_columns
 from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn.cli import console
+from ncsn.data.columns import Columns, Number
 from ncsn.images import Depth
-from ncsn.signals import Scale
 from ncsn.networks import MLP
 from ncsn.run import exporting
 from ncsn.run.folder import Recipe
 from ncsn.run.run import Run
 from ncsn.samplers import Sampling
 from ncsn.score import ScoreModel, Sigma, expand
-from ncsn.data.columns import Columns, Number
+from ncsn.signals import Scale
 
 SAMPLING = Sampling(
     sigma_max=10.0, sigma_min=0.01, sampler="dpmpp-sde", levels=6, steps=1, eps=5e-5, guidance=2.0, guide="smaller"

@@ -20,17 +20,17 @@ import pytest
 import torch
 from helpers import unchecked
 from learning import pictures, tiny, unlearned
+from ncsn.kinds import images
 from torch import Tensor, nn
 
 import ncsn
 from ncsn.batching import centres
 from ncsn.data.dataset import Reports
 from ncsn.distributions import Empirical, Ring
-from ncsn.kinds import images
 from ncsn.images import guidance
 from ncsn.learn.fit import ALL_OURS, Judge, Lesson, OwnParts, Plan, learn, plan, take_weights
-from ncsn.loading import dataset_of
 from ncsn.learn.record import Ledger, Record, Row, until_spoiled
+from ncsn.loading import dataset_of
 from ncsn.machine.hardware import ALONE
 from ncsn.machine.messages import Stopped
 from ncsn.networks import UNet

@@ -13,10 +13,10 @@ import torch
 from helpers import THREE, Printed, command, conditional_run, refusal, storms, unchecked, with_transform
 
 import ncsn
+from ncsn.data.columns import AnyColumn, Columns, Discrete, Field, Number
 from ncsn.evaluation import evaluate
 from ncsn.loading import dataset_of
 from ncsn.settings import TrainSettings
-from ncsn.data.columns import AnyColumn, Columns, Discrete, Field, Number
 from ncsn.tables.frames import decode
 from ncsn.tables.imputed import ImputedTable
 from ncsn.tables.read import parse

@@ -11,9 +11,8 @@ from learning import pictures, tiny, unlearned
 import ncsn
 from ncsn.data.dataset import Dataset, Labels
 from ncsn.evaluation import Features
-from ncsn.images import guidance, judge
+from ncsn.images import guidance, judge, mnist
 from ncsn.learn.guidance import Trial, climb
-from ncsn.images import mnist
 from ncsn.metrics import kernel_distance
 
 CPU = torch.device("cpu")

@@ -21,14 +21,14 @@ from pyarrow import parquet
 from torch import Tensor
 
 import ncsn
-from ncsn.run.imputation import Imputed, conformal_factor, deviations
+from ncsn.conditionals import ConditionalModel, Gaussian
+from ncsn.data.columns import AnyColumn, Column, Columns, Discrete, Field, Number, columns_of, learn_columns
 from ncsn.networks import ResidualMLP
+from ncsn.run.imputation import Imputed, conformal_factor, deviations
 from ncsn.run.run import Run
 from ncsn.tables import impute as imputation
-from ncsn.data.columns import AnyColumn, Column, Columns, Discrete, Field, Number, columns_of, learn_columns
 from ncsn.tables.frames import write_frame
 from ncsn.tables.imputed import cell_coverage
-from ncsn.conditionals import ConditionalModel, Gaussian
 from ncsn.tables.read import parse, read_frame
 
 TWENTY = 0.97 ** (torch.arange(20)[:, None] - torch.arange(20)).abs().double()

@@ -8,12 +8,12 @@ from helpers import GaussianScore, with_transform
 
 import ncsn
 from ncsn import metrics
+from ncsn.data.columns import Columns, Number
 from ncsn.data.dataset import Dataset
 from ncsn.distributions import GaussianMixture
 from ncsn.evaluation import PIXELS, evaluate
-from ncsn.score import Sigma
-from ncsn.data.columns import Columns, Number
 from ncsn.evaluation.tables import log_density
+from ncsn.score import Sigma
 
 
 def test_binned_means_and_empty_bins() -> None:

@@ -11,10 +11,10 @@ import pandas
 import pytest
 import torch
 
+from ncsn.data.columns import AnyColumn, Column, Columns, Discrete, Field, Number, learn_columns
 from ncsn.data.dataset import Dataset
 from ncsn.loading import load_dataset
 from ncsn.tables import read
-from ncsn.data.columns import AnyColumn, Column, Columns, Discrete, Field, Number, learn_columns
 from ncsn.tables.frames import decode, frame_of, numbers_of, write_frame
 from ncsn.tables.read import Cells, clean, read_frame, read_rows, rows_of, table_of_array, table_of_frame
 

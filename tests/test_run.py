@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn import Recipe, Run, Sampling, ScoreModel
+from ncsn.data.columns import Columns, Number
 from ncsn.data.dataset import Origin
 from ncsn.distributions import TOYS, Empirical
 from ncsn.images import Depth
@@ -36,7 +37,6 @@ from ncsn.run.folder import MODEL, digest_of, read_config, read_model
 from ncsn.run.run import block_size, log_densities
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, Sigma, expand
 from ncsn.settings import Reading
-from ncsn.data.columns import Columns, Number
 
 SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.05, sampler="dpmpp-sde", levels=40, steps=1, eps=0.001)
 LAYERS: dict[str, Any] = {"dimensions": 2, "width": 8, "layers": 1}

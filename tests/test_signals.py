@@ -18,11 +18,11 @@ import ncsn
 from ncsn.data.dataset import Dataset
 from ncsn.data.transforms import Transform
 from ncsn.evaluation import evaluate
-from ncsn.signals import SIGNALS, Scale, autocorrelation, log_spectrum
 from ncsn.loading import from_arrays
 from ncsn.run.run import Run
 from ncsn.score import Sigma, expand
 from ncsn.settings import Reading
+from ncsn.signals import SIGNALS, Scale, autocorrelation, log_spectrum
 
 SCALES = torch.tensor([50.0, 2e-6, 1.0], dtype=torch.float64)[:, None]
 SHIFTS = torch.tensor([1e9, 0.0, -3.0], dtype=torch.float64)[:, None]

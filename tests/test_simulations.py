@@ -14,9 +14,9 @@ from scipy import stats
 from torch import Tensor
 
 import ncsn
+from ncsn.data.columns import Columns, Discrete, Field, Number
 from ncsn.run.run import Run
 from ncsn.tables import simulations
-from ncsn.data.columns import Columns, Discrete, Field, Number
 
 # Two parameters with this prior, and two noisy measurements of them.
 PRIOR = torch.tensor([[1.0, 0.3], [0.3, 1.0]]).double()
@@ -106,10 +106,9 @@ def test_several_observations_of_a_gaussian_have_a_known_posterior(
     start = (m if bounded else 1) * torch.linalg.inv(PRIOR)
     exact = torch.linalg.inv(start + m * gain @ MAP)
     with caplog.at_level("INFO", "ncsn"):
-        draws = (
-            ncsn.with_prior(conditional_run(JOINT), prior)
-            .sample(2000, given=dict(pandas.DataFrame(x.numpy(), columns=["2", "3"])), seed=m)[:, :2]
-        )
+        draws = ncsn.with_prior(conditional_run(JOINT), prior).sample(
+            2000, given=dict(pandas.DataFrame(x.numpy(), columns=["2", "3"])), seed=m
+        )[:, :2]
     n = 2000.0
     if m > 1:
         effective = float(caplog.messages[-1].partition("size of ")[2].partition(", from")[0].replace(",", ""))
@@ -195,11 +194,13 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
         lambda: conditional_run(PAIR).sample(2, given=cast(Any, pandas.DataFrame({"1": [0.0]}))),
         "given is 1 0 0.0; expected",
     ),
-    (lambda: ncsn.with_prior(conditional_run(JOINT), {"0": (-9, 9)}).sample(2, given={"3": [0.0, 1.0]}), "every parameter"),
     (
-        lambda: (
-            ncsn.with_prior(replace(conditional_run(JOINT), settings={"hidden": ["0", "1"]}), log_prior)
-            .sample(2, given={"3": [0.0, 1.0]})
+        lambda: ncsn.with_prior(conditional_run(JOINT), {"0": (-9, 9)}).sample(2, given={"3": [0.0, 1.0]}),
+        "every parameter",
+    ),
+    (
+        lambda: ncsn.with_prior(replace(conditional_run(JOINT), settings={"hidden": ["0", "1"]}), log_prior).sample(
+            2, given={"3": [0.0, 1.0]}
         ),
         "without 2, and parameters are only 0, 1",
     ),

@@ -14,8 +14,8 @@ import torch
 from helpers import Patch, Printed, command, conditional_run, refusal, with_transform
 
 import ncsn
-from ncsn.evaluation import evaluate
 from ncsn.data.columns import Columns, Number
+from ncsn.evaluation import evaluate
 
 RNG, N = np.random.default_rng(0), 1000
 FRAME = pandas.DataFrame(
