@@ -365,7 +365,7 @@ class TableRun(ImputingRun):
     def _densities_of(
         self, z: Float[Tensor, "b e"], places: Int64[Tensor, "p"], *, tolerance: float, probes: int | None = None
     ) -> Float64[Tensor, "b"]:
-        """Log densities of the numbers at ``places`` given all else in each row that isn't NaN, in the score's units."""
+        """Log densities of the numbers at ``places`` given all other known ones in a row, in the score's units."""
         model, sampling, generator = self.conditionals, self.recipe.sampling, torch.Generator(z.device).manual_seed(0)
         ends = {"sigma_max": sampling.sigma_max, "sigma_min": sampling.sigma_min}
         target, found = torch.zeros_like(z[0, : model.d]).index_fill(0, places, 1.0).bool(), list[Tensor]()
