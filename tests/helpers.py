@@ -16,7 +16,7 @@ from ncsn.cli import console
 from ncsn.conditionals import ConditionalModel, Gaussian
 from ncsn.data.transforms import Transform
 from ncsn.networks import ResidualMLP
-from ncsn.run.folder import Argument, Recipe
+from ncsn.run.recipe import Argument, Recipe
 from ncsn.run.run import Run
 from ncsn.samplers import Sampling
 from ncsn.score import Sigma, expand
