@@ -39,8 +39,9 @@ from ncsn.validation import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ncsn.run.run import Run, SeededOptions
-    from ncsn.run.run import SamplingOptions as SamplingKeywords
+    from ncsn.run.options import SamplingOptions as SamplingKeywords
+    from ncsn.run.options import SeededOptions
+    from ncsn.run.run import Run
     from ncsn.run.steps import Drawn, Steps
 
 MIN_COLUMNS = 40  # of a terminal; in one or two columns tyro's help never ends

@@ -116,7 +116,7 @@ class Likelihood(RunOptions):
 
         import ncsn
         from ncsn.batching import dequantize
-        from ncsn.run.run import block_seed
+        from ncsn.run.steps import block_seed
 
         began = time.perf_counter()
         advice = "in Python, run.log_prob returns log densities of any data"

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from ncsn.machine.storage import atomic, check_out
 from ncsn.noise import Geometric
+from ncsn.prior import with_guide
 from ncsn.run.recipe import Recipe
-from ncsn.run.run import Run, guidance_of
+from ncsn.run.run import Run
 from ncsn.score import ScoreModel, expand
 from ncsn.validation import Json, check_type
 
@@ -85,7 +86,7 @@ def description(run: Run) -> Json:
     shift, scale, _ = recipe.transform.affine(recipe.shape)
     own = recipe.transform.type in ("identity", "depth")
     label = run.recipe.labels(None, 1, torch.Generator(run.device))
-    sampling = guidance_of(run, recipe.sampling, label, None)
+    sampling = with_guide(recipe.sampling, run.guide, label)
     return {
         "format": 1,
         "run": run.digest,
