@@ -23,9 +23,11 @@ from torch import Tensor
 
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
+from ncsn.machine.tensors import Copies, float64, move_to
 from ncsn.noise import check_generator, lengths, noise_like, place_of
-from ncsn.samplers import Sampling, Step
-from ncsn.score import Copies, Score, Sigma, expand, float64, move_to, tweedie
+from ncsn.samplers import Step
+from ncsn.sampling import Sampling
+from ncsn.score import Score, Sigma, expand, tweedie
 from ncsn.validation import Region, as_numbers, check_type, one_line, real, whole
 
 T = TypeVar("T")

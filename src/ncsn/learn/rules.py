@@ -20,7 +20,7 @@ from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
 from ncsn.run.folder import Argument, Config, Recipe, find, read_config
-from ncsn.samplers import SAMPLERS, Sampling
+from ncsn.sampling import SAMPLERS, Sampling
 from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.training import Budget
 from ncsn.validation import Json, NetworkName, validated

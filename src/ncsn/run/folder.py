@@ -33,7 +33,7 @@ from ncsn.data.transforms import Depth, Scale, Transform
 from ncsn.machine.messages import log
 from ncsn.machine.storage import atomic, check_regular, read_tensors, seal, sha256_of, sweep, write_json
 from ncsn.posteriors import systematic
-from ncsn.samplers import Sampling
+from ncsn.sampling import Sampling
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
 from ncsn.validation import Count, Json, check_call, one_line, read_json, validated
 

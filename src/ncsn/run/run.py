@@ -26,6 +26,7 @@ from ncsn.machine import hardware
 from ncsn.machine.hardware import threads_for
 from ncsn.machine.messages import bar
 from ncsn.machine.storage import bytes_of, sha256_of
+from ncsn.machine.tensors import move_to
 from ncsn.posteriors import (
     Classes,
     Measurement,
@@ -39,17 +40,10 @@ from ncsn.posteriors import (
     as_mask,
 )
 from ncsn.run.folder import VERSION, Config, Label, Recipe, claim, write_config, write_model
-from ncsn.samplers import NonFiniteSampleError, Sampling, Step
-from ncsn.score import (
-    Counted,
-    Score,
-    ScoreModel,
-    add_guidance,
-    evaluate_in_batches,
-    even_batch_size,
-    move_to,
-    tweedie,
-)
+from ncsn.samplers import Step
+from ncsn.sampling import NonFiniteSampleError, Sampling
+from ncsn.score import Score, ScoreModel, add_guidance, tweedie
+from ncsn.score_calls import Counted, evaluate_in_batches, even_batch_size
 from ncsn.settings import Reading
 from ncsn.validation import Json, as_floats, as_numbers, check_type, counted, real, refuse_options, whole
 
