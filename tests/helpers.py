@@ -18,7 +18,7 @@ from ncsn.data.transforms import Transform
 from ncsn.networks import ResidualMLP
 from ncsn.run.recipe import Argument, Recipe
 from ncsn.run.run import Run
-from ncsn.samplers import Sampling
+from ncsn.sampling import Sampling
 from ncsn.score import Sigma, expand
 from ncsn.tables.run import TableRun
 

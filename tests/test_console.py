@@ -15,7 +15,7 @@ from ncsn.cli import console
 from ncsn.cli.console import MODULES, find_command
 from ncsn.machine.hardware import PeerError
 from ncsn.machine.messages import Stopped, bar, stop_on_signals
-from ncsn.samplers import NonFiniteSampleError
+from ncsn.sampling import NonFiniteSampleError
 from ncsn.training import NonFiniteLossError
 
 

@@ -22,7 +22,7 @@ from ncsn.networks import MLP
 from ncsn.run import exporting
 from ncsn.run.recipe import Recipe
 from ncsn.run.run import Run
-from ncsn.samplers import Sampling
+from ncsn.sampling import Sampling
 from ncsn.score import ScoreModel, Sigma, expand
 from ncsn.signals import Scale
 

@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 
 from ncsn.distributions import GaussianMixture
 from ncsn.likelihood import bits_per_dimension, log_prob
-from ncsn.score import Counted, Score, Sigma
+from ncsn.score import Score, Sigma
+from ncsn.score_calls import Counted
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]).double(), 0.5, torch.tensor([0.3, 0.7]).double())
 

@@ -34,7 +34,7 @@ from ncsn.machine.hardware import Group
 from ncsn.machine.messages import Stopped, limit_seconds
 from ncsn.noise import Geometric, LogNormal
 from ncsn.run.folder import EVALUATION, read_config, write_config, write_model
-from ncsn.samplers import NonFiniteSampleError
+from ncsn.sampling import NonFiniteSampleError
 from ncsn.settings import Job, TrainSettings
 from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
 

@@ -12,7 +12,7 @@ from ncsn.images import mnist
 from ncsn.learn import rules
 from ncsn.loading import dataset_of
 from ncsn.noise import LogUniform
-from ncsn.samplers import SAMPLERS, Sampling
+from ncsn.sampling import SAMPLERS, Sampling
 from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.training import Budget
 

@@ -11,18 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ncsn
-from ncsn.score import (
-    EDM,
-    Counted,
-    Plain,
-    Preconditioning,
-    Scaled,
-    Sigma,
-    bind_condition,
-    evaluate_in_batches,
-    even_batch_size,
-    expand,
-)
+from ncsn.score import EDM, Plain, Preconditioning, Scaled, Sigma, bind_condition, expand
+from ncsn.score_calls import Counted, evaluate_in_batches, even_batch_size
 
 MEAN, STD = torch.tensor([0.3, -1.0, 2.0]), 1.7
 WAYS = pytest.mark.parametrize("way", [EDM(), Scaled(), Plain()])

@@ -32,9 +32,6 @@ from .run.exporting import export as export
 from .run.recipe import Recipe as Recipe
 from .run.run import PosteriorRun as PosteriorRun
 from .run.run import Run as Run
-from .samplers import SAMPLERS as SAMPLERS
-from .samplers import SamplerSpec as SamplerSpec
-from .samplers import Sampling as Sampling
 from .samplers import Step as Step
 from .samplers import annealed_langevin as annealed_langevin
 from .samplers import consistent_annealed as consistent_annealed
@@ -44,6 +41,9 @@ from .samplers import euler as euler
 from .samplers import heun as heun
 from .samplers import langevin as langevin
 from .samplers import predictor_corrector as predictor_corrector
+from .sampling import SAMPLERS as SAMPLERS
+from .sampling import SamplerSpec as SamplerSpec
+from .sampling import Sampling as Sampling
 from .score import Score as Score
 from .score import ScoreModel as ScoreModel
 from .score import add_guidance as add_guidance

@@ -31,7 +31,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
 from ncsn.likelihood import LogDensities
-from ncsn.samplers import NonFiniteSampleError, Sampling, Step
+from ncsn.samplers import Step
+from ncsn.sampling import NonFiniteSampleError, Sampling
 from ncsn.score import EDM, Score, ScoreModel, Sigma, expand, place_level, tweedie
 
 ABSENT = math.inf

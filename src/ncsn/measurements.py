@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from ncsn.machine.messages import log
+from ncsn.machine.tensors import Copies, float64
 from ncsn.noise import place_of
-from ncsn.score import Copies, float64
 from ncsn.validation import Region, as_numbers, check_type, one_line, real, whole
 
 Numbers = Tensor | np.ndarray | Sequence[object] | float

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ncsn.machine import hardware
-from ncsn.samplers import Sampling
-from ncsn.score import Counted, Score, ScoreModel, add_guidance, evaluate_in_batches, even_batch_size, tweedie
+from ncsn.sampling import Sampling
+from ncsn.score import Score, ScoreModel, add_guidance, tweedie
+from ncsn.score_calls import Counted, evaluate_in_batches, even_batch_size
 
 Classes = Int64[Tensor, "n"] | None
 """The class of each of n samples; None for all classes together."""

@@ -213,7 +213,7 @@ def draw(run: "Run", n: int, *, keep: int = 0, **options: "Unpack[SeededOptions]
 
 def compile_for(run: "Run", n: int, steps: "Steps") -> None:
     """Compile a run's networks if that pays off for ``n`` samples drawn like ``steps``."""
-    from ncsn.score import even_batch_size
+    from ncsn.score_calls import even_batch_size
 
     if run.examples.guided and n * steps.sampling.nfe >= MIN_CALLS_TO_COMPILE:
         run.compile(even_batch_size(n, steps.batch_size))

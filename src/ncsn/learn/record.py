@@ -21,7 +21,7 @@ from ncsn.machine.messages import Stopped, bar, handle_signals, log
 from ncsn.run.folder import CHECKPOINT, claim, read_config, remove_run, write_config, write_model
 from ncsn.run.run import Run, config_of
 from ncsn.run.steps import Drawn
-from ncsn.samplers import NonFiniteSampleError
+from ncsn.sampling import NonFiniteSampleError
 from ncsn.score import ScoreModel
 from ncsn.settings import Job
 from ncsn.training import NonFiniteLossError, Progress, State

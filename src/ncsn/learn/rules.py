@@ -21,7 +21,7 @@ from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
 from ncsn.run.folder import Config, find, read_config
 from ncsn.run.recipe import Argument, Recipe
-from ncsn.samplers import SAMPLERS, Sampling
+from ncsn.sampling import SAMPLERS, Sampling
 from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.training import Budget
 from ncsn.validation import Json, NetworkName, validated

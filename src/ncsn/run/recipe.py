@@ -17,7 +17,7 @@ from ncsn.data.columns import Columns
 from ncsn.data.transforms import Depth, Scale, Transform
 from ncsn.networks import MLP, ResidualMLP, UNet
 from ncsn.particles import systematic
-from ncsn.samplers import Sampling
+from ncsn.sampling import Sampling
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
 from ncsn.validation import Count, check_call, validated
 

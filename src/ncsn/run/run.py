@@ -22,6 +22,7 @@ from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
 from ncsn.machine.messages import bar
 from ncsn.machine.storage import bytes_of, sha256_of
+from ncsn.machine.tensors import move_to
 from ncsn.measurements import Measurement, Numbers, Observation, apply, as_mask
 from ncsn.noise import check_generator
 from ncsn.posteriors import MomentMatching, Posterior, Replacement
@@ -30,8 +31,9 @@ from ncsn.run.folder import VERSION, Config, claim, write_config, write_model
 from ncsn.run.options import SamplingChanges, SamplingOptions, SeededOptions, SeededPosteriorOptions, UserData
 from ncsn.run.recipe import Label, Recipe
 from ncsn.run.steps import PosteriorSteps, Steps, block_seed, block_size, generator_of
-from ncsn.samplers import Sampling, Step
-from ncsn.score import Score, ScoreModel, move_to
+from ncsn.samplers import Step
+from ncsn.sampling import Sampling
+from ncsn.score import Score, ScoreModel
 from ncsn.settings import Reading
 from ncsn.validation import Json, as_floats, as_numbers, check_type, real, refuse_options, whole
 

@@ -16,7 +16,8 @@ from ncsn.machine.messages import log
 from ncsn.particles import Weight
 from ncsn.posteriors import Posterior
 from ncsn.prior import Classes, Prior
-from ncsn.samplers import NonFiniteSampleError, Step
+from ncsn.samplers import Step
+from ncsn.sampling import NonFiniteSampleError
 from ncsn.validation import counted, whole
 
 BLOCK, BLOCK_VALUES = 1000, 2**24  # the most samples, and numbers in them, that ``Run.blocks`` draws together
