@@ -26,6 +26,7 @@ from .objectives import exact as exact
 from .objectives import posterior_dsm as posterior_dsm
 from .objectives import ssm as ssm
 from .objectives import training_loss as training_loss
+from .optimizers import muon_and_adam as muon_and_adam
 from .posteriors import posterior as posterior
 from .posteriors import replacement as replacement
 from .run.exporting import export as export
@@ -51,7 +52,6 @@ from .score import tweedie as tweedie
 from .tables.simulations import with_prior as with_prior
 from .training import Budget as Budget
 from .training import State as State
-from .training import muon_and_adam as muon_and_adam
 from .training import train as train
 
 __version__: str
