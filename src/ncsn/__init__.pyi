@@ -29,7 +29,8 @@ from .objectives import training_loss as training_loss
 from .posteriors import posterior as posterior
 from .posteriors import replacement as replacement
 from .run.exporting import export as export
-from .run.folder import Recipe as Recipe
+from .run.recipe import Recipe as Recipe
+from .run.run import PosteriorRun as PosteriorRun
 from .run.run import Run as Run
 from .samplers import SAMPLERS as SAMPLERS
 from .samplers import SamplerSpec as SamplerSpec

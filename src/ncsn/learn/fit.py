@@ -28,7 +28,8 @@ from ncsn.machine import hardware
 from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
-from ncsn.run.folder import CHECKPOINT, Recipe, check_folder, has_run, read_config, write_model
+from ncsn.run.folder import CHECKPOINT, check_folder, has_run, read_config, write_model
+from ncsn.run.recipe import Recipe
 from ncsn.run.run import Run, config_of
 from ncsn.score import ScoreModel
 from ncsn.settings import Changes, ResolvedSettings, TrainSettings
