@@ -14,7 +14,7 @@ from jaxtyping import config
 from torch import Tensor, nn
 
 import ncsn
-from ncsn.cli import console
+from ncsn.cli.commands import main
 from ncsn.data.columns import Columns
 from ncsn.data.transforms import Transform
 from ncsn.tables.run import TableRun
@@ -154,14 +154,14 @@ def unchecked() -> Iterator[None]:
 
 def command(line: str) -> None:
     """Run ``ncsn`` on the processor, with arguments without blanks in them."""
-    console.main([*line.split(), "--device", "cpu"])
+    main([*line.split(), "--device", "cpu"])
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     """Run ``ncsn`` with arguments that must be refused; returns the line that says why."""
     capsys.readouterr()
     with pytest.raises(SystemExit, match=r"^2$"):
-        console.main(list(args))
+        main(list(args))
     printed = capsys.readouterr()
     assert (printed.out, printed.err.count("\n")) == ("", 1)
     return printed.err
