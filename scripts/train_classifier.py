@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from ncsn.images.read import mnist
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ncsn.images import mnist
 from ncsn.machine import hardware
 from ncsn.networks import Classifier
 

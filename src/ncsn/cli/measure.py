@@ -137,7 +137,7 @@ class Likelihood(RunOptions):
 class Calibrate(RunOptions):
     """Test whether draws of missing values are calibrated: whether 90 % intervals contain nine truths out of ten.
 
-    Parts of known rows or signals are hidden and drawn again as by impute.  For images, use run.calibrate in Python.
+    Parts of known rows or signals are hidden and drawn again as by impute.  For images, use ncsn.calibrate in Python.
 
     Args:
         hide: For a table, the columns to draw given the others, or a share of the cells, chosen at random (by default
