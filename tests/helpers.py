@@ -188,3 +188,20 @@ def refused(call: Callable[[], object], *, naming: str = "") -> str:
         assert naming in message
         return message
     return ""
+
+
+def per_example(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """Noise levels, one for all examples or one for each, in a shape that is multiplied with ``x``."""
+    levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    return levels.expand(len(x)).view(-1, *[1] * (x.ndim - 1))
+
+
+class Counting:
+    """A score that counts how often it is evaluated."""
+
+    def __init__(self, score: ncsn.Score) -> None:
+        self.score, self.nfe = score, 0
+
+    def __call__(self, x: Tensor, sigma: float | Tensor, /) -> Tensor:
+        self.nfe += 1
+        return self.score(x, sigma)
