@@ -25,10 +25,12 @@ from ncsn.images import judge as features
 from ncsn.learn import fit as learning
 from ncsn.learn.fit import open_run
 from ncsn.machine import hardware
+from ncsn.measurements import Observation
 from ncsn.networks import MLP, UNet
 from ncsn.noise import LogNormal, LogUniform, Proposal
 from ncsn.objectives import dsm, exact, posterior_dsm, ssm, training_loss
-from ncsn.posteriors import Observation, blurred, downsampled, known_pixels, masked, posterior, twisted_diffusion
+from ncsn.particles import twisted_diffusion
+from ncsn.posteriors import blurred, downsampled, known_pixels, masked, posterior
 from ncsn.settings import Job, TrainSettings
 from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
 

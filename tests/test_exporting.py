@@ -20,7 +20,7 @@ from ncsn.data.columns import Columns, Number
 from ncsn.images import Depth
 from ncsn.networks import MLP
 from ncsn.run import exporting
-from ncsn.run.folder import Recipe
+from ncsn.run.recipe import Recipe
 from ncsn.run.run import Run
 from ncsn.sampling import Sampling
 from ncsn.score import ScoreModel, Sigma, expand

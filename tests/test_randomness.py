@@ -18,7 +18,7 @@ from ncsn import Geometric, Score, batches, posteriors, training_loss
 from ncsn.batching import Batch, dequantize
 from ncsn.distributions import Empirical, Ring
 from ncsn.noise import LogNormal, LogUniform
-from ncsn.run.run import block_size
+from ncsn.run.steps import block_size
 
 SCORE = GaussianScore(0.3, 0.8)
 X = torch.linspace(-2, 2, 12).view(6, 2)

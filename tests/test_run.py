@@ -34,7 +34,8 @@ from ncsn.networks import MLP, ResidualMLP
 from ncsn.noise import LogNormal, LogUniform
 from ncsn.posteriors import blurred, downsampled, masked
 from ncsn.run.folder import MODEL, digest_of, read_config, read_model
-from ncsn.run.run import block_size, log_densities
+from ncsn.run.run import log_densities
+from ncsn.run.steps import block_size
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, Sigma, expand
 from ncsn.settings import Reading
 

@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_leaves
 import ncsn
 from ncsn import MLP, Run, ScoreModel, State, plots
 from ncsn.machine.storage import atomic, check_out, digest, read_tensors, seal, write_json
-from ncsn.run.folder import CHECKPOINT, DOWNLOADED, MODEL, Recipe, claim, find, write_model
+from ncsn.run.folder import CHECKPOINT, DOWNLOADED, MODEL, claim, find, write_model
+from ncsn.run.recipe import Recipe
 
 RECIPE = Recipe(network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 1}, shape=(2,), sampling=SAMPLING)
 SCORE = ScoreModel(MLP(2, 8, 1), 0.0, 3.0)

@@ -19,7 +19,8 @@ from ncsn.evaluation.images import Ruler as ImageRuler
 from ncsn.evaluation.signals import SignalRuler
 from ncsn.evaluation.tables import TableRuler, show_rows
 from ncsn.machine.messages import bar, log
-from ncsn.run.run import Run, UserData
+from ncsn.run.options import UserData
+from ncsn.run.run import Run
 from ncsn.samplers import Step
 from ncsn.settings import TABLES
 from ncsn.signals import SignalRun, Signals

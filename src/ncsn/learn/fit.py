@@ -28,12 +28,14 @@ from ncsn.machine import hardware
 from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
-from ncsn.run.folder import CHECKPOINT, Recipe, check_folder, has_run, read_config, write_model
+from ncsn.optimizers import muon_and_adam
+from ncsn.run.folder import CHECKPOINT, check_folder, has_run, read_config, write_model
+from ncsn.run.recipe import Recipe
 from ncsn.run.run import Run, config_of
 from ncsn.score import ScoreModel
 from ncsn.settings import Changes, ResolvedSettings, TrainSettings
 from ncsn.tables.run import TableRun
-from ncsn.training import Budget, Progress, State, muon_and_adam
+from ncsn.training import Budget, Progress, State
 from ncsn.validation import DeviceName, Json, check_ranges, check_type, counted, plain, refuse_options
 
 COLOUR_AXES = {"stem.weight": 1, "head.weight": 0, "head.bias": 0}  # of the U-Net's first and last layers

@@ -19,7 +19,8 @@ from ncsn.machine import storage
 from ncsn.machine.hardware import ALONE, Group
 from ncsn.machine.messages import Stopped, bar, handle_signals, log
 from ncsn.run.folder import CHECKPOINT, claim, read_config, remove_run, write_config, write_model
-from ncsn.run.run import Drawn, Run, config_of
+from ncsn.run.run import Run, config_of
+from ncsn.run.steps import Drawn
 from ncsn.sampling import NonFiniteSampleError
 from ncsn.score import ScoreModel
 from ncsn.settings import Job

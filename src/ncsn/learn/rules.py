@@ -19,7 +19,8 @@ from ncsn.distributions import Empirical
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
-from ncsn.run.folder import Argument, Config, Recipe, find, read_config
+from ncsn.run.folder import Config, find, read_config
+from ncsn.run.recipe import Argument, Recipe
 from ncsn.sampling import SAMPLERS, Sampling
 from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.training import Budget

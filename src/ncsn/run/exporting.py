@@ -24,8 +24,9 @@ from torch import Tensor
 
 from ncsn.machine.storage import atomic, check_out
 from ncsn.noise import Geometric
-from ncsn.run.folder import Recipe
-from ncsn.run.run import Run, guidance_of, require_prior
+from ncsn.prior import with_guide
+from ncsn.run.recipe import Recipe
+from ncsn.run.run import Run
 from ncsn.score import ScoreModel, expand
 from ncsn.validation import Json, check_type
 
@@ -42,7 +43,7 @@ TOLERANCE = 1e-4  # fifty times float32's own rounding error
 def export(run: Run, path: str | Path, *, overwrite: bool = False) -> list[Path]:
     """Export a run's score in float32, and its guiding network, if any, to ``NAME.guide.onnx`` in the same folder.
 
-    ``run``: the run; not a posterior.
+    ``run``: the run.
     ``path``: the output file, such as model.onnx.
     ``overwrite``: replace existing files.
     Returns the paths of the files, which are only written after onnxruntime has run them.
@@ -53,7 +54,6 @@ def export(run: Run, path: str | Path, *, overwrite: bool = False) -> list[Path]
     check_type("path", path, str, Path)
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise ValueError(f"export needs {', '.join(missing)}: pip install 'ncsn[export]'")
-    require_prior(run, "exported")
     if not bool(run.transform.affine(run.recipe.shape)[2].all()):
         bent = "; ".join(run.transform.describe())
         raise ValueError(f"ONNX files only support shift and scale, not {bent}; use ncsn sample instead")
@@ -86,7 +86,7 @@ def description(run: Run) -> Json:
     shift, scale, _ = recipe.transform.affine(recipe.shape)
     own = recipe.transform.type in ("identity", "depth")
     label = run.recipe.labels(None, 1, torch.Generator(run.device))
-    sampling = guidance_of(run, recipe.sampling, label, None)
+    sampling = with_guide(recipe.sampling, run.guide, label)
     return {
         "format": 1,
         "run": run.digest,
