@@ -205,3 +205,21 @@ class Counting:
     def __call__(self, x: Tensor, sigma: float | Tensor, /) -> Tensor:
         self.nfe += 1
         return self.score(x, sigma)
+
+
+def kernel_distance(x: Tensor, y: Tensor) -> float:
+    """The unbiased squared maximum mean discrepancy with the kernel (⟨x, y⟩/f + 1)³, over all pairs of two points."""
+
+    def kernels(a: Tensor, b: Tensor) -> Tensor:
+        return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
+
+    pairs = [k.sum() - k.diagonal().sum() for k in (kernels(x, x), kernels(y, y))]
+    n, m = len(x), len(y)
+    return float(pairs[0] / (n * (n - 1)) + pairs[1] / (m * (m - 1)) - 2 * kernels(x, y).mean())
+
+
+def image_run(score: ncsn.Score, shape: tuple[int, int, int], *, sigma_max: float, sigma_min: float) -> Run:
+    """The run of images with any score."""
+    recipe = Run.of(score, shape, sigma_max=sigma_max, sigma_min=sigma_min).recipe
+    mnist = ncsn.load("mnist", device="cpu")
+    return replace(mnist, score=score, recipe=recipe, guide=None, settings={}, origin=None, folder=None)
