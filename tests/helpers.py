@@ -1,9 +1,12 @@
 """What several test files need."""
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -223,3 +226,24 @@ def image_run(score: ncsn.Score, shape: tuple[int, int, int], *, sigma_max: floa
     recipe = Run.of(score, shape, sigma_max=sigma_max, sigma_min=sigma_min).recipe
     mnist = ncsn.load("mnist", device="cpu")
     return replace(mnist, score=score, recipe=recipe, guide=None, settings={}, origin=None, folder=None)
+
+
+COMMANDS = [
+    *("train", "sample", "export", "play", "evaluate", "likelihood", "calibrate"),
+    *("impute", "inpaint", "denoise", "superres", "deblur"),
+]
+
+
+def run_ncsn(*words: str) -> None:
+    """Run ``ncsn`` with these words, which may have blanks in them."""
+    console.main(list(words))
+
+
+def edit_config(folder: Path, change: Callable[[dict[str, Any]], object], *, digest: bool = True) -> None:
+    """Change a run's config.json in place, with the digest of what it then holds, or with the one that it had."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    written = content.pop("sha256")
+    change(content)
+    changed = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(content | {"sha256": changed if digest else written}))

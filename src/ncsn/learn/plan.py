@@ -12,7 +12,7 @@ from ncsn.machine import hardware
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective
 from ncsn.optimizers import muon_and_adam
-from ncsn.run.folder import Recipe
+from ncsn.run.recipe import Recipe
 from ncsn.run.run import Run, config_of
 from ncsn.score import ScoreModel
 from ncsn.settings import ResolvedSettings, TrainSettings
