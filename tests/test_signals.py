@@ -17,6 +17,7 @@ from torch import Tensor
 import ncsn
 from ncsn.data.transforms import Transform
 from ncsn.evaluation import evaluate
+from ncsn.loading import dataset_of
 from ncsn.settings import Reading
 from ncsn.signals import SignalRun, Signals
 
@@ -117,7 +118,8 @@ class Season:
 def run_in_units(score: ncsn.Score, shift: list[float], scale: list[float], length: int) -> SignalRun:
     """The run of a score of standardised signals, whose channels have these means and standard deviations."""
     waves = np.array([-1.0, 1.0] * length)[None, : 2 * (length // 2)] * np.ones((20, len(shift), 1))
-    units = ncsn.fit(np.array(shift)[:, None] + np.array(scale)[:, None] * waves, signals=True, steps=1, quiet=True)
+    signals = np.array(shift)[:, None] + np.array(scale)[:, None] * waves
+    units = dataset_of(signals, reading=Reading(signals=True))
     run = SignalRun.of(score, (len(shift), length), sigma_max=20.0, sigma_min=0.02)
     return with_transform(run, units.transform)
 
