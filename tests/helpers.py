@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -128,7 +129,7 @@ def with_transform(run: AnyRun, transform: Transform) -> AnyRun:
 
 
 def judge(run: ncsn.Run, data: Any, samples: Tensor, **options: Any) -> dict[str, float]:
-    """The numbers of ``evaluate`` if the run had drawn these samples, in the user's units."""
+    """The numbers of ``evaluate`` if the run had drawn these samples, in the user's units; densities are left out."""
 
     class Drawn:
         def last(self) -> Tensor:
@@ -136,9 +137,10 @@ def judge(run: ncsn.Run, data: Any, samples: Tensor, **options: Any) -> dict[str
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(run), "blocks", lambda *_, **__: iter([Drawn()]))
+        patch.setattr(type(run), "log_densities", lambda *_, **__: iter([SimpleNamespace(log_prob=torch.zeros(1))]))
         result = ncsn.evaluation.evaluate(run, data, **options)
     numbers = result.report()
-    return {name: float(value) for name, value in numbers.items() if name != "n"}
+    return {name: float(value) for name, value in numbers.items() if name not in ("n", "log_density")}
 
 
 def zero_score(x: Tensor, sigma: Sigma, /) -> Tensor:
