@@ -166,3 +166,8 @@ def image_run(score: ncsn.Score, shape: tuple[int, int, int], *, sigma_max: floa
     recipe = Run.of(score, shape, sigma_max=sigma_max, sigma_min=sigma_min).recipe
     mnist = ncsn.load("mnist", device="cpu")
     return replace(mnist, score=score, recipe=recipe, guide=None, settings={}, origin=None, folder=None)
+
+
+def call(*words: str) -> None:
+    """Run ``ncsn`` with exactly these words; not every command has ``--device``."""
+    console.main([*words])
