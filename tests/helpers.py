@@ -238,7 +238,7 @@ COMMANDS = [
 
 def run_ncsn(*words: str) -> None:
     """Run ``ncsn`` with these words, which may have blanks in them."""
-    console.main(list(words))
+    main(list(words))
 
 
 def edit_config(folder: Path, change: Callable[[dict[str, Any]], object], *, digest: bool = True) -> None:
