@@ -1,9 +1,13 @@
 """What several test files need."""
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -125,7 +129,7 @@ def with_transform(run: AnyRun, transform: Transform) -> AnyRun:
 
 
 def judge(run: ncsn.Run, data: Any, samples: Tensor, **options: Any) -> dict[str, float]:
-    """The numbers of ``evaluate`` if the run had drawn these samples, in the user's units."""
+    """The numbers of ``evaluate`` if the run had drawn these samples, in the user's units; densities are left out."""
 
     class Drawn:
         def last(self) -> Tensor:
@@ -133,9 +137,10 @@ def judge(run: ncsn.Run, data: Any, samples: Tensor, **options: Any) -> dict[str
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(run), "blocks", lambda *_, **__: iter([Drawn()]))
+        patch.setattr(type(run), "log_densities", lambda *_, **__: iter([SimpleNamespace(log_prob=torch.zeros(1))]))
         result = ncsn.evaluation.evaluate(run, data, **options)
     numbers = result.report()
-    return {name: float(value) for name, value in numbers.items() if name != "n"}
+    return {name: float(value) for name, value in numbers.items() if name not in ("n", "log_density")}
 
 
 def zero_score(x: Tensor, sigma: Sigma, /) -> Tensor:
@@ -188,3 +193,59 @@ def refused(call: Callable[[], object], *, naming: str = "") -> str:
         assert naming in message
         return message
     return ""
+
+
+def per_example(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """Noise levels, one for all examples or one for each, in a shape that is multiplied with ``x``."""
+    levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    return levels.expand(len(x)).view(-1, *[1] * (x.ndim - 1))
+
+
+class Counting:
+    """A score that counts how often it is evaluated."""
+
+    def __init__(self, score: ncsn.Score) -> None:
+        self.score, self.nfe = score, 0
+
+    def __call__(self, x: Tensor, sigma: float | Tensor, /) -> Tensor:
+        self.nfe += 1
+        return self.score(x, sigma)
+
+
+def kernel_distance(x: Tensor, y: Tensor) -> float:
+    """The unbiased squared maximum mean discrepancy with the kernel (⟨x, y⟩/f + 1)³, over all pairs of two points."""
+
+    def kernels(a: Tensor, b: Tensor) -> Tensor:
+        return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
+
+    pairs = [k.sum() - k.diagonal().sum() for k in (kernels(x, x), kernels(y, y))]
+    n, m = len(x), len(y)
+    return float(pairs[0] / (n * (n - 1)) + pairs[1] / (m * (m - 1)) - 2 * kernels(x, y).mean())
+
+
+def image_run(score: ncsn.Score, shape: tuple[int, int, int], *, sigma_max: float, sigma_min: float) -> Run:
+    """The run of images with any score."""
+    recipe = Run.of(score, shape, sigma_max=sigma_max, sigma_min=sigma_min).recipe
+    mnist = ncsn.load("mnist", device="cpu")
+    return replace(mnist, score=score, recipe=recipe, guide=None, settings={}, origin=None, folder=None)
+
+
+COMMANDS = [
+    *("train", "sample", "export", "play", "evaluate", "likelihood", "calibrate"),
+    *("impute", "inpaint", "denoise", "superres", "deblur"),
+]
+
+
+def run_ncsn(*words: str) -> None:
+    """Run ``ncsn`` with these words, which may have blanks in them."""
+    main(list(words))
+
+
+def edit_config(folder: Path, change: Callable[[dict[str, Any]], object], *, digest: bool = True) -> None:
+    """Change a run's config.json in place, with the digest of what it then holds, or with the one that it had."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    written = content.pop("sha256")
+    change(content)
+    changed = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(content | {"sha256": changed if digest else written}))

@@ -50,7 +50,7 @@ if {shares} > 1:  # one process learns from what several would, one after the ot
         return train(state, itertools.repeat(None), losses_of_all, **options)
     training.train = train_for_all
 for words in sys.argv[1:]:
-    console.main(words.split())
+    main(words.split())
 """
 
 

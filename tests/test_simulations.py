@@ -15,7 +15,6 @@ from torch import Tensor
 
 import ncsn
 from ncsn.data.columns import Columns, Discrete, Field, Number
-from ncsn.tables import simulations
 from ncsn.tables.run import TableRun
 
 # Two parameters with this prior, and two noisy measurements of them.
@@ -213,7 +212,7 @@ def test_what_has_no_posterior_is_refused(call: Callable[[], object], why: str) 
 
 
 def test_too_few_effective_particles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulations, "LEAST_EFFECTIVE", 10**4)
+    monkeypatch.setattr("ncsn.tables.simulations.MIN_EFFECTIVE", 10**4)
     run = ncsn.with_prior(conditional_run(PAIR), {"0": (-9, 9)})
     assert "particles are effective" in refused(lambda: run.sample(2, given={"1": [0.0, 1.0]}))
 
