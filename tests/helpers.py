@@ -223,7 +223,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
     return float(pairs[0] / (n * (n - 1)) + pairs[1] / (m * (m - 1)) - 2 * kernels(x, y).mean())
 
 
-def image_run(score: ncsn.Score, shape: tuple[int, int, int], *, sigma_max: float, sigma_min: float) -> Run:
+def image_run(score: ncsn.Score, shape: tuple[int, int, int], *, sigma_max: float, sigma_min: float) -> ncsn.Run:
     """The run of images with any score."""
     recipe = Run.of(score, shape, sigma_max=sigma_max, sigma_min=sigma_min).recipe
     mnist = ncsn.load("mnist", device="cpu")
