@@ -26,7 +26,7 @@ import ncsn
 from ncsn.batching import centres
 from ncsn.distributions import Empirical, Ring
 from ncsn.images import Images
-from ncsn.learn import fit as learning
+from ncsn.learn import guidance
 from ncsn.learn.fit import Training
 from ncsn.learn.history import Row
 from ncsn.learn.plan import Plan, make_plan
@@ -37,6 +37,7 @@ from ncsn.machine.messages import Stopped
 from ncsn.networks import UNet
 from ncsn.noise import LogNormal, LogUniform, Proposal
 from ncsn.settings import Job, TrainSettings
+from ncsn.tables.run import TableRun
 from ncsn.training import Progress
 
 
@@ -83,7 +84,9 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
             weights.append(ncsn.fit(form, steps=3, seed=seed).model.state_dict()["network.stem.weight"])
         assert torch.equal(after, torch.rand(3))
     assert [torch.equal(weight, weights[0]) for weight in weights] == [True] * 4 + [False]
-    run, gaps = ncsn.fit(x, steps=1), x[:40].masked_fill(x[:40] > x[:40].median(), math.nan)
+    run = ncsn.fit(x, steps=1)
+    assert isinstance(run, TableRun)
+    gaps = x[:40].masked_fill(x[:40] > x[:40].median(), math.nan)
     given = run.posterior(lambda x: x[:, :1], x[:1, :1], noise_std=0.5)
     draws, samples, answers = run.impute(gaps, 2).draws, run.sample(40, levels=3), given.sample(40, levels=3)
     torch.set_default_dtype(torch.float64)
@@ -246,8 +249,8 @@ def test_the_same_images_give_the_command_and_python_the_same_run(
     arrays: bool, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a data set and as arrays, in Python's usual forms, with their classes."""
-    choose = Mock(side_effect=learning.choose_weight)
-    monkeypatch.setattr(learning, "choose_weight", choose)
+    choose = Mock(side_effect=guidance.choose_weight)
+    monkeypatch.setattr("ncsn.learn.fit.choose_weight", choose)
     data, labels = ncsn.load_dataset(str(trained / "data.npz")), None
     if arrays:
         with np.load(trained / "data.npz") as file:
@@ -439,6 +442,7 @@ def test_rows_of_a_gaussian_are_learned_before_the_first_step(tmp_path: Path) ->
     run = ncsn.fit(z * torch.tensor([1.0, 50.0]), steps=1)
     run.save(tmp_path / "run")
     again = ncsn.load(tmp_path / "run")
+    assert isinstance(again, TableRun)
     assert (again.recipe, again.digest) == (run.recipe, run.digest)
     draws = again.impute([[1.0, math.nan]], 400).draws[:, 0, 1]
     # The slope has a standard error of .02, the mean of the draws one of .8.
