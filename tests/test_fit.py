@@ -1,6 +1,7 @@
 """A run in one line: of points in their units, of images as the command makes it, and the average that is left."""
 
 import copy
+import inspect
 import json
 import logging
 import math
@@ -27,7 +28,7 @@ from ncsn.batching import centres
 from ncsn.distributions import Empirical, Ring
 from ncsn.images import Images
 from ncsn.learn import guidance
-from ncsn.learn.fit import Training
+from ncsn.learn.fit import FitOptions, Training
 from ncsn.learn.history import Row
 from ncsn.learn.plan import Plan, make_plan
 from ncsn.learn.record import Record
@@ -36,7 +37,7 @@ from ncsn.loading import dataset_of
 from ncsn.machine.messages import Stopped
 from ncsn.networks import UNet
 from ncsn.noise import LogNormal, LogUniform, Proposal
-from ncsn.settings import Job, TrainSettings
+from ncsn.settings import Changes, Job, TrainSettings
 from ncsn.tables.run import TableRun
 from ncsn.training import Progress
 
@@ -94,6 +95,12 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
     torch.testing.assert_close(run.impute(gaps, 2).draws, draws, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(run.sample(40, levels=3), samples, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(given.sample(40, levels=3), answers, rtol=1e-4, atol=1e-4)
+
+
+def test_overloads_offer_the_keywords_of_fit() -> None:
+    parameters = inspect.signature(ncsn.fit).parameters.values()
+    own = {p.name: p.annotation for p in parameters if p.kind == p.KEYWORD_ONLY}
+    assert FitOptions.__annotations__ == Changes.__annotations__ | own
 
 
 class Own(nn.Module):
