@@ -246,7 +246,7 @@ def settings(**given: Any) -> TrainSettings:
 def fitted(make: Callable[[str], Any], device: str, folder: Path, **given: Any) -> Run:
     """A run that was trained there, saved, loaded there and here; it samples in all these places."""
     images = make(device)
-    run: Run = ncsn.fit(images, device=device, **given)  # type: ignore[arg-type]
+    run: Run = ncsn.fit(images, device=device, **given)  # type: ignore[call-overload]
     assert run.device.type == device
     there(run.sample(3, levels=3), device)
     run.save(folder / "run", overwrite=True)
