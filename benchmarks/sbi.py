@@ -270,7 +270,7 @@ class NCSN:
 
     def train(self) -> "NCSN":
         run = ncsn.fit(self.table, quiet=True, hidden=tuple(map(str, range(self.p))), **self.budget)
-        self.run = run.with_prior(lambda rows: self.prior.log_prob(rows[:, : self.p].to(self.table)))
+        self.run = ncsn.with_prior(run, lambda rows: self.prior.log_prob(rows[:, : self.p].to(self.table)))
         # The same noise for every observation would make ranks depend on each other.
         self.generator = seeded(self.budget["seed"])
         return self

@@ -24,11 +24,13 @@ from torch import Tensor
 
 import ncsn
 from ncsn.cli import console
+from ncsn.cli.commands import main
 from ncsn.data.columns import columns_of, learn_columns
 from ncsn.machine.messages import limit_seconds
 from ncsn.machine.storage import seal
 from ncsn.networks import MLP
-from ncsn.run.folder import CHECKPOINT, MODEL, Recipe, digest_of, write_model
+from ncsn.run.folder import CHECKPOINT, MODEL, digest_of, write_model
+from ncsn.run.recipe import Recipe
 from ncsn.run.run import Run
 from ncsn.score import ScoreModel
 from ncsn.validation import read_json
@@ -85,9 +87,7 @@ def test_a_resume_that_is_refused_loses_nothing(kept: dict[str, Any] | None, lea
         torch.save(state, checkpoint)
     before = files_in(run)
     with pytest.raises(SystemExit, match=r"^2$"):
-        console.main(
-            ["train", f"{learned}/data.npz", "--resume", "--steps", "20", "--out", str(run), "--device", "cpu"]
-        )
+        main(["train", f"{learned}/data.npz", "--resume", "--steps", "20", "--out", str(run), "--device", "cpu"])
     assert CHECKPOINT in capsys.readouterr().err
     changed = {Path(name).name for name, content in files_in(run).items() if before.get(name) != content}
     assert changed <= ({"config.json"} if kept else set())  # the new total, before what the checkpoint keeps is read
@@ -100,9 +100,9 @@ def test_a_full_disk_leaves_the_run_that_is_replaced(learned: Path) -> None:
     before, full = files_in(run), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     command = ["train", f"{learned}/data.npz", "--overwrite", "--steps", "2", "--out", str(run), "--device", "cpu"]
     with patch("os.fsync", side_effect=full), pytest.raises(SystemExit, match=r"^2$"):
-        console.main(command)
+        main(command)
     assert files_in(run) == before
-    console.main([*command, "--channels", "8", "--blocks", "1", "--levels", "3", "--samples", "6", "--no-compile"])
+    main([*command, "--channels", "8", "--blocks", "1", "--levels", "3", "--samples", "6", "--no-compile"])
     assert read_json(run / "metrics.json")["step"] == 2
     assert files_in(run).keys() == before.keys()
 
@@ -126,7 +126,7 @@ def test_a_command_waits_for_no_pipe(name: str, learned: Path, monkeypatch: Patc
     writer = threading.Timer(20, lambda: os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK)))
     writer.start()
     with pytest.raises(SystemExit, match=r"^2$"):
-        console.main(PIPES[name].split())
+        main(PIPES[name].split())
     said = capsys.readouterr().err
     assert (name in said, said.count("\n")) == (True, 1)
     assert writer.is_alive()
@@ -200,7 +200,7 @@ def test_escape_sequences_of_strangers_files_do_not_reach_the_terminal(tmp_path:
 def test_help_ends_in_a_narrow_terminal(columns: str, monkeypatch: Patch, capsys: Printed) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     with limit_seconds(20), pytest.raises(SystemExit, match=r"^0$"):
-        console.main(["likelihood", "--help"])
+        main(["likelihood", "--help"])
     assert "--device" in capsys.readouterr().out
 
 
@@ -244,7 +244,7 @@ def test_weights_without_measure_end_an_imputation_in_one_line(table: Path, caps
     (table / MODEL).write_bytes(seal(large))
     (table / "gaps.csv").write_text("age,kind,income\n40.5,,1000\n")
     with pytest.raises(SystemExit, match=r"^1$"):
-        console.main(["impute", str(table), str(table / "gaps.csv"), "--out", str(table / "x.csv"), "--device", "cpu"])
+        main(["impute", str(table), str(table / "gaps.csv"), "--out", str(table / "x.csv"), "--device", "cpu"])
     assert "not finite" in capsys.readouterr().err
 
 
@@ -257,7 +257,7 @@ def judgeable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a table and its run, of enough rows to judge samples by."""
     folder = tmp_path_factory.mktemp("judgeable")
     data = str(write_rows(folder / "x.csv", 1100))
-    console.main(["train", data, "--steps", "3", "--out", str(folder / "run"), "--device", "cpu"])
+    main(["train", data, "--steps", "3", "--out", str(folder / "run"), "--device", "cpu"])
     return folder
 
 
@@ -280,9 +280,9 @@ def test_a_killed_evaluation_is_done_again_by_the_same_command_with_overwrite(ju
     """Its numbers come last: they say that the evaluation is whole."""
     shutil.copytree(judgeable, tmp_path / "it")
     with patch("ncsn.plots.columns", side_effect=KeyboardInterrupt), pytest.raises(SystemExit, match=r"^130$"):
-        console.main(judged(tmp_path / "it"))
+        main(judged(tmp_path / "it"))
     assert not (tmp_path / "it" / "run" / "evaluation.json").exists()
-    console.main([*judged(tmp_path / "it"), "--overwrite"])
+    main([*judged(tmp_path / "it"), "--overwrite"])
     names = {path.name for path in (tmp_path / "it" / "run").iterdir()}
     assert {"evaluation.json", "evaluation.png", "evaluation.npz"} <= names
     assert not [name for name in names if "partial" in name]

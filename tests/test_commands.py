@@ -24,14 +24,16 @@ import ncsn
 from ncsn import evaluation, plots
 from ncsn.batching import centres, dequantize, quantize
 from ncsn.cli import console
+from ncsn.cli.commands import main
 from ncsn.cli.solve import Superres
 from ncsn.data.dataset import Dataset
 from ncsn.images import Depth, mnist
 from ncsn.machine.messages import Stopped
 from ncsn.plots import image_grid
 from ncsn.posteriors import blurred, downsampled
-from ncsn.run.folder import Recipe
-from ncsn.run.run import Run, block_seed, log_densities
+from ncsn.run.recipe import Recipe
+from ncsn.run.run import Run, log_densities
+from ncsn.run.steps import block_seed
 from ncsn.score import Sigma, expand
 
 RECIPE = Recipe(
@@ -70,7 +72,7 @@ def use(monkeypatch: Patch, run: Run) -> Run:
 
 
 def drawn_by(command: str, out: Path) -> Tensor:
-    console.main([*command.split(), "--out", str(out)])
+    main([*command.split(), "--out", str(out)])
     return torch.from_numpy(np.load(out)["samples"])
 
 
@@ -99,10 +101,10 @@ def test_every_option_of_sampling_is_heard(options: str, how: dict[str, Any], gi
 
 
 def test_a_grid_shows_every_sample_where_it_belongs_and_another_their_way(given: Run, tmp_path: Path) -> None:
-    console.main(["sample", "it", "-n", "11", "--device", "cpu", "--out", str(tmp_path / "grid.png")])
+    main(["sample", "it", "-n", "11", "--device", "cpu", "--out", str(tmp_path / "grid.png")])
     with Image.open(tmp_path / "grid.png") as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(image_grid(quantize(given.sample(11)), columns=8)))
-    console.main(["sample", "it", "-n", "4", "--levels", "5", "--device", "cpu", "--out", str(tmp_path / "way.gif")])
+    main(["sample", "it", "-n", "4", "--levels", "5", "--device", "cpu", "--out", str(tmp_path / "way.gif")])
     with Image.open(tmp_path / "way.gif") as way:
         assert way.n_frames == 5
 
@@ -111,12 +113,12 @@ def test_a_grid_shows_every_sample_where_it_belongs_and_another_their_way(given:
 def test_a_command_replaces_a_picture_only_when_told(name: str, given: Run, tmp_path: Path, capsys: Printed) -> None:
     out = tmp_path / name
     line = ["sample", "it", "-n", "4", "--levels", "5", "--device", "cpu", "--out", str(out)]
-    console.main(line)
+    main(line)
     drawn = out.read_bytes()
     out.write_bytes(b"mine")
     assert "--overwrite" in refusal(capsys, *line)
     assert out.read_bytes() == b"mine"
-    console.main([*line, "--overwrite"])
+    main([*line, "--overwrite"])
     assert out.read_bytes() == drawn
     out.unlink()
     out.symlink_to(tmp_path / "elsewhere")
@@ -163,7 +165,7 @@ def test_a_command_leaves_what_it_is_asked_for_and_nothing_else(trained: Path, h
     shutil.copytree(trained, here, dirs_exist_ok=True)
     for line, expected in WRITTEN.items():
         before, there = state(), files()
-        console.main(line.split())
+        main(line.split())
         assert {path.name for path in files() - there} == expected, line
         assert state() == before, line
     numbers = json.loads(Path("run/metrics.json").read_text())
@@ -189,10 +191,10 @@ def test_any_number_of_samples_are_the_blocks_of_the_run_whatever_a_kill_leaves(
     with monkeypatch.context() as patched:
         patched.setattr(console, "follow", following)
         with pytest.raises(SystemExit, match="143"):
-            console.main([*MANY_SAMPLES.split(), str(out)])
+            main([*MANY_SAMPLES.split(), str(out)])
     assert files == [0, 0, 0]
     assert [*tmp_path.iterdir()] == []
-    console.main([*MANY_SAMPLES.split(), str(out)])
+    main([*MANY_SAMPLES.split(), str(out)])
     assert [*tmp_path.iterdir()] == [out]
     expected = torch.cat([[*steps][-1].x for steps in small.blocks(2100, seed=4, levels=3)])
     written = np.load(out)["samples"] if name == "x.npz" else np.load(out)
@@ -226,7 +228,7 @@ def test_a_run_is_evaluated_as_far_as_there_are_real_images(
     monkeypatch.setattr(Run, "data", looked_for)
     monkeypatch.setattr(plots, "image_pairs", lambda *page: pages.append(page))
     common = f"--levels 8 --device cpu --data moved --features pixels --out {tmp_path / 'new'}"
-    console.main(["evaluate", "it", *options.split(), *common.split()])
+    main(["evaluate", "it", *options.split(), *common.split()])
     printed = capsys.readouterr().out
     looked_for.assert_called_once_with("moved")
     samples = quantize(run.sample(n, levels=8, **how))
@@ -264,7 +266,7 @@ def test_an_evaluation_is_written_into_ones_own_run_or_here(
     Path("package").mkdir()
     use(monkeypatch, replace(given, folder=Path(folder)))
     monkeypatch.setattr(Run, "data", Mock(return_value=small_images((1, 8, 8))))
-    console.main(["evaluate", "it", "-n", "100", "--features", "pixels", "--levels", "2", "--device", "cpu"])
+    main(["evaluate", "it", "-n", "100", "--features", "pixels", "--levels", "2", "--device", "cpu"])
     assert [*Path().rglob("evaluation.json")] == [Path(place) / "evaluation.json"]
 
 
@@ -282,7 +284,7 @@ def test_likelihoods_are_those_of_test_images_in_bits_per_dimension(
     images, generator = small_images((1, 4, 4)), torch.Generator().manual_seed(seed)
     monkeypatch.setattr(Run, "data", Mock(return_value=images))
     run = use(monkeypatch, Run(score=correlated, recipe=SMALL))
-    console.main(f"likelihood it -n 30 --probes 2 --tolerance 1e-5 --device cpu {options}".split())
+    main(f"likelihood it -n 30 --probes 2 --tolerance 1e-5 --device cpu {options}".split())
     x = dequantize(images.test[torch.randperm(150, generator=generator)[:30]], generator=generator)
     (part,) = log_densities(run, x, probes=2, tolerance=1e-5, seed=block_seed(seed, 1), **how)  # type: ignore[arg-type]
     bits, errors = 8 - part.log_prob / (16 * math.log(2)), part.standard_error / (16 * math.log(2))
@@ -318,7 +320,7 @@ def solve(monkeypatch: Patch, tmp_path: Path, capsys: Printed) -> Solve:
         Image.fromarray(pixels.numpy()).save(tmp_path / "input.png")
         name, *options = command.split()
         common = f"-n {MANY} --noise {NOISE} --seed 6 --device cpu --input {tmp_path}/input.png --overwrite"
-        console.main([name, "it", *options, *common.split(), "--out", str(tmp_path / "page.png")])
+        main([name, "it", *options, *common.split(), "--out", str(tmp_path / "page.png")])
         printed = capsys.readouterr().out
         psnr = [float(value) for value in re.findall(r"(-?[\d.]+) dB", printed)]
         evidence = [float(value) for value in re.findall(r"log evidence (-?[\d.]+) ±", printed)]
@@ -449,7 +451,7 @@ def points(tmp_path: Path) -> Path:
 
 
 def test_the_model_in_the_package_draws_digits_at_once(here: Path) -> None:
-    console.main(["sample", "mnist", "-n", "200", "--out", "digits.npz"])
+    main(["sample", "mnist", "-n", "200", "--out", "digits.npz"])
     digits = torch.from_numpy(np.load("digits.npz")["samples"])
     # A model that draws eights alone is confident too: what it draws must be as near to real digits as they are to
     # each other.  Measured over 200: 5.0, where as many held-out digits score 4.6 and pure eights over 100.
@@ -512,7 +514,7 @@ def test_mistakes_are_one_line_that_names_them(
     before = sorted(run.parent.iterdir())
     words = [{"RUN": str(run), "POINTS": str(points)}.get(word, word) for word in shlex.split(line)]
     with pytest.raises(SystemExit, match=r"^2$"):
-        console.main(words)
+        main(words)
     printed = capsys.readouterr()
     assert complaint in printed.err
     assert (printed.err.count("\n"), bool(printed.out)) == (1, "--out new" in line and "POINTS --out" not in line)

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy, pad
 from ncsn.batching import Batch, batches
 from ncsn.conditionals import ABSENT, Condition, ConditionalModel, Gaussian, in_gaussian, indicators
 from ncsn.data.columns import Columns, columns_of
-from ncsn.data.dataset import Curriculum, Dataset, Loss, Reports
+from ncsn.data.dataset import Curriculum, Dataset, Loss
 from ncsn.noise import noise_like
 from ncsn.score import PreconditioningName, ScoreModel
 from ncsn.settings import OF_IMAGES
@@ -513,9 +513,14 @@ class Table(Dataset):
     # Where a network of standardised columns has most to learn.
     log_sigma_mean: ClassVar[tuple[float, float]] = (-0.8, -0.8)
     log_sigma_std: ClassVar[float] = 1.6
-    # Rows are cheap, and a small table is soon memorised.  A report costs up to four steps.
+    # Rows are cheap, and a small table is soon memorised.  An evaluation costs up to four steps.
     held_out: ClassVar[tuple[int, ...]] = (4096,)
-    reports: ClassVar[Reports] = Reports(count=100, power=2, spacing=25, from_start=True, tolerance=0.0, patience=0.25)
+    evaluations: ClassVar[int] = 100
+    evaluation_power: ClassVar[float] = 2.0
+    evaluation_spacing: ClassVar[int] = 25
+    evaluates_start: ClassVar[bool] = True
+    tolerance: ClassVar[float] = 0.0
+    patience: ClassVar[float] = 0.25
     posterior_targets: ClassVar[bool] = False
     refused: ClassVar[tuple[str, ...]] = (*OF_IMAGES, "flip", "start", "posterior_above")
     shown: ClassVar[int] = 10  # a picture shows more points than images
