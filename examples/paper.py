@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,7 @@ from ncsn.data.dataset import Dataset
 from ncsn.images import mnist
 from ncsn.machine import hardware
 from ncsn.posteriors import known_pixels, masked
+from ncsn.run.run import PosteriorRun
 from ncsn.run.steps import Drawn
 
 ROOT = Path(__file__).parent.parent
@@ -132,12 +134,14 @@ def inpainting(paper: Paper, images: Dataset) -> dict[str, float]:
     known = known_pixels((1, 28, 28), "bottom")
     filled = torch.where(known, truth, truth[:, known].mean(1)[:, None, None, None])
     repeated, guesses = filled.repeat_interleave(8, 0), {"fill": filled}
-    answers = {
+    answers: dict[str, tuple[PosteriorRun, dict[str, Any]]] = {
         "replacement": (run.replacement(known, repeated), {"levels": 100, "steps": 2}),
         "posterior": (run.posterior(masked(known), repeated[:, known], noise_std=NOISE), {"levels": 30}),
     }
     for name, (answer, how) in answers.items():
-        x = draw(answer, len(repeated), **how).samples.view(len(truth), 8, 1, 28, 28)
+        steps = answer.steps(len(repeated), **how)
+        drawn = console.follow(steps, f"{len(repeated)} samples", time.perf_counter())
+        x = drawn.samples.view(len(truth), 8, 1, 28, 28)
         guesses |= {name: x[:, 0], f"{name}_mean": x.mean(1)}
         rows = torch.cat([truth[:, None], torch.where(known, truth, 0.5)[:, None], x], 1)
         plots.image_grid(rows[:6].flatten(0, 1), paper.figure(f"inpainting_{name}"))
