@@ -92,8 +92,8 @@ class Features:
         """
         if self.embed is None:
             return Recognition(torch.empty(len(images), 0), torch.empty(len(images), 0))
-        parts = bar(torch.split(images, self.batch), self.name)
-        features = torch.cat([self.embed(part) for part in parts]).float()
+        batches = bar(torch.split(images, self.batch), self.name)
+        features = torch.cat([self.embed(batch) for batch in batches]).float()
         if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2 or not features.isfinite().all():
             raise ValueError(f"{self.name}: {tuple(features.shape)} or NaN for {len(images)} images; expected (n, f)")
         probabilities = features[:, :0] if self.head is None else self.head(features).softmax(1)
@@ -222,11 +222,11 @@ def teach(
     for step in bar(range(steps), "training a classifier"):
         if step == TIMED and (expected := steps / step * (time.perf_counter() - began)) > seconds:
             raise TimeoutError(f"training one would take {expected:.0f} s, more than {seconds:.0f} s")
-        chosen = torch.randint(len(images), (BATCH,), generator=generator)
-        x = shift_images(images[chosen].to(device).float() / 255, generator)
+        index = torch.randint(len(images), (BATCH,), generator=generator)
+        x = shift_images(images[index].to(device).float() / 255, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=hardware.fast_bfloat16(device)):
             logits = network(x.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), labels[chosen].to(device))
+        loss = F.cross_entropy(logits.float(), labels[index].to(device))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -331,7 +331,7 @@ class Evaluation:
     notes: list[str]
 
     def report(self) -> dict[str, object]:
-        """The same for JSON, without empty fields."""
+        """The numbers as a dictionary for JSON, without empty fields."""
         return asdict(self, dict_factory=lambda items: {k: v for k, v in items if v not in (None, [], "")})
 
     def __str__(self) -> str:
@@ -360,7 +360,7 @@ def as_bytes(pixels: Shaped[Tensor, "n c h w"], name: str = "the images") -> UIn
     low, high = float(pixels.min()), float(pixels.max())
     if not (pixels.is_floating_point() and low >= -0.5 and high <= 1.5):
         raise ValueError(f"{name}: {pixels.dtype} from {low:g} to {high:g}; expected uint8, or reals in [0, 1]")
-    return torch.cat([quantize(part.float()) for part in torch.split(pixels, 1000)])
+    return torch.cat([quantize(batch.float()) for batch in torch.split(pixels, 1000)])
 
 
 def at_8_bits(images: Dataset) -> Dataset:
@@ -381,14 +381,15 @@ def nearest(
     """
     x, data = x.cpu(), data.cpu()  # data may be larger than a GPU's memory
     size = max(1, VALUES // data.shape[1:].numel())
-    distances, indices = [], []
-    for part in bar(torch.split(x, 500), "nearest images"):
-        vectors = part.flatten(1).float()
-        near = [torch.cdist(vectors, chunk.flatten(1).float()).min(1) for chunk in torch.split(data, size)]
-        chunk = torch.stack([distance for distance, _ in near]).argmin(0)
-        index = torch.stack([where for _, where in near])[chunk, torch.arange(len(part))] + size * chunk
+    distances, indices = list[Tensor](), list[Tensor]()
+    for images in bar(torch.split(x, 500), "nearest images"):
+        vectors = images.flatten(1).float()
+        minima = [torch.cdist(vectors, chunk.flatten(1).float()).min(1) for chunk in torch.split(data, size)]
+        chunk = torch.stack([minimum.values for minimum in minima]).argmin(0)
+        place = torch.stack([minimum.indices for minimum in minima])[chunk, torch.arange(len(images))]
+        index = place + size * chunk
         # Recomputed exactly, because cdist's matrix product gives copies a distance above 0.
-        distances.append((part.float() - data[index].float()).flatten(1).norm(dim=1) / 255)
+        distances.append((images.float() - data[index].float()).flatten(1).norm(dim=1) / 255)
         indices.append(index)
     return torch.cat(distances), torch.cat(indices)
 
