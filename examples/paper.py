@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from ncsn.images.read import mnist
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors import safe_open
@@ -28,10 +27,11 @@ import ncsn
 from ncsn import evaluation, metrics, plots
 from ncsn.batching import centres, quantize
 from ncsn.cli import console
-from ncsn.data import Dataset
+from ncsn.data.dataset import Dataset
+from ncsn.images import mnist
 from ncsn.machine import hardware
 from ncsn.posteriors import known_pixels, masked
-from ncsn.run.run import Drawn
+from ncsn.run.steps import Drawn
 
 ROOT = Path(__file__).parent.parent
 SLICED = "training_toy.py --generator gaussian --objective ssm --levels 1 --samples 0"

@@ -28,7 +28,8 @@ from ncsn.data.columns import columns_of, learn_columns
 from ncsn.machine.messages import limit_seconds
 from ncsn.machine.storage import seal
 from ncsn.networks import MLP
-from ncsn.run.folder import CHECKPOINT, MODEL, Recipe, digest_of, write_model
+from ncsn.run.folder import CHECKPOINT, MODEL, digest_of, write_model
+from ncsn.run.recipe import Recipe
 from ncsn.run.run import Run
 from ncsn.score import ScoreModel
 from ncsn.validation import read_json

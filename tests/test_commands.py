@@ -30,8 +30,9 @@ from ncsn.images import Depth, mnist
 from ncsn.machine.messages import Stopped
 from ncsn.plots import image_grid
 from ncsn.posteriors import blurred, downsampled
-from ncsn.run.folder import Recipe
-from ncsn.run.run import Run, block_seed, log_densities
+from ncsn.run.recipe import Recipe
+from ncsn.run.run import Run, log_densities
+from ncsn.run.steps import block_seed
 from ncsn.score import Sigma, expand
 
 RECIPE = Recipe(

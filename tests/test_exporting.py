@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from helpers import GaussianScore, Patch, Printed, call, per_example, refusal, unchecked
+from helpers import GaussianScore, Patch, Printed, per_example, refusal, run_ncsn, unchecked
 from torch import Tensor, nn
 
 import ncsn
@@ -111,7 +111,7 @@ def test_the_command_writes_score_and_guide_and_what_sampling_needs(
     beside.touch()
     assert "exists" in refusal(capsys, "export", str(folder), str(out))  # its guide is there
     assert not out.exists()
-    call("export", str(folder), str(out), "--overwrite")
+    run_ncsn("export", str(folder), str(out), "--overwrite")
     said = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
     assert said == [str(path).replace("\x1b", "?") for path in (out, beside)]  # which a terminal would obey
     assert not [record for record in caplog.records if record.name.startswith("torch.onnx")]

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from ncsn import samplers as ways
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Geometric, Karras
-from ncsn.samplers import SAMPLERS, Sampling
+from ncsn.sampling import SAMPLERS, Sampling
 from ncsn.score import add_guidance, tweedie
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.5], [2.0, 1.0]]), 0.5, torch.tensor([0.3, 0.7]))

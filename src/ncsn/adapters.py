@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ncsn.score import Copies, Score, Sigma, as_level, expand, float64, place_level, tweedie
+from ncsn.machine.tensors import Copies, float64
+from ncsn.score import Score, Sigma, as_level, expand, place_level, tweedie
 from ncsn.validation import as_numbers, real
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ncsn.machine.tensors import Copies, float64
 from ncsn.noise import place_of
-from ncsn.score import Copies, Score, Sigma, expand, float64
+from ncsn.score import Score, Sigma, expand
 from ncsn.validation import as_floats, as_numbers, check_floats, real, whole
 
 

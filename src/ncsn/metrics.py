@@ -22,7 +22,8 @@ from jaxtyping import Bool, Float, Float64, Real, Shaped
 from torch import Tensor
 
 from ncsn.distributions import Distribution, GaussianMixture
-from ncsn.score import Score, float64
+from ncsn.machine.tensors import float64
+from ncsn.score import Score
 from ncsn.validation import as_floats, whole
 
 
