@@ -53,7 +53,7 @@ class Evaluate(SamplingOptions):
         import torch
 
         import ncsn
-        from ncsn import output
+        from ncsn.evaluation import output
         from ncsn.machine import storage
 
         run = ncsn.load(self.run, device=self.device)
