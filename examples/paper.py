@@ -32,7 +32,6 @@ from ncsn.data.dataset import Dataset
 from ncsn.images import mnist
 from ncsn.machine import hardware
 from ncsn.posteriors import known_pixels, masked
-from ncsn.run.run import PosteriorRun
 from ncsn.run.steps import Drawn
 
 ROOT = Path(__file__).parent.parent
