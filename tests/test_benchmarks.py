@@ -101,7 +101,7 @@ def test_intervals_of_gaussian_rows_hold_what_they_should(monkeypatch: pytest.Mo
     monkeypatch.setattr(tables, "DRAWS", 9)
     monkeypatch.setattr(tables, "LEAST_ROWS", 100)
     x = np.random.default_rng(0).multivariate_normal(np.zeros(2), covariance.numpy(), 200)
-    plain, conformal, _, _, verdict = ncsn.calibrate(tables, x, {"seed": 0}, 30).split(maxsplit=4)
+    plain, conformal, _, _, verdict = tables.calibrate(x, {"seed": 0}, 30).split(maxsplit=4)
     assert [float(plain), float(conformal)] == pytest.approx([0.9, 0.9], abs=0.07)
     assert verdict.count("calibrated within") == 2
 

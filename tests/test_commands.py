@@ -284,7 +284,7 @@ def test_likelihoods_are_those_of_test_images_in_bits_per_dimension(
     run_ncsn(*f"likelihood it -n 30 --probes 2 --tolerance 1e-5 --device cpu {options}".split())
     x = dequantize(images.test[torch.randperm(150, generator=generator)[:30]], generator=generator)
     _, second = run.blocks(1001, seed=seed)  # the images were chosen by the seed of the first
-    noise, probing = run.recipe.sampling, torch.Generator().manual_seed(second.generator.initial_seed())
+    noise, probing = run.recipe.sampling, torch.Generator().manual_seed(second.prior.generator.initial_seed())
     ends = {"sigma_max": noise.sigma_max, "sigma_min": noise.sigma_min} | how
     found = ncsn.log_prob(run.score, x, **ends, probes=2, tolerance=1e-5, generator=probing)
     bits, errors = 8 - found.log_prob / (16 * math.log(2)), found.standard_error / (16 * math.log(2))

@@ -237,7 +237,7 @@ def test_one_thread_computes_small_networks_unless_the_user_has_said_how_many(
     threads(2)
     learned = threads_of(network := MLP(2, 8, 1))
     ncsn.fit(x, steps=2, network=network, quiet=True)
-    run = ncsn.fit(x, steps=2, settings=TrainSettings(channels=(8,), blocks=1, minutes=None), quiet=True)
+    run = fit_table(x, steps=2, settings=TrainSettings(channels=(8,), blocks=1, minutes=None), quiet=True)
     used = [learned]
     for use in (
         lambda: run.sample(3, levels=3),
