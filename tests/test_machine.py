@@ -206,7 +206,7 @@ def test_python_samples_with_no_more_threads_than_are_free(
     run = ncsn.Run.of(score, (2,), sigma_max=2.0, sigma_min=0.1)
     for use in (lambda: run.sample(3), lambda: [*run.steps(3)]):
         seen.clear()
-        use()  # type: ignore[no-untyped-call]
+        use()
         assert (seen, torch.get_num_threads()) == ({1}, 2)
     busy.announced = False
     ncsn.calibrate(run, measure=lambda x: x[:, :1], noise_std=0.5, truths="run", n=30, draws=3, levels=3)
@@ -247,7 +247,7 @@ def test_one_thread_computes_small_networks_unless_the_user_has_said_how_many(
         lambda: run.impute([[0.0, math.nan]], 2),
     ):
         used.append(threads_of(run.model.network))
-        use()  # type: ignore[no-untyped-call]
+        use()
         assert torch.get_num_threads() == 2
     many = threads_of(images := UNet(1, (4,), 1, 4))
     wide = threads_of(large := MLP(2, 1024, 2))
