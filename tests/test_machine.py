@@ -194,7 +194,7 @@ def test_python_samples_with_no_more_threads_than_are_free(
 ) -> None:
     busy = Load()
     monkeypatch.setattr(hardware, "LOAD", busy)
-    busy.before, busy.next_look = (time.perf_counter() - 60, busy.before[1]), 0.0  # none was free
+    busy.checked, busy.next_check = time.perf_counter() - 60, 0.0  # none was free
     seen = set[int]()
 
     def score(x: Tensor, sigma: Any) -> Tensor:

@@ -12,7 +12,7 @@ from annotated_types import Interval
 
 from ncsn.cli.commands import COMMANDS
 from ncsn.settings import ResolvedSettings, TrainSettings
-from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, one_line, read_json, validated
+from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, from_json, one_line, read_json
 from training_toy import Toy
 
 NEEDED: dict[str, Any] = {
@@ -102,9 +102,9 @@ CHANGES = [
 def test_what_json_says_is_a_dataclass_and_what_is_wrong_is_named_in_one_line(
     change: dict[str, Any], message: str
 ) -> None:
-    assert validated(Outer, WHOLE, "here") == Outer(inner=Inner(name="a", sizes=(2, 3)), level=7, sigma=2)
+    assert from_json(Outer, WHOLE, "here") == Outer(inner=Inner(name="a", sizes=(2, 3)), level=7, sigma=2)
     with pytest.raises(ValueError, match=f"^here: {message}") as refusal:
-        validated(Outer, WHOLE | change, "here")
+        from_json(Outer, WHOLE | change, "here")
     assert str(refusal.value).isprintable()
     assert len(str(refusal.value)) < 400
 
