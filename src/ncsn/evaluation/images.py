@@ -201,8 +201,8 @@ def own_classifier(images: Dataset, device: torch.device, effort: float = 1.0, s
                     temporary.write_bytes(seal(network.cpu().state_dict()))
     name = f"classifier of {images.name}".removesuffix(" of ")
     features = of_classifier(network, name, labels.names, device)
-    right = features(images.validation).probabilities.argmax(1) == labels.validation
-    return replace(features, accuracy=right.float().mean().item())
+    correct = features(images.validation).probabilities.argmax(1) == labels.validation
+    return replace(features, accuracy=correct.float().mean().item())
 
 
 @torch.enable_grad()
@@ -433,11 +433,11 @@ class Ruler:
             features = choose(data, "auto" if features is None else features, device)
         if not isinstance(features, Features):
             features = Features(name=getattr(features, "__name__", "features"), embed=features)
-        self.features, self.train, self.test = features, data.train, pick_evenly(data.test, self.n)
-        if mirrored:
-            self.train = torch.cat([data.train, data.train.flip(-1)])
-        self.seen = features(self.test)
-        self.to_train, _ = nearest(self.test, self.train)
+        self.features = features
+        self.train = torch.cat([data.train, data.train.flip(-1)]) if mirrored else data.train
+        self.test = pick_evenly(data.test, self.n)
+        self.recognised_test = features(self.test)
+        self.test_to_train, _ = nearest(self.test, self.train)
         held_out = pick_evenly(data.validation, self.n)
         self.held_out = self.measure(held_out, nearest(held_out, self.train)[0])
         shuffled = torch.randperm(sizes[2], generator=torch.Generator().manual_seed(0))
@@ -449,7 +449,7 @@ class Ruler:
             "the data has more than 8 bits, but is compared at 8": images is not data,
             f"only pixels are compared; kernel and Fréchet distances need {needed}": self.features.embed is None,
             "the Fréchet distance is unreliable: there are fewer than two images per feature": self.n
-            < 2 * self.seen.features.shape[1],
+            < 2 * self.recognised_test.features.shape[1],
         }
         self.notes = [remark for remark, holds in remarks.items() if holds]
 
@@ -469,7 +469,7 @@ class Ruler:
             n=self.n,
             comparable=self.n >= REPORTABLE,
             features=self.features.name,
-            dimensions=self.seen.features.shape[1],
+            dimensions=self.recognised_test.features.shape[1],
             digest=self.features.digest,
             accuracy=self.features.accuracy,
             metrics={name: with_floors(name, value, held_out[name], training[name]) for name, value in numbers.items()},
@@ -492,23 +492,24 @@ class Ruler:
         from scipy.stats import mannwhitneyu  # a slow import
 
         numbers: dict[str, float] = {}
-        seen, test = self.features(x), self.seen
+        generated, test = self.features(x), self.recognised_test
         if self.features.embed is not None:
-            kernel = {"kernel_distance": metrics.kernel_distance(seen.features, test.features)}
-            frechet = {"frechet_distance": metrics.frechet_distance(seen.features, test.features)}
+            kernel = {"kernel_distance": metrics.kernel_distance(generated.features, test.features)}
+            frechet = {"frechet_distance": metrics.frechet_distance(generated.features, test.features)}
             # The kernel distance comes first for few images, because the Fréchet distance is biased upwards.
             numbers = frechet | kernel if self.n >= REPORTABLE else kernel | frechet
-            numbers["density"], numbers["coverage"] = metrics.density_coverage(test.features, seen.features)
+            numbers["density"], numbers["coverage"] = metrics.density_coverage(test.features, generated.features)
         if self.features.class_names:
             # Total variation distance between the shares of the classes.
-            numbers["class_variation"] = float((seen.histogram - test.histogram).abs().sum() / 2)
-            numbers["confident"] = seen.confident
+            numbers["class_variation"] = float((generated.histogram - test.histogram).abs().sum() / 2)
+            numbers["confident"] = generated.confident
         numbers["pixel_wasserstein"] = metrics.sliced_wasserstein(x.flatten(1), self.test.flatten(1)) / 255
-        numbers["memorisation"] = float(mannwhitneyu(self.to_train, to_train).statistic) / self.n**2
+        numbers["memorisation"] = float(mannwhitneyu(self.test_to_train, to_train).statistic) / self.n**2
         if self.n >= 100:  # for the 1 % quantile
-            apart = self.to_train[self.to_train > 0] if bool(self.to_train.any()) else self.to_train
-            numbers["near_duplicates"] = (to_train <= apart.quantile(0.01)).float().mean().item()
-        return numbers, seen.histogram.tolist() if self.features.class_names else []
+            distances = self.test_to_train
+            distances = distances[distances > 0] if bool(distances.any()) else distances
+            numbers["near_duplicates"] = (to_train <= distances.quantile(0.01)).float().mean().item()
+        return numbers, generated.histogram.tolist() if self.features.class_names else []
 
 
 def with_floors(name: str, generated: float, held_out: float, training: float) -> Metric:

@@ -139,7 +139,7 @@ class ImputedTable(Imputed):
     def complete(self, numbers: Float64[Tensor, "b d"]) -> "pandas.DataFrame":
         """The DataFrame with numbers filled into its gaps."""
         frame = self.source.copy()
-        for i, places in self.filled_places():
+        for i, places in self._filled_places():
             column, label = self.columns.columns[i], self.labels[self.columns.names[i]]
             filled = fill(frame[label], places, column, numbers[:, i].numpy()[places], self.columns.field(column))
             if self.marks.get(i) == ",":
@@ -149,7 +149,7 @@ class ImputedTable(Imputed):
             frame[label] = filled
         return frame
 
-    def filled_places(self) -> list[tuple[int, Int[np.ndarray, "m"]]]:
+    def _filled_places(self) -> list[tuple[int, Int[np.ndarray, "m"]]]:
         """The columns in which cells were imputed, and the rows of these cells."""
         drawn = self.drawn.numpy()
         return [(i, drawn[:, i].nonzero()[0]) for i in drawn.any(0).nonzero()[0].tolist()]
@@ -177,7 +177,7 @@ class ImputedTable(Imputed):
 
         marks = self.marks if given.attrs and out.suffix != ".parquet" else {}
         completed, added = self.frame(), list["pandas.Series"]()
-        for i, places in self.filled_places():
+        for i, places in self._filled_places():
             column, field = self.columns.columns[i], self.columns.field(self.columns.columns[i])
             what = "share" if is_discrete(column) else "sd"
             spread = pandas.Series(self.variation[places, i].numpy(), places, name=f"{column.name} {what}")
@@ -189,15 +189,15 @@ class ImputedTable(Imputed):
             raise ValueError(
                 f"{rows} has a column {min(taken)!r}, a name that {out} needs for its own columns; rename it"
             )
-        filled = {self.labels[self.columns.names[i]] for i, _ in self.filled_places()}
+        filled = {self.labels[self.columns.names[i]] for i, _ in self._filled_places()}
         kept = [name for name in given.columns if name not in filled]
         table = pandas.concat([completed, *added], axis=1).set_axis(given.index)
         tables = [(table, out, form_of(given, rows, out, kept))]
         if draws is not None:
-            tables.append((self.table_of_draws(), draws, form_of(given, rows, draws, [])))
+            tables.append((self._table_of_draws(), draws, form_of(given, rows, draws, [])))
         write_frames(tables)
 
-    def table_of_draws(self) -> "pandas.DataFrame":
+    def _table_of_draws(self) -> "pandas.DataFrame":
         """Every draw of each row with gaps as a complete row; draws and rows are counted."""
         import pandas
 
