@@ -31,7 +31,7 @@ from ncsn.data.dataset import Dataset
 from ncsn.images import mnist
 from ncsn.machine import hardware
 from ncsn.posteriors import known_pixels, masked
-from ncsn.run.run import Drawn
+from ncsn.run.steps import Drawn
 
 ROOT = Path(__file__).parent.parent
 SLICED = "training_toy.py --generator gaussian --objective ssm --levels 1 --samples 0"

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ncsn.evaluation.classifier import Classifier
 from ncsn.images import mnist
 from ncsn.machine import hardware
-from ncsn.networks import Classifier
 
 EPOCHS, BATCH, PEAK_RATE = 12, 250, 5e-3
 OUT = Path(__file__).parent.parent / "src" / "ncsn" / "assets" / "classifier.safetensors"

@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import numpy as np
     from learning import TINY, arrays
 
-    from ncsn.cli.console import main
+    from ncsn.cli.commands import main
 
     folder = tmp_path_factory.mktemp("trained")
     images, labels = arrays(600)

@@ -16,7 +16,7 @@ from helpers import GaussianScore, conditional_run
 from learning import pictures
 
 import ncsn
-from ncsn.cli import console
+from ncsn.cli.commands import main
 from ncsn.metrics import frechet_distance
 
 HERE = Path(__file__).parent.parent / "benchmarks"
@@ -31,7 +31,7 @@ def test_a_row_of_the_table_is_made_of_a_run_and_its_evaluation(
     import bench
 
     out = Path(shutil.copytree(trained / "run", tmp_path / "run"))
-    console.main(["evaluate", str(out), "--features", "classifier", "-n", "100", "--seed", "3", "--device", "cpu"])
+    main(["evaluate", str(out), "--features", "classifier", "-n", "100", "--seed", "3", "--device", "cpu"])
     run, row = ncsn.load(out, device="cpu"), bench.row_of(out)
     assert row["parameters"] == run.parameters  # classes need no guide
     assert (row["images_seen"], row["told_classes"], row["seed"], row["data"]) == (12 * 16, True, 3, "data")

@@ -4,19 +4,19 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas
 import pytest
 import torch
-from helpers import with_transform, zero_score
+from helpers import table_run, with_transform, zero_score
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import ncsn
-from ncsn.conditionals import ConditionalModel, Gaussian
-from ncsn.data.columns import FEW, AnyColumn, Column, Columns, Discrete, Number, learn_columns
+from ncsn.data.columns import Columns, Discrete, Number, learn_columns
 from ncsn.distributions import GaussianMixture
-from ncsn.networks import ResidualMLP
-from ncsn.run.run import Run, log_densities
+from ncsn.loading import dataset_of
+from ncsn.tables.run import TableRun
 
 RNG = np.random.default_rng(0)
 
@@ -89,7 +89,7 @@ def learn(*columns: np.ndarray) -> tuple[Tensor, Columns]:
     return rows, learn_columns(rows, [str(i) for i in range(len(columns))])
 
 
-def one(x: np.ndarray) -> tuple[Tensor, AnyColumn]:
+def one(x: np.ndarray) -> tuple[Tensor, Number | Discrete]:
     """A column, and what it is to the model."""
     rows, columns = learn(x)
     return rows[:, 0].double(), columns.columns[0]
@@ -165,8 +165,8 @@ def test_the_jacobian_is_the_derivative() -> None:
     assert float(error.quantile(0.95)) < 1e-2, "but for kinks"
 
 
-def run_of(score: ncsn.Score, columns: Columns, e: int) -> Run:
-    return with_transform(Run.of(score, (e,), sigma_max=20.0, sigma_min=1e-3), columns)
+def run_of(score: ncsn.Score, columns: Columns, e: int) -> TableRun:
+    return with_transform(TableRun.of(score, (e,), sigma_max=20.0, sigma_min=1e-3), columns)
 
 
 @pytest.mark.parametrize(
@@ -205,17 +205,16 @@ def test_densities_at_random_places_are_those_of_the_continuous_numbers_there() 
     score = GaussianMixture(torch.zeros(1, 1))
     x = normal.inverse(found.forward(rows, torch.Generator().manual_seed(5)))
     assert 0.3 < float((x - rows).abs().max()) < 0.5
-    (part,) = log_densities(run_of(score, found, 1), rows, place=5, batch_size=99)
+    (part,) = run_of(score, found, 1).log_densities(rows, place=5, batch_size=99)
     torch.testing.assert_close(part.log_prob, run_of(score, normal, 1).log_prob(x, batch_size=99))
 
 
 def test_a_frequent_value_has_a_probability_and_the_rest_a_density() -> None:
     """0.3 for zero, and a standard normal of the model's numbers with the other 0.7."""
     _, transform = learn(COLUMNS["atom"])
-    gaussian = Gaussian(torch.zeros(3), torch.tensor([1.0, 0.2, 0.2]).diag())
-    network, shares = ResidualMLP(1, 8, 1, conditional=True, codes=(2,)), torch.tensor([0.7, 0.3]).log()
-    model = ConditionalModel(network, gaussian, (2,), log_shares=shares, indicator=torch.tensor([0]))
-    run, (column,) = run_of(model.requires_grad_(False), transform, 2), transform.columns
+    start = {"mean": torch.zeros(3), "covariance": torch.tensor([1.0, 0.2, 0.2]).diag()}
+    start |= {"log_shares": torch.tensor([0.7, 0.3]).log(), "indicator": torch.tensor([0])}
+    run, (column,) = table_run(start, transform, sigma_max=20.0, sigma_min=1e-3), transform.columns
     assert isinstance(column, Number)
     assert float(run.log_prob(torch.zeros(1, 1).double()).exp()) == pytest.approx(0.3, abs=1e-4)
     x = column.reach(torch.linspace(-4.5, 4.5, 600).double())
@@ -393,9 +392,11 @@ def test_an_outlier_is_as_rare_among_samples_as_among_rows(name: str) -> None:
 
 
 def test_categories_are_listed_however_many_they_are() -> None:
-    x = torch.from_numpy(np.random.default_rng(0).integers(0, 45, (400, 2))).double()
-    found = learn_columns(x, ["a", Column(name="b", categories=tuple(f"t{i}" for i in range(45)))]).columns
-    assert [type(column) for column in found] == [Number, Discrete]
+    a, b = np.random.default_rng(0).integers(0, 45, (2, 800))
+    transform = dataset_of(pandas.DataFrame({"a": a, "b": [f"t{i}" for i in b]})).transform
+    assert isinstance(transform, Columns)
+    assert [column.type for column in transform.columns] == ["number", "discrete"]
+    assert transform.columns[1].codes == 45
 
 
 @pytest.mark.parametrize(("name", "decimals"), [("cents", 2), ("tenths", 1), ("single precision", 1)])
@@ -412,7 +413,7 @@ def test_samples_have_the_decimals_of_their_column(name: str, decimals: int) -> 
 
 
 def test_small_numbers_next_to_large_ones_are_possible() -> None:
-    x = np.append(np.random.default_rng(0).normal(0, 1e13, FEW - 2), 2e-4)
+    x = np.append(np.random.default_rng(0).normal(0, 1e13, 18), 2e-4)
     assert bool(one(x)[1].possible(torch.from_numpy(x)).all())
 
 

@@ -9,24 +9,38 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import conditional_run, refused, with_transform
+from helpers import command, conditional_run, fit_table, judge, load_table, refused, with_transform
 from torch import Tensor
 
 import ncsn
-from ncsn.data.columns import Column, learn_columns
 from ncsn.data.dataset import Dataset
-from ncsn.evaluation import evaluate
-from ncsn.evaluation.comparison import Comparison
-from ncsn.evaluation.tables import column_shapes, coordinates, judge_rows, pair_trends
+from ncsn.evaluation import Comparison, evaluate
 from ncsn.loading import dataset_of
-from ncsn.tables import TABLES
+from ncsn.settings import TrainSettings
+from ncsn.tables.run import TableRun
+
+TINY = TrainSettings(channels=(8,), blocks=1, steps=1)
+
+
+def split(data: Dataset, train: np.ndarray, test: np.ndarray) -> Dataset:
+    """The dataset with these rows to learn from and held-out ones, in the user's units."""
+
+    def rows(x: np.ndarray) -> Tensor:
+        z = data.transform.forward(torch.from_numpy(x)).float()
+        assert hasattr(data.transform, "with_gaps")
+        filled: Tensor = data.transform.with_gaps(z)
+        return filled
+
+    return replace(data, train=rows(train), test=rows(test))
 
 
 def test_judges_know_copies_strangers_and_rows_of_the_kind() -> None:
     rng = np.random.default_rng(0)
     train, test, fresh = (rng.standard_normal((n, 2)) @ [[2, 1], [0, 1]] for n in (3000, 500, 500))
+    data = split(dataset_of(train), train, test)
+    run = fit_table(data, settings=TINY)
     copied, strange = train[:500] + 1e-3, np.stack([fresh[:, 0], rng.permutation(fresh[:, 1])], 1)
-    alike, copies, others = (judge_rows(train, test, samples) for samples in (fresh, copied, strange))
+    alike, copies, others = (judge(run, data, torch.from_numpy(samples)) for samples in (fresh, copied, strange))
     assert alike["classifier"] == pytest.approx(0.5, abs=0.05)
     assert alike["memorisation"] == pytest.approx(0.5, abs=0.06)
     assert copies["memorisation"] > 0.95
@@ -34,23 +48,27 @@ def test_judges_know_copies_strangers_and_rows_of_the_kind() -> None:
     assert others["sliced_wasserstein"] > 1.5 * others["sliced_wasserstein_of_real_rows"]
 
 
-def test_rows_are_compared_by_numbers_texts_and_gaps() -> None:
-    """Texts are as far from each other as each is, a frequent value is at the end, and a gap says so."""
+@pytest.mark.parametrize("change", ["none", "texts", "frequent values", "gaps"])
+def test_rows_are_compared_by_numbers_texts_and_gaps(change: str) -> None:
+    """Half of the rows that have a text, zero or a gap get another text, a number, or one in the middle of the others.
+
+    Of 800 rows each, a tree that sees the change tells three in four apart at best.
+    """
     rng = np.random.default_rng(0)
-    text, x = rng.integers(0, 3, 400).astype(float), np.where(rng.random(400) < 0.2, 0.0, rng.standard_normal(400))
-    y = np.where(rng.random(400) < 0.3, np.nan, 50 + 10 * rng.standard_normal(400))
+    text, x = rng.integers(0, 3, 1600), np.where(rng.random(1600) < 0.4, 0.0, rng.standard_normal(1600))
+    y = np.where(rng.random(1600) < 0.4, np.nan, 50 + 10 * rng.standard_normal(1600))
+    frame = pandas.DataFrame({"a": np.array([*"rst"])[text], "b": x, "c": y})
     rows = np.stack([text, x, y], 1)
-    columns = learn_columns(torch.from_numpy(rows), [Column(name="a", categories=tuple("rst")), "b", "c"])
-    found = coordinates(rows, columns)
-    assert np.array_equal(found[:, :3], np.eye(3)[text.astype(int)])
-    assert np.array_equal(found[:, 3] == 4, x == 0)
-    assert np.abs(found[x != 0, 3]).max() < 3.9
-    assert np.array_equal(found[:, 5], np.isnan(y))
-    known = ~np.isnan(y)
-    assert not found[~known, 4].any()
-    assert found[known, 4] == pytest.approx((y[known] - y[known].mean()) / y[known].std(), abs=0.01)
-    numbers = judge_rows(rows, rows[:200], np.nan_to_num(rows[200:], nan=50.0), columns)
-    assert numbers["classifier"] > 0.6, "samples without gaps"
+    data = split(dataset_of(frame), rows[:800], rows[800:])
+    run, samples = fit_table(data, settings=TINY), rows[:800][rng.permutation(800)]
+    if change == "texts":
+        samples[samples[:, 0] == 1, 0] = rng.choice([0, 2], int((samples[:, 0] == 1).sum()))
+    elif change == "frequent values":
+        samples[:, 1] = np.where(samples[:, 1] == 0, 1e-3 * rng.standard_normal(800), samples[:, 1])
+    elif change == "gaps":
+        samples[:, 2] = np.nan_to_num(samples[:, 2], nan=50.0)
+    found = judge(run, data, torch.from_numpy(samples))["classifier"]
+    assert found < 0.57 if change == "none" else found > 0.6
 
 
 C = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
@@ -63,14 +81,14 @@ def normal_rows(n: int, seed: int) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def exact() -> tuple[ncsn.Run, Dataset]:
+def exact() -> tuple[TableRun, Dataset]:
     """The exact run of Gaussian rows, and these rows."""
     x = normal_rows(2000, 0)
     data = dataset_of(pandas.DataFrame(x.numpy(), columns=["a", "b"]))
     return with_transform(conditional_run(C), data.transform), data
 
 
-def test_a_run_is_compared_with_held_out_rows(exact: tuple[ncsn.Run, Dataset]) -> None:
+def test_a_run_is_compared_with_held_out_rows(exact: tuple[TableRun, Dataset]) -> None:
     """Its own samples look real; those of others, and copies of complete rows to learn from, do not."""
     run, data = exact
     result = evaluate(run, data, seed=3)
@@ -84,9 +102,8 @@ def test_a_run_is_compared_with_held_out_rows(exact: tuple[ncsn.Run, Dataset]) -
     expected = float(normal.log_prob(test).mean())  # type: ignore[no-untyped-call]
     assert result.numbers["log_density"] == pytest.approx(expected, abs=0.03)
     complete = data.train[~data.train.isnan().any(1)].double()
-    ruler = TABLES.ruler(run, data, "auto", 10_000)
     for samples, name in ((data.transform.inverse(complete[:200]), "memorisation"), (test.flip(1) + 200, "classifier")):
-        assert ruler.judge(samples).numbers[name] > 0.95
+        assert judge(run, data, samples)[name] > 0.95
 
 
 def test_rows_with_gaps_are_judged() -> None:
@@ -126,32 +143,43 @@ def test_shapes_and_trends_are_those_of_sdmetrics() -> None:
 
     The last with ``continuous_column_names``; its values are stored, because plotly, which it needs, is large.
     """
-    real, made, text = mixed_rows(300, 0, 0.0), mixed_rows(300, 1, 0.5), np.array([False, False, True, True])
-    assert column_shapes(real, made, text) == pytest.approx((0.786666667 + 0.871595331 + 0.9375 + 0.953333333) / 4)
-    trends = (0.954393677, 0.766666667, 0.79, 0.83, 0.856666667, 0.923333333)
-    assert pair_trends(real, made, text) == pytest.approx(sum(trends) / 6)
-    shifted = made + np.array([1e3, 1e3, 0, 0])
-    assert column_shapes(real, shifted, text) == pytest.approx((0.9375 + 0.953333333) / 4)
-    assert pair_trends(real, shifted, text) < 0.6, "bins are those of the real rows"
-    assert column_shapes(real, made * [np.nan, 1, 1, 1], text) == pytest.approx(
-        (0.871595331 + 0.9375 + 0.953333333) / 3
-    )
-    constant = made * [0, 1, 1, 1]
-    assert pair_trends(real, constant, text) < pair_trends(real, made, text) - 0.15, "no correlation is no likeness"
+    real, made = mixed_rows(300, 0, 0.0), mixed_rows(300, 1, 0.5)
+    rows = mixed_rows(1000, 2, 0.0)
+    texts = pandas.Series(rows[:, 2]).map({0.0: "u", 1.0: "v", 2.0: "w"})
+    frame = pandas.DataFrame({"a": rows[:, 0], "b": rows[:, 1], "text": texts, "flag": rows[:, 3] > 0})
+    data = split(dataset_of(frame), rows, real)
+    run = fit_table(data, settings=TINY)
+
+    def shapes_and_trends(samples: np.ndarray) -> tuple[float, float]:
+        numbers = judge(run, data, torch.from_numpy(samples))
+        return numbers["column_shapes"], numbers["pair_trends"]
+
+    shapes, trends = shapes_and_trends(made)
+    assert shapes == pytest.approx((0.786666667 + 0.871595331 + 0.9375 + 0.953333333) / 4)
+    expected = (0.954393677, 0.766666667, 0.79, 0.83, 0.856666667, 0.923333333)
+    assert trends == pytest.approx(sum(expected) / 6)
+    shifted = shapes_and_trends(made + np.array([1e3, 1e3, 0, 0]))
+    assert shifted[0] == pytest.approx((0.9375 + 0.953333333) / 4)
+    assert shifted[1] < 0.6, "bins are those of the real rows"
+    unknown, _ = shapes_and_trends(made * [np.nan, 1, 1, 1])
+    assert unknown == pytest.approx((0.871595331 + 0.9375 + 0.953333333) / 3)
+    _, constant = shapes_and_trends(made * [0, 1, 1, 1])
+    assert constant < trends - 0.15, "no correlation is no likeness"
 
 
-def test_too_few_rows_are_not_judged(exact: tuple[ncsn.Run, Dataset]) -> None:
+def test_too_few_rows_are_not_judged(exact: tuple[TableRun, Dataset]) -> None:
     run, data = exact
     assert "99 held-out rows" in refused(lambda: evaluate(run, replace(data, test=data.test[:99])))
     assert "99 training rows" in refused(lambda: evaluate(run, replace(data, train=data.train[:99])))
 
 
-def test_pictures_of_a_training_show_rows_that_it_has_not_seen(
-    exact: tuple[ncsn.Run, Dataset], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_pictures_of_a_training_show_rows_that_it_has_not_seen(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
     """In the user's units."""
-    run, data = exact
-    shown: list[Tensor] = []
-    monkeypatch.setattr("ncsn.tables.show_rows", lambda _, real, *__: shown.append(real))
-    TABLES.show(run, data, torch.zeros(3, 2), [], tmp_path)
-    torch.testing.assert_close(data.transform.forward(shown[0]).float(), data.validation[:3], equal_nan=True)
+    shown: list[np.ndarray] = []
+    monkeypatch.setattr("ncsn.plots.columns", lambda real, *_: shown.append(real))
+    np.save("x.npy", normal_rows(200, 0).numpy())
+    command("train x.npy --steps 1 --channels 8 --blocks 1 --samples 3 --out run")
+    data = load_table("run").data()
+    validation = data.transform.restore(data.validation.double()).numpy()
+    np.testing.assert_allclose(shown[0], validation[: len(shown[0])], rtol=1e-5)
+    assert len(shown) == 1

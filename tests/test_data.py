@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,17 +14,28 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from helpers import Printed, refused, unchecked
+from helpers import Printed, command, refused, unchecked
 from hypothesis import given
 from hypothesis import strategies as st
+from learning import TINY
 from pictures import PARTS, contents, in_order, packed, values, write
 from PIL import Image
 
-from ncsn.batching import batches, centres, dequantize, quantize, reals
-from ncsn.data.dataset import Dataset, Labels, Origin
-from ncsn.images import BYTES, Depth, mnist, picture, read_example, stored_depth
+import ncsn
+from ncsn.batching import batches, centres, dequantize, quantize
+from ncsn.data.dataset import Dataset, Labels
+from ncsn.data.transforms import Depth
+from ncsn.images import Images, read_example
 from ncsn.loading import load_dataset
 from ncsn.settings import Reading
+
+BYTES = Depth()
+
+
+def depth_of(images: Dataset) -> Depth:
+    """The range of the pixels in the files."""
+    assert isinstance(images.transform, Depth)
+    return images.transform
 
 
 @given(st.integers(0, 2**31))
@@ -60,18 +72,18 @@ def test_images_describe_themselves() -> None:
     pixels = torch.zeros(7, 3, 4, 5, dtype=torch.uint8)
     both = torch.tensor([0, 1])
     labels = Labels(train=torch.tensor([0, 1, 1]), validation=both, test=both, names=("cat", "dog"))
-    images = Dataset(pixels[:3], pixels[:2], pixels[:2], labels, notes=("alpha on white: 2 of 7 images",))
+    images = Images(pixels[:3], pixels[:2], pixels[:2], labels, notes=("alpha on white: 2 of 7 images",))
     line = "7 images, 4 × 5, RGB, alpha on white, 2 classes (cat, dog); 3 / 2 / 2 for training, validation, test"
     assert images.describe() == line
     assert labels.shares == {"cat": pytest.approx(1 / 3), "dog": pytest.approx(2 / 3)}
-    assert "70,000 images, 28 × 28, grey, 10 classes; 50,000 /" in mnist().describe()
+    assert "70,000 images, 28 × 28, grey, 10 classes; 50,000 /" in load_dataset("mnist").describe()
 
 
 def test_statistics_are_those_of_the_dequantised_pixels(generator: torch.Generator) -> None:
     x = torch.rand(30_000, 2, 20, 15, generator=generator)  # several chunks
     bytes_ = (255 * x).to(torch.uint8)
     for data, real in ((x, x), (bytes_, (bytes_ + 0.5) / 256)):
-        mean, std = Dataset(data, data[:1], data[:1]).statistics
+        mean, std = Images(data, data[:1], data[:1]).statistics
         assert mean == pytest.approx(float(real.double().mean()), abs=1e-6)
         assert std == pytest.approx(float(real.double().std(correction=0)), abs=1e-6)
 
@@ -118,16 +130,14 @@ def test_what_reading_allows() -> None:
 
 
 def test_mnist_is_split_50_10_10_with_labels() -> None:
-    images = mnist()
+    images = load_dataset("mnist")
     assert [len(getattr(images, part)) for part in PARTS] == [10_000, 10_000, 50_000]
     whole = torch.cat([images.train, images.validation, images.test]).numpy().tobytes()
     assert images.digest == hashlib.sha256(whole).hexdigest()
     assert images.labels is not None
     assert images.labels.train[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert images.labels.test.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    origin = Origin.of("mnist", Reading(size="28"), images)
-    assert origin.dataset == "mnist"
-    assert origin.load().digest == images.digest
+    assert ncsn.load("mnist", device="cpu").data().digest == images.digest
 
 
 # One image
@@ -135,8 +145,9 @@ def test_mnist_is_split_50_10_10_with_labels() -> None:
 
 def test_examples_by_index() -> None:
     for part in (torch.rand(4, 2, 5, 5), torch.arange(40, dtype=torch.uint8).view(4, 2, 5, 1)):
-        images = Dataset(part[:1], part[1:2], part)
-        assert torch.equal(read_example("2", images.shape, images, Reading(), BYTES), reals(part[2]))
+        images = Images(part[:1], part[1:2], part)
+        expected = centres(part[2]) if part.dtype == torch.uint8 else part[2]
+        assert torch.equal(read_example("2", images.shape, images, Reading(), BYTES), expected)
     assert "input is 4; the test images are 0 to 3" in refused(
         lambda: read_example("4", images.shape, images, Reading(), BYTES)
     )
@@ -187,19 +198,21 @@ def test_examples_from_files(tmp_path: Path, capsys: Printed) -> None:
 
 def test_images_are_found_where_they_were_and_are_now(here: Path) -> None:
     write(here / "here", {f"{i}.png": i for i in range(30)})
-    reading = Reading(size="4", fit="stretch")
-    images = load_dataset("here", reading=reading)
-    origin = Origin.of("here", reading, images)
-    assert (origin.dataset, origin.split) == (str(here / "here"), (24, 3, 3))
-    assert contents(origin.load()) == contents(images)
+    images = load_dataset("here", reading=Reading(size="4", fit="stretch"))
+    command(f"train here --size 4 --fit stretch --out run --steps 1 {TINY}")
+    run = ncsn.load("run", device="cpu")
+    assert run.origin is not None
+    assert (run.origin.dataset, run.origin.split) == (str(here / "here"), (24, 3, 3))
+    assert contents(run.data()) == contents(images)
     shutil.move("here", "there")
     with pytest.raises(ValueError, match=r"no longer at .*here; .*--data"):
-        origin.load()
-    assert torch.equal(origin.load("there").test, images.test)
+        run.data()
+    assert torch.equal(run.data("there").test, images.test)
     other = write(here / "other", {f"{i}.png": i + 1 for i in range(30)})
-    for wrong, place in ((origin, other), (replace(origin, reading=Reading(size="4")), "there")):
+    cropped = replace(run, origin=replace(run.origin, reading=Reading(size="4")))
+    for wrong, place in ((run, other), (cropped, "there")):
         with pytest.raises(ValueError, match="does not hold the data"):
-            wrong.load(place)
+            wrong.data(place)
 
 
 # What a file's pixels mean
@@ -296,8 +309,8 @@ def test_floats_are_in_the_unit_interval_or_have_the_range_of_the_data(
     real = (scale * REAL + shift).astype(np.float32)
     images = loaded(tmp_path, encoder(real, "TIFF"), "TIFF")
     assert images.transform == Depth("float32", *(ends or (float(np.min(real)), float(np.max(real)))))
-    assert np.allclose(stored_depth(images.transform).stored(in_order(images))[:, 0], real, atol=1e-3)
-    assert bool(images.notes) == (stored_depth(images.transform).high != 1)
+    assert np.allclose(depth_of(images).stored(in_order(images))[:, 0], real, atol=1e-3)
+    assert bool(images.notes) == (depth_of(images).high != 1)
 
 
 def test_bytes_among_deep_images_keep_their_meaning(tmp_path: Path) -> None:
@@ -374,17 +387,19 @@ def test_exif_turns_images(tmp_path: Path, orientation: int, upright: np.ndarray
     turned = [np.asarray(Image.fromarray(one).transpose(TURNS[orientation - 2])) for one in upright]
     images = loaded(tmp_path, lambda i: packed(Image.fromarray(turned[i]), kind, exif=exif), kind)
     found = in_order(images)[:, 0]
-    assert (
-        found.numpy() if images.transform == BYTES else stored_depth(images.transform).stored(found)
-    ).tolist() == upright.tolist()
+    assert (found.numpy() if images.transform == BYTES else depth_of(images).stored(found)).tolist() == upright.tolist()
     assert "turned by EXIF: 10 of 10 images" in images.notes
 
 
 def refitted(
     pixels: np.ndarray, size: str, fit: Literal["crop", "stretch", "pad"], colour: str = "white"
 ) -> np.ndarray:
-    fitted: np.ndarray = picture(lambda: pixels[None], Reading(size=size, fit=fit, background=colour)).pixels[0]
-    return fitted
+    """An image (h, w, c) that is read in another size, as its file would hold it."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/x.npy", np.stack(10 * [pixels]))
+        images = load_dataset(f"{folder}/x.npy", reading=Reading(size=size, fit=fit, background=colour))
+        fitted = images.train[0].permute(1, 2, 0)
+        return fitted.numpy() if fitted.dtype == torch.uint8 else depth_of(images).stored(fitted)
 
 
 def test_fitting_crops_the_middle_stretches_and_pads() -> None:
@@ -398,8 +413,6 @@ def test_fitting_crops_the_middle_stretches_and_pads() -> None:
     assert refitted(pixels, "20x30", "pad", "#102030")[[0, 10], 15].tolist() == [[16, 32, 48], [200] * 3]
     with pytest.raises(ValueError, match="nothing of 3 x 50 pixels"):
         refitted(np.full((3, 50, 1), 200, np.uint8), "7", "pad")
-    reals = refitted(pixels / np.float32(100), "20x30", "pad", "#808080")
-    assert reals[[0, 10], 15, 0] == pytest.approx([np.nan, 2], abs=0.01, nan_ok=True)
     assert (refitted(pixels, "10", "crop") == 200).all()
     assert refitted(pixels, "10x15", "stretch")[5, [0, 7, 14], 0].tolist() == pytest.approx([0, 200, 0], abs=2)
 
@@ -444,7 +457,7 @@ def test_a_size_that_is_asked_for_or_that_of_most(tmp_path: Path) -> None:
     usual = loaded(tmp_path, lambda i: packed(Image.new("L", sides[i], 10 * i)))
     assert (usual.shape, values(in_order(usual))) == ((1, 20, 40), [10 * i for i in range(10)])
     assert usual.notes == ("crop to 20 x 40 as most images are (--size sets another): 3 of 10 images",)
-    assert contents(Origin.of(str(tmp_path), Reading(), usual).load()) == contents(usual)
+    assert contents(load_dataset(str(tmp_path))) == contents(usual)
     images = load_dataset(str(tmp_path), reading=Reading(size="5x10"))
     assert images.shape == (1, 5, 10)
     assert in_order(images)[:, 0, 4, 4].tolist() == [10 * i for i in range(10)]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,27 @@ import pandas
 import pyarrow
 import pytest
 import torch
-from helpers import THREE, Printed, command, conditional_run, refusal, storms, unchecked, with_transform
+from helpers import (
+    THREE,
+    Printed,
+    command,
+    conditional_run,
+    fit_table,
+    load_table,
+    refusal,
+    storms,
+    table_run,
+    unchecked,
+    with_transform,
+)
 
 import ncsn
-from ncsn.data.columns import AnyColumn, Columns, Discrete, Field, Number
+from ncsn.data.columns import Columns, Discrete, Field, Number
 from ncsn.evaluation import evaluate
 from ncsn.loading import dataset_of
 from ncsn.settings import TrainSettings
-from ncsn.tables.frames import decode
 from ncsn.tables.imputed import ImputedTable
-from ncsn.tables.read import parse
+from ncsn.tables.run import TableRun
 
 RNG, N = np.random.default_rng(0), 800
 AGE, SEX, DAYS = RNG.integers(18, 90, N), RNG.random(N) < 0.4, RNG.integers(0, 600, N)
@@ -77,11 +89,18 @@ def assert_filled(filled: pandas.DataFrame, old: pandas.DataFrame) -> None:
 
 
 @pytest.fixture(scope="module")
-def run() -> ncsn.Run:
-    return ncsn.fit(FRAME, steps=30, settings=SMALL, quiet=True)
+def run() -> TableRun:
+    return fit_table(FRAME, steps=30, settings=SMALL)
 
 
-def test_samples_are_like_the_frame_and_stay_so_when_the_run_is_loaded(run: ncsn.Run, tmp_path: Path) -> None:
+def filled_in(run: TableRun, rows: Any, n: int, **options: Any) -> pandas.DataFrame:
+    """The best guesses of a table's missing cells."""
+    imputed = run.impute(rows, n, **options)
+    assert isinstance(imputed, ImputedTable)
+    return imputed.frame()
+
+
+def test_samples_are_like_the_frame_and_stay_so_when_the_run_is_loaded(run: TableRun, tmp_path: Path) -> None:
     made = run.sample(100, seed=3)
     assert_alike(made, KNOWN)
     for name in ("sex", "region", "grade", 7, "day", "born"):
@@ -89,8 +108,9 @@ def test_samples_are_like_the_frame_and_stay_so_when_the_run_is_loaded(run: ncsn
     run.save(tmp_path / "run")
     pandas.testing.assert_frame_equal(ncsn.load(tmp_path / "run").sample(100, seed=3), made)
     filled = run.impute(FRAME, 3, seed=1)
-    assert_filled(filled.frame(), FRAME)  # type: ignore[attr-defined]
-    again = ncsn.load(tmp_path / "run").impute(FRAME, 3, seed=1)
+    assert isinstance(filled, ImputedTable)
+    assert_filled(filled.frame(), FRAME)
+    again = load_table(tmp_path / "run").impute(FRAME, 3, seed=1)
     assert torch.equal(again.draws, filled.draws)
 
 
@@ -106,7 +126,7 @@ def test_samples_are_like_the_frame_and_stay_so_when_the_run_is_loaded(run: ncsn
     ],
     ids=str,
 )
-def test_given_values_are_exact_and_the_others_are_drawn(given: dict[Any, Any], run: ncsn.Run) -> None:
+def test_given_values_are_exact_and_the_others_are_drawn(given: dict[Any, Any], run: TableRun) -> None:
     made = run.sample(60, given=given, seed=2)
     assert_alike(made, KNOWN)
     for name, value in given.items():
@@ -116,7 +136,7 @@ def test_given_values_are_exact_and_the_others_are_drawn(given: dict[Any, Any], 
     assert made["share"].nunique() > 20
 
 
-def test_gaps_of_a_frame_are_filled_in_and_nothing_else(run: ncsn.Run) -> None:
+def test_gaps_of_a_frame_are_filled_in_and_nothing_else(run: TableRun) -> None:
     some = FRAME[:200]
     filled = run.impute(some, 20)
     assert isinstance(filled, ImputedTable)
@@ -145,9 +165,9 @@ def test_gaps_of_a_frame_are_filled_in_and_nothing_else(run: ncsn.Run) -> None:
         filled.frames(21)
 
 
-def test_columns_may_be_absent_or_unknown_and_a_dict_is_as_good_as_a_frame(run: ncsn.Run, capsys: Printed) -> None:
+def test_columns_may_be_absent_or_unknown_and_a_dict_is_as_good_as_a_frame(run: TableRun, capsys: Printed) -> None:
     some = FRAME[["region", "age"]][:4].assign(note="?!", region=[None, "Ulm", "Bonn", None])
-    filled = run.impute(some, 2).frame()  # type: ignore[attr-defined]
+    filled = filled_in(run, some, 2)
     assert [*filled.columns] == ["region", "age", "note", *(name for name in KNOWN if name not in some)]
     assert "note" in capsys.readouterr().err
     for name in KNOWN.columns.difference(["region", "age"], sort=False):
@@ -160,7 +180,7 @@ def test_columns_may_be_absent_or_unknown_and_a_dict_is_as_good_as_a_frame(run: 
     assert density.index.equals(WHOLE.index[:3])
     values["seen"] = WHOLE["seen"][:3]
     assert density.tolist() == run.log_prob(values, **options).tolist()
-    rows = run.impute({"age": [30, None], "sex": ["F", None]}, 2).frame()  # type: ignore[attr-defined]
+    rows = filled_in(run, {"age": [30, None], "sex": ["F", None]}, 2)
     assert rows["sex"][0] == "F"
     assert set(rows["sex"]) <= {"F", "M"}
 
@@ -178,42 +198,39 @@ def test_columns_may_be_absent_or_unknown_and_a_dict_is_as_good_as_a_frame(run: 
     ],
     ids=["integers", "text", "mixed", "categories", "unseen", "booleans", "dates"],
 )
-def test_categories_are_filled_into_cells_of_any_type(cells: Any, run: ncsn.Run) -> None:
+def test_categories_are_filled_into_cells_of_any_type(cells: Any, run: TableRun) -> None:
     """The draws are those of a column of reals; cells that training has not seen are drawn, too."""
     rows = {"age": [30] * 31, "grade": cells}
     reals = [1.0 if cells[0] in (1, "1") and cells[0] is not True else math.nan, *[math.nan] * 30]
-    filled, expected = (
-        run.impute(each, 3, unseen="missing").frame()["grade"]  # type: ignore[attr-defined]
-        for each in (rows, rows | {"grade": reals})
-    )
+    filled, expected = (filled_in(run, each, 3, unseen="missing")["grade"] for each in (rows, rows | {"grade": reals}))
     assert filled.astype(float).tolist() == expected.astype(float).tolist()
     assert {*expected.astype(float)} <= {1, 2, 3, 4}
 
 
-def test_text_with_decimal_commas_gets_more_of_them(run: ncsn.Run) -> None:
+def test_text_with_decimal_commas_gets_more_of_them(run: TableRun) -> None:
     """Otherwise the next program reads the column as text, or 0.512 as 512."""
     rows = {"age": [30] * 3, "share": ["0,5", "0,25", None]}
     frame = pandas.DataFrame(rows).astype({"share": "string"})
-    filled = run.impute(frame, 3).frame()["share"]  # type: ignore[attr-defined]
+    filled = filled_in(run, frame, 3)["share"]
     assert filled.dtype == frame["share"].dtype
     assert filled[:2].tolist() == ["0,5", "0,25"]
     assert "," in filled[2]
-    assert 0 <= parse(filled)[2] <= 1
+    assert 0 <= float(filled[2].replace(",", ".")) <= 1
 
 
 @pytest.mark.parametrize("level", [" a", "a", "NA"])
 def test_levels_with_blanks_or_words_for_missing_values_are_given_as_they_are(level: str) -> None:
     levels = pandas.Series([" a", "a", "NA"] * 20, dtype="category")
-    run = ncsn.fit(pandas.DataFrame({"level": levels, "x": np.linspace(0, 1, 60) ** 2}), steps=1, quiet=True)
+    run = fit_table(pandas.DataFrame({"level": levels, "x": np.linspace(0, 1, 60) ** 2}), steps=1)
     assert run.sample(2, given={"level": level})["level"].tolist() == [level] * 2
     assert run.impute({"level": [level], "x": [None]}, 1).draws[0, 0, 0] == [" a", "NA", "a"].index(level)
 
 
 @pytest.mark.parametrize("name", ["age", "share", "seen"])
-def test_categories_of_numbers_and_dates_take_any_draw(name: str, run: ncsn.Run) -> None:
+def test_categories_of_numbers_and_dates_take_any_draw(name: str, run: TableRun) -> None:
     rows = KNOWN[::40].copy()
     rows.loc[rows.index[::2], name] = None
-    plain, filled = (run.impute(each, 3).frame()[name] for each in (rows, rows.astype({name: "category"})))  # type: ignore[attr-defined]
+    plain, filled = (filled_in(run, each, 3)[name] for each in (rows, rows.astype({name: "category"})))
     assert filled.tolist() == plain.tolist()
 
 
@@ -238,7 +255,7 @@ def test_categories_of_numbers_and_dates_take_any_draw(name: str, run: ncsn.Run)
     ],
     ids=lambda part: part if isinstance(part, str) else "",
 )
-def test_rows_that_a_run_cannot_take_are_refused_in_the_users_words(rows: Any, why: str, run: ncsn.Run) -> None:
+def test_rows_that_a_run_cannot_take_are_refused_in_the_users_words(rows: Any, why: str, run: TableRun) -> None:
     for call in (run.impute, run.log_prob):
         with pytest.raises(ValueError, match=rf"^[^\n]*{why}[^\n]*$"):
             call(rows)
@@ -261,18 +278,19 @@ def test_rows_that_a_run_cannot_take_are_refused_in_the_users_words(rows: Any, w
         (lambda run: run.impute(FRAME, unseen="no"), "unseen"),
         (lambda run: run.log_prob(WHOLE[:2].assign(age=pandas.array([1, None]))), r"age \(row 2\) is missing"),
         (lambda run: evaluate(run, KNOWN[::-1]), "^data "),
-        (lambda run: ncsn.load("mnist", device="cpu").sample(1, given={"sex": "F"}), "images"),
-        (lambda _: ncsn.Run.of(lambda x, s: -x, (2,), sigma_max=9.0, sigma_min=0.1).sample(3, given={"0": 1}), "cond"),
+        (lambda _: TableRun.of(lambda x, s: -x, (2,), sigma_max=9.0, sigma_min=0.1).sample(3, given={"0": 1}), "cond"),
     ],
     ids=lambda part: part if isinstance(part, str) else "",
 )
-def test_what_python_users_get_wrong_with_a_table(call: Callable[[Any], Any], why: str, run: ncsn.Run) -> None:
+def test_what_python_users_get_wrong_with_a_table(call: Callable[[Any], Any], why: str, run: TableRun) -> None:
     with unchecked(), pytest.raises(ValueError, match=why):
         call(run)
 
 
-def test_options_of_other_packages_are_answered_with_ours(run: ncsn.Run) -> None:
+def test_options_of_other_packages_are_answered_with_ours(run: TableRun) -> None:
+    images: Any = ncsn.load("mnist", device="cpu")
     for call, why in (
+        (lambda: images.sample(1, given={"sex": "F"}), "has no given"),
         (lambda: run.sample(3, random_state=1), "use seed"),  # type: ignore[call-arg]
         (lambda: run.sample(frac=0.5), "use n"),  # type: ignore[call-arg]
         (lambda: ncsn.fit(KNOWN, steps=1, random_state=0), "use seed"),  # type: ignore[call-arg]
@@ -282,7 +300,7 @@ def test_options_of_other_packages_are_answered_with_ours(run: ncsn.Run) -> None
             call()
 
 
-def test_a_run_and_imputed_rows_say_what_they_are(run: ncsn.Run, capsys: Printed) -> None:
+def test_a_run_and_imputed_rows_say_what_they_are(run: TableRun, capsys: Printed) -> None:
     assert "age, income" in repr(run)
     assert repr(run).count("\n") <= 4
     rows = WHOLE[:4].assign(
@@ -294,7 +312,8 @@ def test_a_run_and_imputed_rows_say_what_they_are(run: ncsn.Run, capsys: Printed
     assert [line for line in said if "left with missing cells" in line and "kids (1), note (2)" in line]
     assert all(fact in repr(imputed) for fact in ("4 rows", "3 draws", "region (2), kids (1)", "kids (1), note (2)"))
     assert repr(imputed).count("\n") <= 4
-    assert "<table" in imputed._repr_html_()  # type: ignore[attr-defined]
+    assert isinstance(imputed, ImputedTable)
+    assert "<table" in imputed._repr_html_()
     run.impute(WHOLE[:2].assign(region=None), 3)
     assert "left with" not in capsys.readouterr().out
 
@@ -303,10 +322,10 @@ def test_guesses_where_nothing_was_observed_are_announced_once(tmp_path: Path, c
     frame = storms(400).drop(columns="damage")
     frame["wind"] += np.random.default_rng(1).random(400)
     frame["depth"] = frame["wind"].where(frame["category"].isna())
-    ncsn.fit(frame, steps=2, settings=SMALL, quiet=True).save(tmp_path / "run")
-    run = ncsn.load(tmp_path / "run")
+    fit_table(frame, steps=2, settings=SMALL).save(tmp_path / "run")
+    run = load_table(tmp_path / "run")
     none = {("category", "status", 0.0), ("depth", "status", 1.0)}
-    assert none <= {*run.transform.never}  # type: ignore[attr-defined]
+    assert none <= {*run.columns.never}
     word = "category was never observed where status is 'depression': its imputations are guesses"
     known = frame[frame["status"] == "hurricane"].assign(category=None)
     asks: list[tuple[Callable[[], object], bool]] = [
@@ -323,7 +342,7 @@ def test_guesses_where_nothing_was_observed_are_announced_once(tmp_path: Path, c
         assert (word in said, said.count("guesses")) == (guessed, guessed), number
 
 
-def test_unseen_values_of_held_out_rows_are_no_hindrance_to_conformal_intervals(run: ncsn.Run) -> None:
+def test_unseen_values_of_held_out_rows_are_no_hindrance_to_conformal_intervals(run: TableRun) -> None:
     rows = WHOLE[:50].copy()
     rows["kids"] = pandas.array([10**6, *rows["kids"][1:]], dtype="Int64")
     rows["region"] = ["XX", *rows["region"][1:]]
@@ -335,7 +354,7 @@ def test_unseen_values_of_held_out_rows_are_no_hindrance_to_conformal_intervals(
 def test_given_dates_with_an_offset_and_categories_of_floats() -> None:
     days = pandas.Timestamp("2024-02-01") + pandas.to_timedelta(37 * DAYS, unit="min")
     level = pandas.Categorical(RNG.choice([1.0, 2.0, 2.5], N))
-    run = ncsn.fit(pandas.DataFrame({"d": days, "c": level, "x": RNG.standard_normal(N)}), steps=1, quiet=True)
+    run = fit_table(pandas.DataFrame({"d": days, "c": level, "x": RNG.standard_normal(N)}), steps=1)
     made = run.sample(3, given={"d": "2024-02-03T10:00+02:00", "c": 1.0})
     assert (made["d"] == pandas.Timestamp("2024-02-03T08:00")).all()
     assert (made["c"] == 1.0).all()
@@ -347,22 +366,26 @@ def test_given_dates_with_an_offset_and_categories_of_floats() -> None:
 
 def test_times_that_clocks_show_twice_or_never_are_the_later_ones() -> None:
     local = np.array(["2024-10-27T02:30", "2024-03-31T02:30", "2024-07-01T12:00"], "datetime64[s]")
-    column = Number(name="t", date=True, shift=0.0, scale=1.0)
-    times = decode(column, local.astype(float) / 86_400, Field(label="t", dtype="datetime64[s, Europe/Berlin]"))
+    days = local.astype(float) / 86_400
+    columns = Columns(
+        columns=tuple(Number(name=str(i), date=True, shift=day, scale=1e-9) for i, day in enumerate(days)),
+        fields=tuple(Field(label=i, dtype="datetime64[s, Europe/Berlin]") for i in range(3)),
+    )
+    times = with_transform(conditional_run(torch.eye(3)), columns).sample(1)
     later = ["2024-10-27 02:30+01:00", "2024-03-31 03:00+02:00", "2024-07-01 12:00+02:00"]
-    assert times.tolist() == [pandas.Timestamp(time) for time in later]
+    assert times.iloc[0].tolist() == [pandas.Timestamp(time) for time in later]
 
 
 def test_a_real_other_is_no_place_for_unseen_values() -> None:
     """Only if training has merged rare values."""
     texts = RNG.choice(["other", "yes", "no"], 200)
     frame = pandas.DataFrame({"c": texts, "x": RNG.standard_normal(200)})
-    run = ncsn.fit(frame, steps=1, quiet=True)
+    run = fit_table(frame, steps=1)
     for call in (lambda: run.sample(2, given={"c": "maybe"}), lambda: run.log_prob({"c": ["qqq"], "x": [0.0]})):
         with pytest.raises(ValueError, match="not among no, other, yes"):
             call()  # type: ignore[no-untyped-call]
     assert (run.sample(2, given={"c": "other"})["c"] == "other").all()
-    merged = ncsn.fit(
+    merged = fit_table(
         frame.assign(c=[f"rare {i}" if i < 8 else text for i, text in enumerate(texts)]), steps=1, quiet=True
     )
     same = [merged.log_prob({"c": [text], "x": [0.0]}, tolerance=0.1).item() for text in ("rare 1", "qqq", "other")]
@@ -390,17 +413,17 @@ def test_what_is_no_table_is_refused(name: str) -> None:
         ncsn.fit(pandas.DataFrame(data) if isinstance(data, dict) else data, steps=1, quiet=True)
 
 
-def test_unseen_values_are_gaps_or_leave_their_rows_as_they_are(run: ncsn.Run) -> None:
+def test_unseen_values_are_gaps_or_leave_their_rows_as_they_are(run: TableRun) -> None:
     rows = WHOLE[:3].assign(region=["XX", "Ulm", None], share=[0.5, 1e9, 0.5], kids=pandas.array([None, None, 1]))
-    filled = run.impute(rows, 3, unseen="missing").frame()  # type: ignore[attr-defined]
+    filled = filled_in(run, rows, 3, unseen="missing")
     assert filled["region"].iloc[0] in ("Bonn", "Kiel", "Ulm")
     assert (filled["region"].iloc[1], filled["share"].tolist()) == ("Ulm", [0.5, 1e9, 0.5])
     assert filled.notna().all().all()
-    skipped = run.impute(rows, 3, unseen="skip").frame()  # type: ignore[attr-defined]
+    skipped = filled_in(run, rows, 3, unseen="skip")
     assert skipped["region"].tolist()[:2] == ["XX", "Ulm"]
     assert skipped["kids"].isna().tolist() == [True, True, False]
     assert skipped["region"].iloc[2] in ("Bonn", "Kiel", "Ulm")
-    skipped = run.impute(rows.assign(region=[5.0, math.nan, math.nan]), 3, unseen="skip").frame()  # type: ignore[attr-defined]
+    skipped = filled_in(run, rows.assign(region=[5.0, math.nan, math.nan]), 3, unseen="skip")
     assert skipped["region"].tolist()[0] == 5.0
     assert skipped["region"].iloc[2] in ("Bonn", "Kiel", "Ulm")
     units = Columns(columns=tuple(Number(name=name, shift=0.0, scale=1.0) for name in "abc"))
@@ -410,7 +433,7 @@ def test_unseen_values_are_gaps_or_leave_their_rows_as_they_are(run: ncsn.Run) -
     assert float(draws[:, 1].abs().max()) < 6, "as if the first number were missing"
 
 
-def test_the_command_keeps_dtypes_and_draws_given_values(run: ncsn.Run, here: Path, capsys: Printed) -> None:
+def test_the_command_keeps_dtypes_and_draws_given_values(run: TableRun, here: Path, capsys: Printed) -> None:
     FRAME[:400].rename(columns=str).to_parquet("people.parquet")
     command("train people.parquet --steps 5 --channels 16 --blocks 1 --samples 5 --out run")
     old = pandas.read_parquet("people.parquet")
@@ -439,7 +462,7 @@ def test_the_command_keeps_dtypes_and_draws_given_values(run: ncsn.Run, here: Pa
 @pytest.mark.parametrize("labels", [(True, 3, 2.5), (0, 1, 2)], ids=str)
 def test_labels_are_whole_numbers_or_become_text(labels: tuple[Any, ...], tmp_path: Path) -> None:
     ncsn.fit(pandas.DataFrame(RNG.standard_normal((40, 3)), columns=labels), steps=1, quiet=True).save(tmp_path / "run")
-    run = ncsn.load(tmp_path / "run")
+    run = load_table(tmp_path / "run")
     for label in (labels[0], str(labels[0])):
         made = run.sample(3, given={label: 1.0})
         assert [*made.columns] == [label if type(label) is int else str(label) for label in labels]
@@ -448,20 +471,29 @@ def test_labels_are_whole_numbers_or_become_text(labels: tuple[Any, ...], tmp_pa
 
 def test_the_guess_of_a_whole_number_is_one_that_the_column_can_have() -> None:
     """The nearest to the mean of draws: of few values one of them, otherwise any whole number, also off the grid."""
-    cases: list[tuple[AnyColumn, list[float], list[int]]] = [
+    cases: list[tuple[Discrete | Number, list[float], list[int]]] = [
         (Discrete(name="k", values=(0.0, 1.0, 10.0)), [0.4, 4.0, 6.0], [0, 1, 10]),
         (Number(name="k", shift=0.0, scale=9.0, step=5.0), [2.25, 2.0, 13.6], [2, 2, 14]),
     ]
     for column, means, guesses in cases:
         assert column.possible(torch.tensor(guesses).double()).all()
-        assert decode(column, np.array(means), Field(label="k", dtype="Int64")).tolist() == guesses
+        columns = Columns(
+            columns=(column, Number(name="x", shift=0.0, scale=1.0)),
+            fields=(Field(label="k", dtype="Int64"), Field(label="x", dtype="float64")),
+        )
+        size = len(columns.numbers) + sum(columns.codes)
+        run = table_run({"mean": torch.zeros(size), "covariance": torch.eye(size)}, columns)
+        imputed = run.impute({"k": [None] * 3, "x": [0.0] * 3}, 2)
+        assert isinstance(imputed, ImputedTable)
+        point = torch.tensor([[mean, 0.0] for mean in means]).double()
+        assert replace(imputed, point=point).frame()["k"].tolist() == guesses
 
 
 def test_given_whole_numbers_beyond_those_of_training_are_kept_or_refused() -> None:
     """Uniform ones have normal scores, which end where training's do."""
     rng = np.random.default_rng(0)
     k = rng.integers(3, 99, 400).astype(np.int8)
-    run = ncsn.fit(pandas.DataFrame({"k": k, "a": rng.standard_normal(400)}), steps=2, quiet=True)
+    run = fit_table(pandas.DataFrame({"k": k, "a": rng.standard_normal(400)}), steps=2)
     assert "normal scores: k" in run.transform.describe()
     for value in (0, 50, 120):
         assert (run.sample(3, given={"k": value}).k == value).all()
@@ -472,7 +504,7 @@ def test_given_whole_numbers_beyond_those_of_training_are_kept_or_refused() -> N
 def test_samples_of_sparse_columns_with_an_unusual_fill_value_are_dense() -> None:
     cells = pandas.arrays.SparseArray(np.where(np.arange(60) % 3, 0.0, np.arange(60)), fill_value=0.0)
     frame = pandas.DataFrame({"n": cells, "x": RNG.normal(size=60)})
-    run = ncsn.fit(frame, steps=2, settings=SMALL, quiet=True)
+    run = fit_table(frame, steps=2, settings=SMALL)
     made = run.sample(20)
     assert isinstance(made, pandas.DataFrame)
     assert made["n"].dtype == np.float64
@@ -485,23 +517,23 @@ def test_columns_of_sparse_numbers_and_arrow_texts_keep_their_dtypes(dtype: str)
     cells: Any = np.arange(60) % 30 if "Sparse" in dtype else np.where(np.arange(60) % 2, "2024-05-01", "2024-05-02")
     cells = pandas.Series(cells).astype(pandas.ArrowDtype(pyarrow.string()) if dtype == "arrow" else dtype)
     frame = pandas.DataFrame({"cells": cells, "a": RNG.standard_normal(60)})
-    run = ncsn.fit(frame, steps=1, quiet=True)
+    run = fit_table(frame, steps=1)
     assert_alike(run.sample(5), frame)
     assert {*run.sample(50)["cells"]} <= {*cells}
     gaps = frame.assign(a=frame["a"].mask(frame.index < 3))
-    assert_filled(run.impute(gaps, 2).frame(), gaps)  # type: ignore[attr-defined]
+    assert_filled(filled_in(run, gaps, 2), gaps)
 
 
 @pytest.mark.parametrize("n", [10, 16, 23])
 def test_categories_and_whole_numbers_hold_however_few_rows_there_are(n: int) -> None:
     rows = np.arange(n)
     frame = pandas.DataFrame({"a": RNG.standard_normal(n), "k": np.array(["x", "y"])[rows % 2], "i": rows % 3})
-    run = ncsn.fit(frame, steps=2, quiet=True)
+    run = fit_table(frame, steps=2)
     made = run.sample(100)
     assert_alike(made, frame)
     assert ({*made["k"]}, {*made["i"]} <= {0, 1, 2}) == ({"x", "y"}, True)
     gaps = frame.assign(k=frame["k"].where(frame.index > 2))
-    assert_filled(run.impute(gaps, 2).frame(), gaps)  # type: ignore[attr-defined]
+    assert_filled(filled_in(run, gaps, 2), gaps)
 
 
 def test_whole_numbers_beyond_double_precision_are_rounded_and_said_so(capsys: Printed) -> None:
@@ -529,7 +561,7 @@ def gappy(n: int = 1500) -> pandas.DataFrame:
 @pytest.mark.slow
 def test_new_rows_have_gaps_as_often_and_in_the_same_places() -> None:
     frame = gappy().astype({"b": "Float64"})
-    run = ncsn.fit(frame, steps=200, settings=SMALL, quiet=True, seed=0)
+    run = fit_table(frame, steps=200, settings=SMALL, quiet=True, seed=0)
     new = run.sample(4000)
     assert_alike(new, frame)
     old, made = frame.isna(), new.isna()
@@ -552,12 +584,12 @@ def test_new_rows_have_gaps_as_often_and_in_the_same_places() -> None:
     # Rows without gaps have none.
     assert (whole["a"] > 0.5).mean() == pytest.approx((frame["a"] > 0.5).mean(), abs=0.08)
     assert np.corrcoef(whole["a"][whole["a"] > 0.5], whole["b"][whole["a"] > 0.5])[0, 1] > 0.2
-    filled = run.impute(frame[:500], 10).frame()  # type: ignore[attr-defined]
+    filled = filled_in(run, frame[:500], 10)
     assert_filled(filled, frame[:500])
     assert np.corrcoef(filled["b"][old["b"]], frame["a"][:500][old["b"]])[0, 1] > 0.4, "as if missing at random"
 
 
-def test_given_values_and_no_gaps_go_together(run: ncsn.Run) -> None:
+def test_given_values_and_no_gaps_go_together(run: TableRun) -> None:
     made = run.sample(200, given={"region": "Ulm", "kids": 2}, complete=True, seed=1)
     assert_alike(made, KNOWN)
     assert made.notna().all(axis=None)
@@ -567,6 +599,6 @@ def test_given_values_and_no_gaps_go_together(run: ncsn.Run) -> None:
 
 def test_an_array_has_gaps_too() -> None:
     array = gappy(400)[["a", "b", "c"]].to_numpy(float, na_value=math.nan)
-    run = ncsn.fit(array, steps=2, settings=SMALL, quiet=True)
+    run = fit_table(array, steps=2, settings=SMALL)
     assert run.sample(300).isnan().any(0).tolist() == [False, True, True]
     assert not run.sample(300, complete=True).isnan().any()

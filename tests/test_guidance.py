@@ -9,9 +9,11 @@ import torch
 from learning import pictures, tiny, unlearned
 
 import ncsn
-from ncsn.data.dataset import Dataset, Labels
+from ncsn.data.dataset import Labels
 from ncsn.evaluation import Features
-from ncsn.images import guidance, judge, mnist
+from ncsn.evaluation import images as judge
+from ncsn.images import Images, mnist
+from ncsn.learn import guidance
 from ncsn.learn.guidance import Trial, climb
 from ncsn.metrics import kernel_distance
 
@@ -133,12 +135,12 @@ def test_features_are_those_of_the_datas_own_classes_if_there_is_time(
     colours, grey = (torch.zeros(96, n, 8, 8, dtype=torch.uint8) for n in (3, 1))
     classes = torch.arange(96) % 2
     labels = Labels(train=classes, validation=classes, test=classes, names=("a", "b"))
-    told, plain = Dataset(colours, colours, colours, labels, "it"), Dataset(colours, colours, colours)
+    told, plain = Images(colours, colours, colours, labels, "it"), Images(colours, colours, colours)
     few = replace(told, validation=colours[1:], labels=replace(labels, validation=classes[1:]))
     table = [(mnist(), 0.0, "digit classifier"), (told, 1e-9, "efficientnet"), (told, 0.0, "efficientnet")]
     table += [(told, math.inf, "classifier of it"), (few, math.inf, "efficientnet")]
     table += [(told, 1e-9, "classifier of it")]  # from the cache
-    table += [(plain, 60.0, "efficientnet"), (Dataset(grey, grey, grey), 60.0, "pixels")]
+    table += [(plain, 60.0, "efficientnet"), (Images(grey, grey, grey), 60.0, "pixels")]
     said = []
     for images, seconds, name in table:
         assert guidance.features_for(images, CPU, seconds=seconds, effort=0.02).name == name

@@ -10,19 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Patch, Printed, command, refusal, refused, unchecked, with_transform
+from helpers import Patch, Printed, Sigma, command, expand, judge, refusal, refused, unchecked, with_transform
 from learning import TINY, unlearned
 from torch import Tensor
 
 import ncsn
-from ncsn.data.dataset import Dataset
 from ncsn.data.transforms import Transform
 from ncsn.evaluation import evaluate
-from ncsn.loading import from_arrays
-from ncsn.run.run import Run
-from ncsn.score import Sigma, expand
+from ncsn.loading import dataset_of
 from ncsn.settings import Reading
-from ncsn.signals import SIGNALS, Scale, autocorrelation, log_spectrum
+from ncsn.signals import SignalRun, Signals
 
 SCALES = torch.tensor([50.0, 2e-6, 1.0], dtype=torch.float64)[:, None]
 SHIFTS = torch.tensor([1e9, 0.0, -3.0], dtype=torch.float64)[:, None]
@@ -118,12 +115,19 @@ class Season:
         return signals[:, None]
 
 
+def run_in_units(score: ncsn.Score, shift: list[float], scale: list[float], length: int) -> SignalRun:
+    """The run of a score of standardised signals, whose channels have these means and standard deviations."""
+    waves = np.array([-1.0, 1.0] * length)[None, : 2 * (length // 2)] * np.ones((20, len(shift), 1))
+    signals = np.array(shift)[:, None] + np.array(scale)[:, None] * waves
+    units = dataset_of(signals, reading=Reading(signals=True))
+    run = SignalRun.of(score, (len(shift), length), sigma_max=20.0, sigma_min=0.02)
+    return with_transform(run, units.transform)
+
+
 SEASON = Season()
-RUN = with_transform(
-    Run.of(SEASON, (1, LENGTH), sigma_max=20.0, sigma_min=0.02), Scale(shift=(1e4,), scale=(0.5,), axes=1)
-)
+RUN = run_in_units(SEASON, [1e4], [0.5], LENGTH)
 TRAIN, VALIDATION, TEST = (SEASON.signals(n, seed).float() for seed, n in enumerate((600, 10, 200)))
-DATA = Dataset(TRAIN, VALIDATION, TEST, transform=RUN.transform)
+DATA = Signals(TRAIN, VALIDATION, TEST, transform=RUN.transform)
 
 
 # Judged next to held-out ones.
@@ -131,7 +135,7 @@ DATA = Dataset(TRAIN, VALIDATION, TEST, transform=RUN.transform)
 
 def test_distances_of_signals_are_those_by_hand() -> None:
     g = np.random.default_rng(0)
-    x, y = (g.normal(size=(20, 2, 10)).cumsum(-1).astype(np.float32) for _ in range(2))
+    x, y = (g.normal(size=(100, 2, 10)).cumsum(-1).astype(np.float32) for _ in range(2))
 
     def power(z: np.ndarray, c: int, f: int) -> float:
         waves = np.exp(-2j * math.pi * f / 10 * np.arange(10))
@@ -141,13 +145,12 @@ def test_distances_of_signals_are_those_by_hand() -> None:
         products = [float(np.mean([np.mean(s[c, : 10 - lag] * s[c, lag:]) for s in z])) for lag in (k, 0)]
         return products[0] / products[1]
 
-    for distance, number in ((log_spectrum, power), (autocorrelation, correlation)):
+    data = Signals(*(torch.from_numpy(x) for _ in range(3)))
+    run = SignalRun.of(SEASON, (2, 10), sigma_max=20.0, sigma_min=0.02)
+    found = judge(run, data, torch.from_numpy(y))
+    for name, number in (("log_spectrum", power), ("autocorrelation", correlation)):
         apart = [(number(x, c, k) - number(y, c, k)) ** 2 for c in range(2) for k in range(6)]
-        assert distance(x, y) == pytest.approx(np.mean(apart) ** 0.5, rel=1e-4)
-
-
-def judge(samples: Tensor, run: Run = RUN, data: Dataset = DATA) -> dict[str, float]:
-    return SIGNALS.ruler(run, data, "auto", 10_000).judge(samples).numbers
+        assert found[name] == pytest.approx(np.mean(apart) ** 0.5, rel=1e-4)
 
 
 SAMPLES: dict[str, Callable[[], Tensor]] = {
@@ -160,7 +163,7 @@ SAMPLES: dict[str, Callable[[], Tensor]] = {
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_signals_are_judged_next_to_held_out_ones(name: str) -> None:
-    numbers = judge(SAMPLES[name]())
+    numbers = judge(RUN, DATA, SAMPLES[name]())
     # Of 200 signals, logs of powers are off by 0.1, and autocorrelations by less.
     near = {"log_spectrum": (0, 0.25), "autocorrelation": (0, 0.1), "classifier": (0.38, 0.62)}
     far = {"log_spectrum": (1, 9), "autocorrelation": (0.3, 1), "classifier": (0.8, 1)}
@@ -174,7 +177,7 @@ def test_signals_are_judged_next_to_held_out_ones(name: str) -> None:
 def test_reversed_copies_are_copies_of_a_training_that_mirrors() -> None:
     copies = RUN.transform.inverse(TRAIN[:200].flip(-1).double())
     for flip in (False, True):
-        assert (judge(copies, replace(RUN, settings={"flip": flip}))["memorisation"] == 1) == flip
+        assert (judge(replace(RUN, settings={"flip": flip}), DATA, copies)["memorisation"] == 1) == flip
 
 
 def test_a_run_of_signals_is_evaluated_in_python_and_by_command(tmp_path: Path, capsys: Printed) -> None:
@@ -198,7 +201,7 @@ def test_no_more_signals_are_judged_than_there_are_to_learn_from() -> None:
     data = replace(DATA, train=TRAIN[:120])
     assert evaluate(RUN, data, seed=3).report() == {
         "n": 120,
-        **judge(RUN.sample(120, seed=3), data=replace(data, test=TEST[:120])),
+        **judge(RUN, replace(data, test=TEST[:120]), RUN.sample(120, seed=3)),
     }
     assert "99 held-out signals" in refused(lambda: evaluate(RUN, replace(DATA, test=TEST[:99])))
     assert "99 training signals" in refused(lambda: evaluate(RUN, replace(DATA, train=TRAIN[:99])))
@@ -297,8 +300,7 @@ def test_the_spread_of_filled_signals_is_one_number_for_each_channel(
     monkeypatch: Patch, tmp_path: Path, capsys: Printed
 ) -> None:
     score = ncsn.GaussianMixture(torch.zeros(1, 2 * 6))
-    run = Run.of(lambda x, s: score(x.flatten(1), s).view_as(x), (2, 6), sigma_max=20.0, sigma_min=0.02)
-    run = with_transform(run, Scale(shift=(0.0, 0.0), scale=(1.0, 1000.0)))
+    run = run_in_units(lambda x, s: score(x.flatten(1), s).view_as(x), [0.0, 0.0], [1.0, 1000.0], 6)
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
     x = np.zeros((3, 2, 6))
     x[:, :, 2] = np.nan
@@ -327,16 +329,19 @@ def test_the_spread_of_filled_signals_is_one_number_for_each_channel(
     ],
 )
 def test_one_long_series_is_refused_with_the_way_to_cut_it(
-    shape: tuple[int, ...], dtype: str, signals: bool, one: bool
+    shape: tuple[int, ...], dtype: str, signals: bool, one: bool, here: Path
 ) -> None:
-    series = {"": np.random.default_rng(0).normal(size=shape).astype(dtype)}
-    message = refused(lambda: from_arrays("x.npy", series, Reading(signals=signals)), naming="x.npy")
+    np.save("x.npy", np.random.default_rng(0).normal(size=shape).astype(dtype))
+    message = refused(lambda: ncsn.load_dataset("x.npy", reading=Reading(signals=signals)), naming="x.npy")
     assert message
     assert ("sliding_window_view" in message) == one
 
 
 @pytest.mark.parametrize(("shape", "grey"), [((60, 9, 8), True), ((60, 1, 9, 8), False), ((60, 9, 8, 3), False)])
-def test_three_axes_are_taken_for_grey_images_and_a_line_says_so(shape: tuple[int, ...], grey: bool) -> None:
-    images = from_arrays("x.npy", {"": np.random.default_rng(0).integers(0, 255, shape, np.uint8)}, Reading())
+def test_three_axes_are_taken_for_grey_images_and_a_line_says_so(
+    shape: tuple[int, ...], grey: bool, here: Path
+) -> None:
+    np.save("x.npy", np.random.default_rng(0).integers(0, 255, shape, np.uint8))
+    images = ncsn.load_dataset("x.npy")
     assert ("read as grey images" in images.describe()) == grey
     assert any("--signals" in line for line in images.notes) == grey

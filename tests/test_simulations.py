@@ -9,14 +9,13 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import conditional_run, refused, unchecked, with_transform
+from helpers import conditional_run, fit_table, refused, unchecked, with_transform
 from scipy import stats
 from torch import Tensor
 
 import ncsn
 from ncsn.data.columns import Columns, Discrete, Field, Number
-from ncsn.run.run import Run
-from ncsn.tables import simulations
+from ncsn.tables.run import TableRun
 
 # Two parameters with this prior, and two noisy measurements of them.
 PRIOR = torch.tensor([[1.0, 0.3], [0.3, 1.0]]).double()
@@ -126,8 +125,7 @@ def test_rows_of_columns_come_back_as_parameters_in_their_units() -> None:
         columns=(Number(name="rate", shift=0.0, scale=1.0, log=True), Number(name="x", shift=0.0, scale=1.0)),
         fields=(Field(label="rate", dtype="float64"), Field(label="x", dtype="float64")),
     )
-    run = conditional_run(PAIR)
-    run = Run(score=run.score, recipe=ncsn.Recipe(**vars(run.recipe) | {"transform": columns}))
+    run = with_transform(conditional_run(PAIR), columns)
     known = ncsn.with_prior(run, lambda rows: stats.lognorm(1).logpdf(rows["rate"]))
     draws = known.sample(2000, given={"x": [0.1, 0.5, 0.9, 0.2, 0.3]}, seed=1)
     assert [*draws] == ["rate"]
@@ -157,24 +155,25 @@ def test_calibration_says_how_sharp_posteriors_are() -> None:
     rows = torch.randn(300, 2, generator=torch.Generator().manual_seed(3)).double() @ torch.linalg.cholesky(PAIR).T
     columns = Columns(columns=(Number(name="0", shift=3.0, scale=10.0), Number(name="1", shift=0.0, scale=1.0)))
     rows[:, 0] = 3 + 10 * rows[:, 0]
-    found = with_transform(conditional_run(PAIR), columns).calibrate(rows, hidden=["0"], draws=9, truths="held-out")
+    run = with_transform(conditional_run(PAIR), columns)
+    found = ncsn.calibrate(run, rows, hidden=["0"], draws=9, truths="held-out")
     exact = stats.norm(3 + 6 * rows[:, 1].numpy(), 8).logpdf(rows[:, 0].numpy()).mean()
     assert f"{exact:.2f} nats; the best Gaussian has {exact:.2f}" in str(found)
     assert abs(found.spread["held-out"] - 0.8) < 0.06
     assert "hardly" not in found.verdict
-    alone = conditional_run(torch.eye(2).double()).calibrate(rows, hidden=["0"], draws=9, truths="run")
+    alone = ncsn.calibrate(conditional_run(torch.eye(2).double()), rows, hidden=["0"], draws=9, truths="run")
     assert "hardly narrower than the prior" in alone.verdict
 
 
-def mixed() -> Run:
+def mixed() -> TableRun:
     """A run whose first column has few values."""
-    run = conditional_run(PAIR)
     columns = Columns(columns=(Discrete(name="kind", values=(0.0, 1.0)), Number(name="x", shift=0.0, scale=1.0)))
-    return Run(score=run.score, recipe=ncsn.Recipe(**vars(run.recipe) | {"transform": columns}))
+    return with_transform(conditional_run(PAIR), columns)
 
 
 FAR: Any = {"0": (20.0, 25.0)}
 SCALAR: Any = {"0": 3}
+NINE = ncsn.with_prior(conditional_run(JOINT), {"0": (-9, 9)})
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: ncsn.with_prior(conditional_run(PAIR), {"9": (0, 1)}), "columns of numbers are 0, 1"),
     (lambda: ncsn.with_prior(conditional_run(PAIR), {"0": (1, 0)}), "(1, 0)"),
@@ -187,17 +186,14 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: ncsn.with_prior(conditional_run(PAIR), FAR).sample(2, given={"1": 0.0}), "0 of 2,"),
     (lambda: ncsn.with_prior(conditional_run(PAIR), FAR).log_prob([[22.0]], given={"1": 0.0}), "none of 2,000"),
     (lambda: conditional_run(PAIR).sample(2, given={"1": [0.0, 1.0]}), "with_prior"),
-    (lambda: conditional_run(JOINT).sample(2, given={"2": [0.0, 1.0], "3": 0.0}), "2 (2), 3 (one value)"),
-    (lambda: conditional_run(JOINT).sample(2, given={"2": [0.0, 1.0], "3": [0.0]}), "lists of the same length"),
-    (lambda: conditional_run(PAIR).sample(2, given={"1": []}), "1 (0)"),
+    (lambda: NINE.sample(2, given={"2": [0.0, 1.0], "3": 0.0}), "2 (2), 3 (one value)"),
+    (lambda: NINE.sample(2, given={"2": [0.0, 1.0], "3": [0.0]}), "lists of the same length"),
+    (lambda: NINE.sample(2, given={"3": []}), "3 (0)"),
     (
         lambda: conditional_run(PAIR).sample(2, given=cast(Any, pandas.DataFrame({"1": [0.0]}))),
         "given is 1 0 0.0; expected",
     ),
-    (
-        lambda: ncsn.with_prior(conditional_run(JOINT), {"0": (-9, 9)}).sample(2, given={"3": [0.0, 1.0]}),
-        "every parameter",
-    ),
+    (lambda: NINE.sample(2, given={"3": [0.0, 1.0]}), "every parameter"),
     (
         lambda: ncsn.with_prior(replace(conditional_run(JOINT), settings={"hidden": ["0", "1"]}), log_prior).sample(
             2, given={"3": [0.0, 1.0]}
@@ -205,7 +201,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
         "without 2, and parameters are only 0, 1",
     ),
     (lambda: ncsn.with_prior(mixed(), lambda rows: 0 * rows[:, 0]).sample(2, given={"x": [0.0, 1.0]}), "categories"),
-    (lambda: ncsn.with_prior(ncsn.load("mnist"), {"0": (0, 1)}), "images"),
+    (lambda: ncsn.with_prior(cast(Any, ncsn.load("mnist")), {"0": (0, 1)}), "images"),
 ]
 
 
@@ -216,14 +212,14 @@ def test_what_has_no_posterior_is_refused(call: Callable[[], object], why: str) 
 
 
 def test_too_few_effective_particles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulations, "LEAST_EFFECTIVE", 10**4)
+    monkeypatch.setattr("ncsn.tables.simulations.MIN_EFFECTIVE", 10**4)
     run = ncsn.with_prior(conditional_run(PAIR), {"0": (-9, 9)})
     assert "particles are effective" in refused(lambda: run.sample(2, given={"1": [0.0, 1.0]}))
 
 
 def test_a_saved_run_says_that_its_prior_is_not(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
-    run = ncsn.fit(torch.randn(200, 2, generator=torch.Generator().manual_seed(0)), steps=2, quiet=True)
+    run = fit_table(torch.randn(200, 2, generator=torch.Generator().manual_seed(0)), steps=2)
     with caplog.at_level("INFO", "ncsn"):
-        ncsn.with_prior(run, {"0": (-9, 9)}).save(tmp_path / "run")
+        ncsn.with_prior(run, {"0": (0, 9)}).save(tmp_path / "run")
     assert "with_prior" in caplog.text
-    assert ncsn.load(tmp_path / "run").log_prior is None
+    assert float(ncsn.load(tmp_path / "run").sample(100)[:, 0].min()) < 0

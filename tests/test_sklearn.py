@@ -17,6 +17,7 @@ from sklearn.preprocessing import OrdinalEncoder
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from ncsn.sklearn import ScoreDensity, ScoreImputer
+from ncsn.tables.run import TableRun
 
 SOLVER = {
     "check_methods_subset_invariance": "the solver chooses its steps for all rows of a call together, so a density "
@@ -28,7 +29,7 @@ SOLVER = {
 def test_of_scikit_learn(estimator: BaseEstimator, check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if isinstance(estimator, ScoreDensity) and check.func.__name__ in SOLVER:
         pytest.xfail(SOLVER[check.func.__name__])
-    monkeypatch.setattr("ncsn.tables.impute.cell_coverage", lambda *_: {})  # which would be most of the time
+    monkeypatch.setattr(TableRun, "measure_coverage", lambda *_: {})  # which would be most of the time
     with unchecked():  # constructors take anything
         check(estimator)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import Patch, Printed, command, conditional_run, refusal, with_transform
+from helpers import Patch, Printed, command, conditional_run, fit_table, load_table, refusal, with_transform
 
 import ncsn
 from ncsn.data.columns import Columns, Number
@@ -43,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_conformal_intervals_are_those_of_the_held_out_rows(trained: Path) -> None:
-    run = ncsn.load(trained / "run")
+    run = load_table(trained / "run")
     held_out, data = run.held_out(), run.data()
     validation, test = (data.transform.restore(part.double()) for part in (data.validation, data.test))
     assert torch.equal(held_out.nan_to_num(), test.nan_to_num()), "not the rows that select the checkpoint"
@@ -56,9 +56,8 @@ def test_conformal_intervals_are_those_of_the_held_out_rows(trained: Path) -> No
 
 
 def test_a_run_has_the_tables_columns(trained: Path, tmp_path: Path) -> None:
-    run = ncsn.load(trained / "run")
-    transform = run.transform
-    assert isinstance(transform, Columns)
+    run = load_table(trained / "run")
+    transform = run.columns
     assert transform.names == tuple(FRAME.columns)
     assert [column.name for column in transform.columns if column.date] == ["joined"]
     assert run.measured.keys() == {"coverage", "coverage_of", "right", "confidence", "right_of"}
@@ -117,7 +116,7 @@ def test_what_a_run_of_rows_cannot_do_is_refused(
 
 
 def test_a_frame_is_learned_as_its_file_and_a_sum_is_no_measurement(trained: Path) -> None:
-    run = ncsn.fit(FRAME, steps=6, quiet=True)
+    run = fit_table(FRAME, steps=6)
     assert run.transform == ncsn.load(trained / "run").transform
     numbers_only = ncsn.fit(FRAME[["normal", "lognormal"]], steps=2, quiet=True)
     for each in (run, numbers_only):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ncsn import images
-from ncsn.data.arrays import Arrays, arrays
+from ncsn.data.arrays import Arrays, read_arrays
 from ncsn.data.dataset import Dataset
 from ncsn.run.folder import find, has_run, read_config, read_model
 from ncsn.run.run import Run
@@ -69,7 +69,7 @@ def read(name: str, reading: Reading) -> Dataset:
     if suffix in TABLES:
         return read_table(name)
     if place.is_file() and suffix in (".npy", ".npz"):
-        return from_arrays(name, arrays(place), reading)
+        return from_arrays(name, read_arrays(place), reading)
     raise ValueError(f"{name} is not a dataset; give mnist, a folder, .zip, .tar, .npy, .npz, .csv, .tsv or .parquet")
 
 

@@ -11,16 +11,17 @@ import torch
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
-from ncsn.data.arrays import Arrays, arrays, check_finite, labels_of, split_arrays
+from ncsn.data.arrays import Arrays, check_finite, labels_of, read_arrays, split_arrays
 from ncsn.data.dataset import Dataset
 from ncsn.data.transforms import Scale
 from ncsn.machine import storage
 from ncsn.machine.hardware import threads_for
 from ncsn.machine.messages import bar, quieter
 from ncsn.machine.storage import sha256_of
-from ncsn.posteriors import Observation, masked
+from ncsn.measurements import Observation, masked
 from ncsn.run.imputation import Imputed, ImputingRun, Unseen, choose_patterns
-from ncsn.run.run import generator_of
+from ncsn.run.run import posterior_of
+from ncsn.run.steps import generator_of
 from ncsn.settings import OF_IMAGES, Reading
 from ncsn.validation import as_numbers, counted, whole
 
@@ -57,10 +58,10 @@ def read_signals(name: str, found: Arrays) -> Signals:
     Raises ValueError if there are too few signals, or if a channel is constant.
     """
     splits = split_arrays(name, found, signals_in)
-    arrays = [stack[index] for _, stack, _, index in splits.values()]
+    arrays = [split.examples[split.places] for split in splits.values()]
     if not all(map(len, arrays)):
         raise ValueError(f"{name} has too few signals; training needs at least 10 (1,000 or more for good samples)")
-    classes = {part: ["" if known is None else known[index]] for part, (_, _, known, index) in splits.items()}
+    classes = {name: ["" if split.classes is None else split.classes[split.places]] for name, split in splits.items()}
     learned, axes = arrays[-1], (0, *range(2, arrays[-1].ndim))
     shift = learned.mean(axes, dtype=np.float64, keepdims=True)[0]
     scale = learned.std(axes, dtype=np.float64, keepdims=True)[0]
@@ -80,7 +81,7 @@ class SignalRun(ImputingRun):
     examples: ClassVar[type[Dataset]] = Signals
 
     def _read(self, place: str, reading: Reading) -> Signals:
-        return read_signals(place, arrays(Path(place)))
+        return read_signals(place, read_arrays(Path(place)))
 
     def _numbers(self, x: object, unseen: Unseen = "error") -> Float64[Tensor, "b *d"]:
         """Signals of one channel may lack the channel axis."""
@@ -111,20 +112,22 @@ class SignalRun(ImputingRun):
 
     def _impute(self, x: Float64[Tensor, "b *d"], n: int, generator: torch.Generator) -> Imputed:
         """Signals with the same gaps are processed together."""
-        z, missing = self.transform.forward(x).float().to(self.device), x.isnan()
+        z = self.transform.forward(x).float().to(self.device)
+        missing = x.isnan()
         draws = x.repeat(n, *[1] * x.ndim)
         patterns, pattern = torch.unique(missing, dim=0, return_inverse=True)
-        parts = [
-            (gaps, part)
+        batches = [
+            (gaps, batch)
             for number, gaps in enumerate(patterns)
             if bool(gaps.any())
-            for part in torch.split((pattern == number).nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
+            for batch in torch.split((pattern == number).nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
         ]
-        for gaps, part in bar(parts, f"{len(x)} signals"):
-            drawn = self._draw_gap(z[part], gaps.to(self.device), n, generator)
-            draws[:, part] = torch.where(gaps, drawn.to(draws), draws[:, part])
+        for gaps, batch in bar(batches, f"{len(x)} signals"):
+            drawn = self._draw_gap(z[batch], gaps.to(self.device), n, generator)
+            draws[:, batch] = torch.where(gaps, drawn.to(draws), draws[:, batch])
         point = torch.where(missing, draws.mean(0), x)
-        return Imputed(x, draws, point, draws.std(0) if len(draws) > 1 else torch.full_like(point, torch.nan), self)
+        spread = draws.std(0) if len(draws) > 1 else torch.full_like(point, torch.nan)
+        return Imputed(x, draws, point, spread, self)
 
     def _draw_gap(
         self, z: Float[Tensor, "b *d"], missing: Bool[Tensor, "*d"], n: int, generator: torch.Generator
@@ -134,16 +137,17 @@ class SignalRun(ImputingRun):
             return self.steps(n * len(z), seed=generator).last().view(n, *z.shape)
         count = n * len(z)
         noise_std = 2 * self.recipe.sampling.sigma_min
-        answers = self.condition_on(Observation(masked(~missing), z[:, ~missing].repeat_interleave(n, 0), noise_std))
-        with quieter(logging.ERROR):  # otherwise every part would warn that samples disagree
-            drawn = answers.steps(count, particles=1, batch_size=min(DRAWS_AT_ONCE, count), seed=generator).last()
+        observed = z[:, ~missing].repeat_interleave(n, 0)
+        posterior = posterior_of(self, Observation(masked(~missing), observed, noise_std))
+        with quieter(logging.ERROR):  # otherwise every batch would warn that samples disagree
+            drawn = posterior.steps(count, particles=1, batch_size=min(DRAWS_AT_ONCE, count), seed=generator).last()
         return drawn.view(len(z), n, *z.shape[1:]).transpose(0, 1)
 
-    def _hide(self, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
+    def _hide(self, hidden: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
         """A share is a gap in the middle of the last axis, in all channels."""
-        if not isinstance(what, float):
-            return choose_patterns(what, shape, generator)
-        length = math.ceil(what * shape[-1])
+        if not isinstance(hidden, float):
+            return choose_patterns(hidden, shape, generator)
+        length = math.ceil(hidden * shape[-1])
         gap = torch.zeros(shape, dtype=torch.bool)
         gap.narrow(-1, (shape[-1] - length) // 2, length).fill_(True)
         return gap
@@ -153,7 +157,7 @@ class SignalRun(ImputingRun):
         for path in (rows, out, draws or out):
             if path.suffix != ".npy":
                 raise ValueError(f"{path} ends in {path.suffix!r}; signals are read from and written to .npy")
-        signals = arrays(rows)[""]
+        signals = read_arrays(rows)[""]
         if signals.dtype.kind not in "iuf":
             raise ValueError(f"{rows} holds {signals.dtype}; signals must be numbers")
         imputed = self.impute(np.array(signals, np.float64), n, seed=seed)
@@ -164,6 +168,6 @@ class SignalRun(ImputingRun):
         # Each channel has its own unit.
         channels = zip(imputed.variation.unbind(1), imputed.missing.unbind(1), strict=True)
         spreads = [f"{float(std[gap].mean()):.3g}" for std, gap in channels if bool(gap.any())]
-        each = " in the channels with gaps" if len(spreads) > 1 else ""
-        varied = f"; mean standard deviation of the draws: {', '.join(spreads)}{each}" if spreads else ""
-        return [f"{out}: {counted(int(imputed.missing.sum()), 'missing value')} filled in{varied}"]
+        where = " in the channels with gaps" if len(spreads) > 1 else ""
+        summary = f"; mean standard deviation of the draws: {', '.join(spreads)}{where}" if spreads else ""
+        return [f"{out}: {counted(int(imputed.missing.sum()), 'missing value')} filled in{summary}"]

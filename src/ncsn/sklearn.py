@@ -20,7 +20,7 @@ from ncsn.data.columns import Columns, columns_of
 from ncsn.learn.fit import fit
 from ncsn.machine.messages import quieter
 from ncsn.run.imputation import Unseen, check_unseen
-from ncsn.run.run import UserData
+from ncsn.run.options import UserData
 from ncsn.settings import TrainSettings
 from ncsn.tables.frames import numbers_of
 from ncsn.tables.imputed import ImputedTable

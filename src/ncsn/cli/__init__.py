@@ -13,6 +13,6 @@ def program() -> None:
     """Run the command line; Ctrl-C and SIGTERM end it with one line, even during imports."""
     quit_on_signals()
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for some reads the metadata of every package
-    from ncsn.cli.console import main
+    from ncsn.cli.commands import main
 
     main(sys.argv[1:])

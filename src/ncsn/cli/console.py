@@ -1,11 +1,10 @@
-"""The command ``ncsn``; and what scripts and commands share: options, parsing, one-line errors, bars and sampling.
+"""What scripts and commands share: options, parsing, one-line errors, bars and sampling.
 
 Torch is imported inside the functions that need it, so that ``--help`` responds immediately.
 """
 
-import functools
 import io
-import operator
+import math
 import os
 import re
 import shutil
@@ -16,15 +15,13 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tyro
 from annotated_types import MinLen
 
-from ncsn import __version__
 from ncsn.machine.messages import Stopped, bar, log, stop_on_signals
 from ncsn.settings import Given
 from ncsn.validation import (
@@ -42,22 +39,16 @@ from ncsn.validation import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ncsn.run.run import Drawn, Run, SeededOptions, Steps
-    from ncsn.run.run import SamplingOptions as SamplingKeywords
+    from ncsn.run.options import SamplingOptions as SamplingKeywords
+    from ncsn.run.options import SeededOptions
+    from ncsn.run.run import Run
+    from ncsn.run.steps import Drawn, Steps
 
 MIN_COLUMNS = 40  # of a terminal; in one or two columns tyro's help never ends
 MIN_CALLS_TO_COMPILE = 60_000  # network evaluations of single images; for fewer, compiling takes longer than it saves
 FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # tyro draws boxes around its messages
 AFTER_MESSAGE = (" Got errors:", " Argument helptext:", " For full helptext")  # what tyro adds to messages
 ClassName = Annotated[str, MinLen(1)]
-COMMANDS = {
-    "train": "train",
-    "sample": "sample",
-    "share": "export play",
-    "measure": "evaluate likelihood calibrate",
-    "solve": "impute inpaint denoise superres deblur",
-}
-MODULES = {name: module for module, names in COMMANDS.items() for name in names.split()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +66,6 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-
-    def options(self) -> "SamplingKeywords":
-        """The options that ``Run.steps`` takes."""
-        from ncsn.run.run import SamplingOptions
-
-        names = SamplingOptions.__annotations__
-        return cast("SamplingKeywords", {name: value for name, value in vars(self).items() if name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +87,16 @@ class SamplingOptions(RunOptions):
     label: Annotated[Given[ClassName], tyro.conf.arg(name="class", metavar="NAME|NUMBER|any|none")] = None
     guidance: Given[Guidance] = None
     batch_size: BatchSize = 500
+
+    def options(self) -> "SamplingKeywords":
+        """The options of ``Run.steps`` that the command line gives."""
+        return {
+            "sampler": self.sampler,
+            "levels": self.levels,
+            "label": self.label,
+            "guidance": self.guidance,
+            "batch_size": self.batch_size,
+        }
 
 
 def check_output(out: Path, *suffixes: str, overwrite: bool) -> None:
@@ -173,34 +167,19 @@ def run(command: Callable[[Any], None], settings: Any, args: list[str] | None = 
     fail(line, status)
 
 
-def find_command(name: str) -> type:
-    """The dataclass of a command.  Only its own module is imported, so that it starts sooner."""
-    command: type = getattr(import_module(f"ncsn.cli.{MODULES[name]}"), name.capitalize())
-    return command
-
-
-def main(args: list[str]) -> None:
-    """Run the command that ``args`` name."""
-    if args == ["--version"]:
-        print(f"ncsn {__version__}")  # noqa: T201
-    elif not is_main() and args[:1] != ["train"]:
-        return  # of the processes that torchrun starts, one does what isn't training
-    elif args and args[0] in MODULES:
-        run(lambda command: command(), find_command(args[0]), args[1:], f"ncsn {args[0]}")
-    else:
-        commands = (Annotated[find_command(name), tyro.conf.subcommand(name)] for name in MODULES)
-        run(lambda command: command(), functools.reduce(operator.or_, commands), args, "ncsn")
-
-
 def is_main() -> bool:
     """Whether this is the main process, the only one that prints results."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
-def require(run: "Run", noun: str, named: Path, why: str) -> None:
-    """Raises ValueError, which says ``why``, unless the run generates the kind of data that a command needs."""
-    if run.examples.noun != noun:
-        raise ValueError(f"{named} generates {run.examples.noun}; {why}")
+def load_run_of_images(run: Path, device: str, advice: str) -> "Run":
+    """The run in a folder.  Raises ValueError with ``advice`` if it doesn't generate images."""
+    import ncsn
+
+    loaded = ncsn.load(run, device=device)
+    if loaded.examples.noun != "images":
+        raise ValueError(f"{run} generates {loaded.examples.noun}; {advice}")
+    return loaded
 
 
 def ending(error: BaseException) -> tuple[int, str]:
@@ -234,9 +213,9 @@ def draw(run: "Run", n: int, *, keep: int = 0, **options: "Unpack[SeededOptions]
 
 def compile_for(run: "Run", n: int, steps: "Steps") -> None:
     """Compile a run's networks if that pays off for ``n`` samples drawn like ``steps``."""
-    from ncsn.score import even_batch_size
+    from ncsn.score_calls import even_batch_size
 
-    if run.examples.guided and run.posterior_score is None and n * steps.sampling.nfe >= MIN_CALLS_TO_COMPILE:
+    if run.examples.guided and n * steps.sampling.nfe >= MIN_CALLS_TO_COMPILE:
         run.compile(even_batch_size(n, steps.batch_size))
 
 
@@ -246,7 +225,7 @@ def follow(steps: "Steps", description: str, began: float, *, keep: int = 0) -> 
     Batches of a size that networks weren't compiled for run uncompiled.
     """
     from ncsn.machine.hardware import nothing_compiled
-    from ncsn.run.run import Drawn
+    from ncsn.run.steps import Drawn
 
     path = []
     with nothing_compiled():
@@ -271,13 +250,14 @@ def write_array(
     from ncsn.data.transforms import BYTES
     from ncsn.evaluation.output import write
     from ncsn.machine import storage
-    from ncsn.run.run import cost
+    from ncsn.run.steps import describe_cost
 
-    began, count = time.perf_counter(), 1
+    began = time.perf_counter()
+    count = 1
     with tempfile.TemporaryFile(dir=out.parent) as file:
         for number, steps in enumerate(run.blocks(n, seed=seed, **options), 1):
             if number == 1:
-                count = -(-n // steps.n)
+                count = math.ceil(n / steps.n)
                 compile_for(run, n, steps)
             drawn = follow(steps, f"block {number} of {count}", began)
             block = np.asarray(run.stored(drawn.samples, BYTES if judged else None))
@@ -292,5 +272,5 @@ def write_array(
                     np.save(temporary, array)
                 else:
                     np.savez_compressed(temporary, samples=array)
-    log.info(f"{out}: {cost(n, drawn.steps, drawn.seconds)}")
+    log.info(f"{out}: {describe_cost(n, drawn.steps, drawn.seconds)}")
     return drawn

@@ -5,7 +5,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from annotated_types import Interval
@@ -70,10 +70,18 @@ class Evaluate(SamplingOptions):
         drawn = write_array(out / SAMPLES, run, ruler.n, seed=self.seed, options=self.options(), judged=True)
         samples = torch.from_numpy(np.load(out / SAMPLES)["samples"])
         result = ruler.judge(samples)
-        facts: dict[str, object] = {"source": str(self.run), "run_digest": run.digest, "seed": self.seed}
-        facts |= {"class": self.label, "sampling": asdict(drawn.steps.sampling)}
-        facts |= {"nfe": drawn.steps.nfe, "guide_nfe": drawn.steps.guide_nfe, "sampling_seconds": drawn.seconds}
-        facts |= {"data": data.name, "data_digest": data.digest}
+        facts: dict[str, object] = {
+            "source": str(self.run),
+            "run_digest": run.digest,
+            "seed": self.seed,
+            "class": self.label,
+            "sampling": asdict(drawn.steps.sampling),
+            "nfe": drawn.steps.nfe,
+            "guide_nfe": drawn.steps.guide_nfe,
+            "sampling_seconds": drawn.seconds,
+            "data": data.name,
+            "data_digest": data.digest,
+        }
         ruler.show(samples, out / PAGE)
         # Written last, so that a folder with this file has a complete evaluation.
         storage.write_json(out / NUMBERS, facts | result.report())
@@ -108,27 +116,35 @@ class Likelihood(RunOptions):
 
         import ncsn
         from ncsn.batching import dequantize
-        from ncsn.run.run import block_seed
+        from ncsn.run.steps import block_seed
 
         began = time.perf_counter()
-        run = ncsn.load(self.run, device=self.device)
-        console.require(run, "images", self.run, "in Python, run.log_prob returns log densities of any data")
-        test, generator = run.data().test, torch.Generator().manual_seed(self.seed)
+        advice = "in Python, run.log_prob returns log densities of any data"
+        run = console.load_run_of_images(self.run, self.device, advice)
+        test = run.data().test
+        generator = torch.Generator().manual_seed(self.seed)
         pixels = test[torch.randperm(len(test), generator=generator)[: self.n]]
         x = dequantize(pixels, generator=generator) if pixels.dtype == torch.uint8 else pixels
-        n, dimensions = len(x), x.shape[1:].numel()
-        # Another seed, because this one has already chosen the images.
-        seed, sigma_min = block_seed(self.seed, 1), self.sigma_min or run.recipe.sampling.sigma_min
-        accuracy: dict[str, Any] = {"sigma_min": sigma_min, "probes": self.probes, "tolerance": self.tolerance}
-        states = run.log_densities(x, batch_size=IMAGES_AT_ONCE, seed=seed, **accuracy)
-        parts = list(bar(states, f"{n} images", total=-(-n // IMAGES_AT_ONCE), unit="state"))
-        bits = ncsn.bits_per_dimension(torch.cat([part.log_prob for part in parts]), dimensions)
-        errors = torch.cat([part.standard_error for part in parts]) / (dimensions * math.log(2))
-        what = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
-        error, nfe = bits.std() / n**0.5, max(part.nfe for part in parts)
+        n = len(x)
+        dimensions = x.shape[1:].numel()
+        sigma_min = self.sigma_min or run.recipe.sampling.sigma_min
+        batches = run.log_densities(
+            x,
+            batch_size=IMAGES_AT_ONCE,
+            seed=block_seed(self.seed, 1),  # another seed, because this one has already chosen the images
+            sigma_min=sigma_min,
+            probes=self.probes,
+            tolerance=self.tolerance,
+        )
+        densities = list(bar(batches, f"{n} images", total=math.ceil(n / IMAGES_AT_ONCE), unit="state"))
+        bits = ncsn.bits_per_dimension(torch.cat([batch.log_prob for batch in densities]), dimensions)
+        errors = torch.cat([batch.standard_error for batch in densities]) / (dimensions * math.log(2))
+        units = "pixels (byte + u)/256" if pixels.dtype == torch.uint8 else "pixels in steps of 1/256"
+        error = bits.std() / n**0.5
+        nfe = max(batch.nfe for batch in densities)
         log.info(
             f"{bits.mean():.3f} bits/dim ± {error:.3f} (over {n} test images; ± {errors.mean():.3f} per image over "
-            f"{self.probes} probes), for {what} with noise {sigma_min:g}; up to {nfe} evaluations, "
+            f"{self.probes} probes), for {units} with noise {sigma_min:g}; up to {nfe} evaluations, "
             f"{time.perf_counter() - began:.0f} s"
         )
 
@@ -161,9 +177,13 @@ class Calibrate(RunOptions):
     def __call__(self) -> None:
         """Calibrate, print and draw."""
         import ncsn
+        from ncsn.run.imputation import ImputingRun
 
         check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
+        if not isinstance(run, ImputingRun):
+            advice = "use ncsn.calibrate(run, measure=...) in Python"
+            raise ValueError(f"the run generates {run.examples.noun}; {advice}")
         result = ncsn.calibrate(run, hidden=self.hidden(run), truths=self.truths, n=self.n, seed=self.seed)
         ncsn.plots.calibration(result.ranks, self.out)
         log.info(f"{result}\n{self.out}: ranks, coverage and TARP")

@@ -1,7 +1,6 @@
 """``ncsn sample``: draw samples from a run."""
 
 import csv
-import importlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from ncsn.settings import TABLES, Given
 from ncsn.validation import Count, LangevinSteps, Seed, StepSize, counted
 
 if TYPE_CHECKING:
+    from ncsn.run.options import SamplingOptions as SamplingKeywords
     from ncsn.tables.run import TableRun
 
 PICTURES = (".png", ".gif")
@@ -58,24 +58,24 @@ class Sample(SamplingOptions):
         picture = self.out.suffix in PICTURES
         if picture and self.n > MAX_IN_PICTURE:
             raise ValueError(f"n is {self.n}; a picture shows at most {MAX_IN_PICTURE:,}; write more to .npz or .npy")
-        if self.out.suffix in TABLES:
-            for name in ("pandas", "pyarrow"):  # a missing package shows before sampling starts
-                importlib.import_module(name)
+        if self.out.suffix in TABLES:  # a missing package shows before sampling starts
+            import pandas  # noqa: F401
+            import pyarrow  # noqa: F401
         run = ncsn.load(self.run, device=self.device)
-        if self.out.suffix not in SUFFIXES[run.examples.noun]:
-            raise ValueError(
-                f"{self.out}: {run.examples.noun} can be written to {', '.join(SUFFIXES[run.examples.noun])}"
-            )
-        check_output(self.out, *SUFFIXES[run.examples.noun], overwrite=self.overwrite)
+        noun = run.examples.noun
+        suffixes = SUFFIXES[noun]
+        if self.out.suffix not in suffixes:
+            raise ValueError(f"{self.out}: {noun} can be written to {', '.join(suffixes)}")
+        check_output(self.out, *suffixes, overwrite=self.overwrite)
         if self.complete or self.given is not None:
             if not isinstance(run, TableRun):
-                raise ValueError(f"{self.run} generates {run.examples.noun}; only tables have columns and cells")
+                raise ValueError(f"{self.run} generates {noun}; only tables have columns and cells")
             run = replace(run, complete=self.complete)
-        if self.given is not None:
-            if self.out.suffix not in TABLES:
-                raise ValueError(f"{self.out}: with --given, rows can be written to {', '.join(TABLES)}")
-            self.write_given(run, self.given)
-            return
+            if self.given is not None:
+                if self.out.suffix not in TABLES:
+                    raise ValueError(f"{self.out}: with --given, rows can be written to {', '.join(TABLES)}")
+                self.write_given(run, self.given)
+                return
         if not picture:
             write_array(self.out, run, self.n, seed=self.seed, options=self.options())
         else:
@@ -84,12 +84,15 @@ class Sample(SamplingOptions):
             write(run, drawn.samples, drawn.path, self.out)
             log.info(f"{self.out}: {drawn.cost}")
 
+    def options(self) -> "SamplingKeywords":
+        return {**super().options(), "steps": self.steps, "eps": self.eps}
+
     def write_given(self, run: "TableRun", given: str) -> None:
         """Write rows with given values into a table."""
-        parts: list[str] = []
+        assignments: list[str] = []
         with suppress(csv.Error):  # of a line break
-            parts = next(csv.reader([given]), parts)
-        pairs = [part.partition("=") for part in parts]
+            assignments = next(csv.reader([given]), assignments)
+        pairs = [assignment.partition("=") for assignment in assignments]
         if not pairs or not all(equals for _, equals, _ in pairs):
             raise ValueError(f"given is {given!r}; expected NAME=VALUE, such as sex=F, separated by commas")
         values = {name.strip(): value for name, _, value in pairs}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import tyro
 
-from ncsn.cli.console import check_output, require
+from ncsn.cli.console import check_output, load_run_of_images
 from ncsn.machine.messages import Stopped, log
 from ncsn.settings import Given
 from ncsn.validation import Port, check_ranges, reason
@@ -72,11 +72,11 @@ class Play:
         with tempfile.TemporaryDirectory(prefix="ncsn-play-") as temporary:
             folder = page()
             if self.run is not None:  # a copy of the page with another model
-                run, own = ncsn.load(self.run, device="cpu"), Path(temporary) / "page"
-                require(run, "images", self.run, "the page needs a run of images")
+                run = load_run_of_images(self.run, "cpu", "the page needs a run of images")
                 if (channels := run.recipe.shape[0]) not in (1, 3):
                     raise ValueError(f"{self.run} generates images with {channels} channels; expected grey or RGB")
-                folder = Path(shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.onnx")))
+                copy = Path(temporary) / "page"
+                folder = Path(shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.onnx")))
                 ncsn.export(run, folder / "model.onnx")
             with server(folder, self.port) as serving:
                 print(f"http://127.0.0.1:{serving.server_port}/  (Ctrl-C stops it)", flush=True)

@@ -1,5 +1,6 @@
 """``ncsn inpaint``, ``denoise``, ``superres``, ``deblur`` and ``impute``: inverse problems with a run as the prior."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,10 +15,12 @@ from ncsn.settings import TABLES, Given, Reading
 from ncsn.validation import Count, Levels, Region, Seed
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from ncsn import Run
-    from ncsn.posteriors import Measurement
+    from ncsn import PosteriorRun, Run
+    from ncsn.measurements import Measurement
+    from ncsn.run.steps import Drawn, PosteriorSteps
 
 Shape = tuple[int, ...]
 Noise = Annotated[float, Interval(gt=0, le=100)]
@@ -57,7 +60,7 @@ class Problem(RunOptions):
         """The measurement of images of this shape, and a function that turns it back into an image without a prior."""
         raise NotImplementedError
 
-    def posterior(self, run: "Run", measure: "Measurement", y: "Tensor") -> "Run":
+    def posterior(self, run: "Run", measure: "Measurement", y: "Tensor") -> "PosteriorRun":
         """The run that samples the posterior."""
         return run.posterior(measure, y, noise_std=self.noise)
 
@@ -69,35 +72,44 @@ class Problem(RunOptions):
         from ncsn.metrics import psnr
 
         check_output(self.out, ".png", overwrite=self.overwrite)
-        run = ncsn.load(self.run, device=self.device)
-        console.require(run, "images", self.run, "this command needs a run of images")
-        measure, shown = self.problem(run.recipe.shape)
-        file_shape = tuple(measure(torch.zeros(run.recipe.shape)[None]).shape[1:])
-        known = len(file_shape) == 1  # a mask: the file is the whole image, and hidden pixels are ignored
-        measured = file_shape if self.measured and not known else run.recipe.shape
+        run = console.load_run_of_images(self.run, self.device, "this command needs a run of images")
+        measure, to_image = self.problem(run.recipe.shape)
+        measured_shape = tuple(measure(torch.zeros(run.recipe.shape)[None]).shape[1:])
+        is_mask = len(measured_shape) == 1  # the file is the whole image, and hidden pixels are ignored
+        read_measurement = self.measured and not is_mask
+        file_shape = measured_shape if read_measurement else run.recipe.shape
         reading = Reading() if run.origin is None else run.origin.reading
         images = run.data() if self.input.isdecimal() else None
-        image = read_example(self.input, measured, images, reading, run.transform, fit=not self.measured)
-        y = image[None] if self.measured and not known else measure(image[None])
+        image = read_example(self.input, file_shape, images, reading, run.transform, fit=not self.measured)
+        y = image[None] if read_measurement else measure(image[None])
         generator = torch.Generator().manual_seed(self.seed)
         if not self.measured:
             y = y + self.noise * torch.randn(y.shape, generator=generator)
-        seed = generator if run.device.type == "cpu" else self.seed
         posterior = self.posterior(run, measure, y)
-        drawn = console.draw(posterior, self.n, seed=seed, **self.options())
-        (guess,), x = shown(y), drawn.samples
-        ncsn.plots.posterior_page(None if self.measured else image, guess, x, self.out)
-        quality = f", {drawn.steps.backward} backward passes each" if drawn.steps.backward else ""
-        if drawn.steps.particles > 1:
-            quality += f"; {drawn.steps.particles} particles, effective sample size {drawn.steps.effective:.0f}"
-            if (weight := drawn.steps.weight) is not None:
-                quality += f"; log evidence {float(weight.log_evidence):.2f} ± {float(weight.standard_error):.2f} nats"
-        elif posterior.posterior_score is not None:
-            quality += posterior.posterior_score.caveat
+        drawn, steps = self.draw(posterior, generator if run.device.type == "cpu" else self.seed)
+        x = drawn.samples
+        (measured_image,) = to_image(y)
+        ncsn.plots.posterior_page(None if self.measured else image, measured_image, x, self.out)
+        quality = f", {steps.backward} backward passes each" if steps.backward else ""
+        if steps.particles == 1:
+            quality += posterior.posterior.caveat
+        else:
+            quality += f"; {steps.particles} particles, effective sample size {steps.effective:.0f}"
+        if steps.weight is not None:
+            log_evidence, error = float(steps.weight.log_evidence), float(steps.weight.standard_error)
+            quality += f"; log evidence {log_evidence:.2f} ± {error:.2f} nats"
         if not self.measured:
             quality += f"; PSNR of the posterior's mean {psnr(x.mean(0), image):.1f} dB"
-            quality += f", of a sample {psnr(x[0], image):.1f} dB, of the measurement {psnr(guess, image):.1f} dB"
+            quality += (
+                f", of a sample {psnr(x[0], image):.1f} dB, of the measurement {psnr(measured_image, image):.1f} dB"
+            )
         log.info(f"{self.out}: {drawn.cost}{quality}")
+
+    def draw(self, posterior: "PosteriorRun", seed: "int | torch.Generator") -> "tuple[Drawn, PosteriorSteps]":
+        """Draw the posterior's samples under a progress bar; returns them, and the iterator that drew them."""
+        began = time.perf_counter()
+        steps = posterior.steps(self.n, seed=seed, levels=self.levels, particles=self.particles)
+        return console.follow(steps, f"{self.n} samples", began), steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +147,7 @@ class Inpaint(Problem):
 
         return masked(known), filled
 
-    def posterior(self, run: "Run", measure: "Measurement", y: "Tensor") -> "Run":
+    def posterior(self, run: "Run", measure: "Measurement", y: "Tensor") -> "PosteriorRun":
         if self.method == "posterior":
             return super().posterior(run, measure, y)
         _, shown = self.problem(run.recipe.shape)

@@ -23,7 +23,8 @@ from ncsn.evaluation.output import ruler
 from ncsn.loading import dataset_of
 from ncsn.metrics import Calibration as Calibration
 from ncsn.metrics import calibration as calibration
-from ncsn.run.run import Run, SamplingOptions
+from ncsn.run.options import SamplingOptions
+from ncsn.run.run import Run
 from ncsn.settings import Reading
 from ncsn.validation import as_numbers
 

@@ -15,12 +15,14 @@ from typing_extensions import Unpack
 from ncsn.batching import reals
 from ncsn.machine.hardware import threads_for
 from ncsn.machine.messages import bar, log, quieter
+from ncsn.measurements import Measurement, measure_rows
 from ncsn.metrics import MIN_TRIALS, Calibration, Trials, rank_all
-from ncsn.posteriors import Measurement, MomentMatching, measure_rows
 from ncsn.run.imputation import ImputingRun, choose_patterns
-from ncsn.run.run import Run, SamplingOptions, SeededOptions, block_size, generator_of, require_prior
+from ncsn.run.options import PosteriorOptions, SeededOptions, SeededPosteriorOptions
+from ncsn.run.run import Run
+from ncsn.run.steps import block_size, generator_of
 from ncsn.tables.run import TableRun
-from ncsn.validation import as_numbers, whole
+from ncsn.validation import as_numbers, check_type, whole
 
 Draw: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
 """From examples (b, *d), what is hidden of them and k, k draws (k, b, *d) given what is observed."""
@@ -38,7 +40,7 @@ def calibrate(
     draws: int = 39,
     solver_steps: int = 3,
     seed: int = 0,
-    **options: Unpack[SamplingOptions],
+    **options: Unpack[PosteriorOptions],
 ) -> Calibration:
     """Test whether a run's posteriors are calibrated: whether 90 % intervals contain nine truths out of ten.
 
@@ -63,43 +65,55 @@ def calibrate(
     >>> found.calibrated
     {'run': True}
     """
-    require_prior(run, "calibrated")
-    n, draws, seed = whole("n", n, MIN_TRIALS), whole("draws", draws, 1), whole("seed", seed, 0)
-    generator, chance = generator_of(seed, run.device), torch.Generator().manual_seed(seed)
+    check_type("run", run, Run)
+    n = whole("n", n, MIN_TRIALS)
+    draws = whole("draws", draws, 1)
+    seed = whole("seed", seed, 0)
+    generator = generator_of(seed, run.device)  # of draws from posteriors
+    choices = torch.Generator().manual_seed(seed)  # of examples and of what is hidden
     draw: Draw
     if measure is not None:
         hide = partial(choose_patterns, np.ones(run.recipe.shape, bool) if hidden is None else hidden)
-        draw = of_measurement(run, measure, noise_std, solver_steps, generator, options)
-    elif vain := [*options, *(["noise_std"] if noise_std is not None else [])]:
-        raise ValueError(f"{', '.join(vain)}: only a measurement has this; pass measure, or leave it out")
+        draw = draw_given_measurement(run, measure, noise_std, solver_steps, generator, options)
+    elif needless := [*options, *(["noise_std"] if noise_std is not None else [])]:
+        raise ValueError(f"{', '.join(needless)}: only a measurement has this; pass measure, or leave it out")
     elif not isinstance(run, ImputingRun):
         raise ValueError(f"the run generates {run.examples.noun}; pass a measurement (measure and noise_std)")
     else:
-        what = 0.5 if hidden is None else hidden
-        if isinstance(what, Real) and not 0 < (what := float(what)) <= 1:
-            raise ValueError(f"hidden is {what}; a share must be above 0 and at most 1")
-        hide = partial(run._hide, what)
-        hide(tuple(run.transform.inverse(torch.zeros(1, *run.recipe.shape)).shape), torch.Generator())
-        draw = lambda x, gaps, k: run._draw_hidden(x, gaps, k, generator)  # noqa: E731
-    sources = truths_of(run, examples, truths, n, chance, generator)
+        hide = partial(run._hide, checked_share(hidden))
+        hide(tuple(run.transform.inverse(torch.zeros(1, *run.recipe.shape)).shape), torch.Generator())  # or raises
+        draw = partial(run._draw_hidden, generator=generator)
     ranks, spread = {}, {}
-    for name, x in sources.items():
-        hidden_of_x = hide(tuple(x.shape), chance)
-        ranks[name], spread[name] = rank_all(trials(run, draw, x, hidden_of_x, draws, name), seed=seed)
+    truths_by_source = find_truths(run, examples, truths, n, choices, generator)
+    for source, x in truths_by_source.items():
+        hidden_of_x = hide(tuple(x.shape), choices)
+        ranks[source], spread[source] = rank_all(trials(run, draw, x, hidden_of_x, draws, source), seed=seed)
     note = ""
-    if isinstance(run, TableRun) and measure is None and "held-out" in sources and np.asarray(hidden).ndim == 1:
-        known = sources["held-out"]
-        note = run.describe_sharpness(known, hide((1, *known.shape[1:]), chance)[0])
+    hides_columns = np.asarray(hidden).ndim == 1
+    if isinstance(run, TableRun) and measure is None and "held-out" in truths_by_source and hides_columns:
+        rows = truths_by_source["held-out"]
+        note = run.describe_sharpness(rows, hide((1, *rows.shape[1:]), choices)[0])
     return Calibration(ranks, draws, spread, note)
 
 
-def of_measurement(
+def checked_share(hidden: object) -> object:
+    """What to hide: by default a half, and shares as floats.  Raises ValueError for a share out of range."""
+    hidden = 0.5 if hidden is None else hidden
+    if not isinstance(hidden, Real):
+        return hidden
+    share = float(hidden)
+    if not 0 < share <= 1:
+        raise ValueError(f"hidden is {share}; a share must be above 0 and at most 1")
+    return share
+
+
+def draw_given_measurement(
     run: Run,
     measure: Measurement,
     noise_std: float | Tensor | None,
     solver_steps: int,
     generator: torch.Generator,
-    options: SamplingOptions,
+    options: PosteriorOptions,
 ) -> Draw:
     """Draws from the posterior of each example given its measurement."""
     shape, std = run.recipe.shape, as_numbers("noise_std", noise_std)
@@ -109,37 +123,38 @@ def of_measurement(
     def draw(x: Shaped[Tensor, "b *d"], gaps: Bool[Tensor, "b *d"], k: int) -> Float[Tensor, "k b *d"]:
         clean = measure_rows(measure, x.float().to(run.device))  # as in posteriors
         y = clean + std.to(clean) * torch.randn(clean.shape, generator=generator, device=run.device)
-        particles, given = options.get("particles"), posterior(y[:1]).score
-        if isinstance(given, MomentMatching) and "sampler" not in options:  # as many as for a single measurement
-            particles = given.with_particles(k, particles, shape=shape, labels=None).particles
+        particles = options.get("particles")
+        if "sampler" not in options:  # as many as for a single measurement
+            particles = posterior(y[:1]).steps(k, particles=particles).particles
         y = y.repeat_interleave(k, 0) if particles in (None, 1) else y
-        own: SeededOptions = {**options, "seed": generator, "particles": particles}
-        return posterior(y).steps(len(x) * k, **own).last().view(len(x), k, *shape).transpose(0, 1)
+        seeded: SeededPosteriorOptions = {**options, "seed": generator, "particles": particles}
+        draws = posterior(y).steps(len(x) * k, **seeded).last()
+        return draws.view(len(x), k, *shape).transpose(0, 1)
 
     return draw
 
 
-def truths_of(
-    run: Run, examples: object, which: str, n: int, chance: torch.Generator, generator: torch.Generator
+def find_truths(
+    run: Run, examples: object, truths: str, n: int, choices: torch.Generator, generator: torch.Generator
 ) -> dict[str, Shaped[Tensor, "m *d"]]:
     """Truths by their source: ``n`` samples, and up to ``n`` held-out examples in random order."""
-    if which not in ("both", "run", "held-out"):
-        raise ValueError(f"truths is {which!r}; it must be both, run or held-out")
-    truths: dict[str, Tensor] = {}
-    if which != "run":
+    if truths not in ("both", "run", "held-out"):
+        raise ValueError(f"truths is {truths!r}; it must be both, run or held-out")
+    held_out: dict[str, Tensor] = {}
+    if truths != "run":
         try:
             known = run.held_out() if examples is None else run._numbers(examples)
             if len(known) < MIN_TRIALS:
                 raise ValueError(f"held-out examples found: {len(known)}; calibration needs at least {MIN_TRIALS}")
-            truths = {"held-out": reals(known[torch.randperm(len(known), generator=chance)[:n]])}
+            held_out = {"held-out": reals(known[torch.randperm(len(known), generator=choices)[:n]])}
         except ValueError as error:
-            if which == "held-out" or examples is not None:
+            if truths == "held-out" or examples is not None:
                 raise
             log.warning(f"{error}; only truths from the run are used")
-    if which == "held-out":
-        return truths
+    if truths == "held-out":
+        return held_out
     options: SeededOptions = {"label": "none", "guidance": 1.0, "seed": generator}
-    return {"run": run._draw(n, options).cpu()} | truths
+    return {"run": run._draw(n, options).cpu()} | held_out
 
 
 def trials(
@@ -151,13 +166,14 @@ def trials(
         return torch.as_tensor(run.stored(x.flatten(0, 1).cpu())).view(x.shape)
 
     hidden = hidden & ~truths.isnan()
+    has_hidden = hidden.flatten(1).any(1)
     size = max(1, min(block_size(run.recipe.shape) // k, len(truths) // 8))  # so that the bar moves
-    truths, hidden = (part[hidden.flatten(1).any(1)] for part in (truths, hidden))
-    with bar(total=len(truths), name=name, unit="trial") as shown:
+    truths, hidden = truths[has_hidden], hidden[has_hidden]
+    with bar(total=len(truths), name=name, unit="trial") as progress:
         for x, gaps in zip(torch.split(truths, size), torch.split(hidden, size), strict=True):
             # Threads are reported before it gets quiet; otherwise each batch would show a bar and warnings.
             with threads_for(), quieter(logging.ERROR):
                 draws = draw(x, gaps, k)
-            shown.update(len(x))
+            progress.update(len(x))
             # Pixels are written as bytes, and ranks among equal bytes are random.
             yield Trials(stored(x[None])[0], stored(draws), gaps)

@@ -27,11 +27,11 @@ from torch import Tensor
 from ncsn import metrics, plots
 from ncsn.batching import quantize
 from ncsn.data.dataset import Dataset
+from ncsn.evaluation.classifier import Classifier
 from ncsn.images import mnist
 from ncsn.machine import hardware
 from ncsn.machine.messages import bar
 from ncsn.machine.storage import atomic, digest, read_tensors, seal
-from ncsn.networks import Classifier
 
 IMAGES_SEEN, MAX_EPOCHS, BATCH, PEAK_RATE = 100_000, 20, 250, 5e-3  # one to three minutes for 32 × 32 pixels
 TIMED = 3  # training steps that show how long all of them will take

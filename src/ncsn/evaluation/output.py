@@ -19,7 +19,8 @@ from ncsn.evaluation.images import Ruler as ImageRuler
 from ncsn.evaluation.signals import SignalRuler
 from ncsn.evaluation.tables import TableRuler, show_rows
 from ncsn.machine.messages import bar, log
-from ncsn.run.run import Run, UserData
+from ncsn.run.options import UserData
+from ncsn.run.run import Run
 from ncsn.samplers import Step
 from ncsn.settings import TABLES
 from ncsn.signals import SignalRun, Signals
@@ -68,9 +69,15 @@ def show_images(run: Run, data: Dataset, samples: Float[Tensor, "n c h w"], path
     plots.image_grid(annealed, folder / "samples_annealed.png")
     plots.evolution(path, folder / "evolution.png")
     plots.evolution_animation(path, folder / "evolution.gif")
-    ours, theirs = (share_clipped(quantize(x)) for x in (samples, reals(data.train[: len(samples)])))
-    if ours > theirs + MAX_CLIPPED:
-        log.info(f"{ours:.0%} of pixels in samples, but {theirs:.0%} in training images, are fully black or white")
+    report_clipping(samples, data)
+
+
+def report_clipping(samples: Float[Tensor, "n c h w"], data: Dataset) -> None:
+    """Say so if many more pixels are fully black or white in samples than in training images."""
+    clipped = share_clipped(quantize(samples))
+    usual = share_clipped(quantize(reals(data.train[: len(samples)])))
+    if clipped > usual + MAX_CLIPPED:
+        log.info(f"{clipped:.0%} of pixels in samples, but {usual:.0%} in training images, are fully black or white")
 
 
 def share_clipped(pixels: Shaped[Tensor, "n c h w"]) -> float:

@@ -264,6 +264,10 @@ class Group:
                 dist.broadcast_object_list(contents, src=0, group=self.patient, device=torch.device("cpu"))
         return contents[0]
 
+    def agree(self, answer: bool) -> bool:
+        """The main process's answer, on all processes, because those of others may differ in the last digits."""
+        return self.broadcast(b"yes" if answer else b"no") == b"yes"
+
 
 @contextmanager
 def name_peer_errors() -> Iterator[None]:

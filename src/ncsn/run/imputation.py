@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float64, Int64, Shaped
 from torch import Tensor
 
 from ncsn.metrics import Trials
-from ncsn.run.run import Run, UserData
+from ncsn.run.options import UserData
+from ncsn.run.run import Run
 from ncsn.validation import real
 
 CONFORMAL, LEAST_CONFORMAL = 1000, 300  # held-out examples for conformal intervals; fewer are used several times
@@ -125,15 +126,15 @@ def conformal_factor(
     truth: Float64[Tensor, "r b *d"], draws: Float64[Tensor, "n r b *d"], hidden: Bool[Tensor, "r b *d"], level: float
 ) -> float:
     """The number of deviations that contains a share of the ``hidden`` values.  Raises ValueError for too few."""
-    below, middle, above = (each[hidden] for each in deviations(draws))
-    off = truth[hidden] - middle
-    distances = torch.where(off == 0, 0.0, off.abs() / torch.where(off > 0, above, below)).sort().values
+    below, middle, above = (values[hidden] for values in deviations(draws))
+    errors = truth[hidden] - middle
+    distances = torch.where(errors == 0, 0.0, errors.abs() / torch.where(errors > 0, above, below)).sort().values
     # A value that is hidden r times counts only once as evidence.
     distinct = max(1, int(hidden.any(0).sum()))
-    place = math.ceil(len(distances) * (1 + 1 / distinct) * level - 1e-9)
-    if not 0 < place <= len(distances) or not math.isfinite(distances[place - 1]):
+    order = math.ceil(len(distances) * (1 + 1 / distinct) * level - 1e-9)
+    if not 0 < order <= len(distances) or not math.isfinite(distances[order - 1]):
         raise ValueError(f"level is {level}, which {len(distances)} values of held-out examples are too few for")
-    return float(distances[place - 1])
+    return float(distances[order - 1])
 
 
 class ImputingRun(Run):
@@ -148,7 +149,7 @@ class ImputingRun(Run):
         """``n`` draws of the missing values, NaN in ``x``, in the user's units."""
 
     @abstractmethod
-    def _hide(self, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
+    def _hide(self, hidden: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
         """Which values of examples (n, *d) to hide, see ``calibrate``."""
 
     @abstractmethod
@@ -172,10 +173,10 @@ def choose_patterns(patterns: object, shape: tuple[int, ...], generator: torch.G
     array = array[None] if array.ndim == len(shape) - 1 else array
     if array.dtype != bool or array.shape[1:] != shape[1:]:
         raise ValueError(f"hidden has shape {array.shape} and dtype {array.dtype}; expected booleans {shape[1:]}")
-    found = torch.from_numpy(array[array.reshape(len(array), -1).any(1)])
-    if not len(found):
+    hiding = torch.from_numpy(array[array.reshape(len(array), -1).any(1)])
+    if not len(hiding):
         raise ValueError("hidden is False everywhere, so there is nothing to draw")
-    return found[torch.randint(len(found), shape[:1], generator=generator)]
+    return hiding[torch.randint(len(hiding), shape[:1], generator=generator)]
 
 
 def check_unseen(unseen: object) -> None:

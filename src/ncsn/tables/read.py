@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
-from ncsn.data.arrays import arrays
+from ncsn.data.arrays import read_arrays
 from ncsn.data.columns import Column, Columns, Field, learn_columns, name_of
 from ncsn.data.transforms import FAR
 from ncsn.machine.messages import bar, log
@@ -104,10 +104,10 @@ def read_rows(path: Path) -> "pandas.DataFrame | np.ndarray":
     """The rows in a table or in an array.  Raises ValueError if it cannot be read, or holds several arrays."""
     if path.suffix.lower() not in (".npy", ".npz"):
         return read_frame(path)
-    found = arrays(path)
-    if len(found) != 1:
-        raise ValueError(f"{path} holds {', '.join(found) or 'nothing'}; expected one array (rows, columns)")
-    return found.popitem()[1]
+    arrays = read_arrays(path)
+    if len(arrays) != 1:
+        raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected one array (rows, columns)")
+    return arrays.popitem()[1]
 
 
 def delimiter_of(text: str, usual: str) -> str:

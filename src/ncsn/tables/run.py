@@ -20,9 +20,10 @@ from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine.hardware import threads_for, uncompiled
 from ncsn.machine.messages import bar, log
 from ncsn.metrics import Trials, rank
-from ncsn.posteriors import Classes
+from ncsn.prior import Classes, Prior
 from ncsn.run.imputation import Imputed, ImputingRun, Unseen, check_unseen, choose_patterns
-from ncsn.run.run import SeededOptions, Steps, UserData, generator_of
+from ncsn.run.options import SeededOptions, UserData
+from ncsn.run.steps import generator_of
 from ncsn.samplers import Step
 from ncsn.score import Sigma, tweedie
 from ncsn.settings import Reading
@@ -155,6 +156,9 @@ class TableRun(ImputingRun):
             run = run.given(given)
         return run._frame(run._draw(whole("n", n, 1), options), given)
 
+    def _in_users_form(self, x: Shaped[Tensor, "n d"]) -> UserData:
+        return self._frame(x)
+
     def _draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n d"]:
         """``n`` rows as a tensor in the user's units."""
         return self._with_known(super()._draw(n, options))
@@ -175,35 +179,33 @@ class TableRun(ImputingRun):
             raise ValueError(
                 f"given is {one_line(repr(given))}; expected values of some columns, such as {{'sex': 'F'}}"
             )
-        columns, names = self.columns, {*map(name_of, given)}
+        columns = self.columns
+        names = {*map(name_of, given)}
         if unknown := [str(name) for name in given if name_of(name) not in columns.names]:
             raise ValueError(f"given names {', '.join(unknown)}, but the run has {one_line(', '.join(columns.names))}")
-        if several := [str(name) for name, value in given.items() if np.ndim(value)]:
+        if several := [str(name) for name, value in given.items() if np.ndim(value)]:  # type: ignore[arg-type]
             raise ValueError(f"given has several values of {', '.join(several)}; for these, use ncsn.with_prior")
         x = numbers_of(pandas.DataFrame({name: [value] for name, value in given.items()}), columns)
         for column, cell in zip(columns.columns, x.T, strict=True):
             if column.name in names and bool(cell.isnan()):
                 raise ValueError(f"given has a missing value for {column.name}; leave it out to draw it")
             field = columns.field(column)
-            integer = column.name in names and pandas.api.types.pandas_dtype(field.dtype or "O").kind in "iu"
-            if integer and float(decode(column, cell.numpy(), field)[0]) != float(cell):
+            is_integer = column.name in names and pandas.api.types.pandas_dtype(field.dtype or "O").kind in "iu"
+            if is_integer and float(decode(column, cell.numpy(), field)[0]) != float(cell):
                 raise ValueError(f"given has {float(cell):g} for {column.name}, which its dtype cannot hold")
         if not bool(x.isnan().any()):
             raise ValueError("given has a value for every column; leave out those to draw")
         return x
 
-    def _states(self, steps: Steps, labels: Classes) -> Iterator[Step]:
+    def _states(self, prior: Prior, n: int, labels: Classes) -> Iterator[Step]:
         """Rows are drawn by the chain rule, column after column, unless the network is the user's own."""
-        if not isinstance(self.score, ConditionalModel) or steps.given_start is not None:
-            return super()._states(steps, labels)
-        rows = self.score.nothing_known(steps.n)
+        if not isinstance(self.score, ConditionalModel) or prior.start_at is not None:
+            return super()._states(prior, n, labels)
+        rows = self.score.nothing_known(n)
         if self.known is not None:
-            rows = self.transform.forward(self.known).to(rows).expand(steps.n, -1)
-        return self.score.fill(rows, steps.sampling, steps.generator, complete=self.complete, count=steps.count)
-
-    def _is_broken(self, x: Float[Tensor, "b *d"]) -> bool:
-        """NaN is a missing cell."""
-        return bool(x.isinf().any()) if isinstance(self.prior, ConditionalModel) else super()._is_broken(x)
+            rows = self.transform.forward(self.known).to(rows).expand(n, -1)
+        count = prior.cost.count
+        return self.score.fill(rows, prior.sampling, prior.generator, complete=self.complete, count=count)
 
     # Missing cells.
 
@@ -223,7 +225,9 @@ class TableRun(ImputingRun):
         Raises ValueError for unknown columns or impossible values, and if the network is your own.
         """
         check_unseen(unseen)
-        n, generator, skip = whole("n", n, 1), generator_of(seed, self.device), unseen == "skip"
+        n = whole("n", n, 1)
+        generator = generator_of(seed, self.device)
+        skip = unseen == "skip"
         with threads_for(self.score, steady=True):  # samplers adapt to the load at every step
             x = self._numbers(rows, unseen)
             if (frame := frame_in(rows)) is not None:
@@ -239,21 +243,23 @@ class TableRun(ImputingRun):
         ``skip``: don't impute rows with impossible numbers, so that their gaps stay NaN.
         """
         assert self.conditionals
-        possible, missing = self.transform.possible(x), x.isnan()
+        possible = self.transform.possible(x)
+        missing = x.isnan()
         z = self.transform.forward(x.masked_fill(~possible, torch.nan)).float()
-        empty = z.isnan().all(1)
-        draws, wanted = x.repeat(n, 1, 1), missing.any(1) & (possible.all(1) if skip else True)
+        is_empty = z.isnan().all(1)
+        has_gaps = missing.any(1) & (possible.all(1) if skip else True)
         # Rows with known values first, then empty ones.
-        parts = [
-            part
-            for rows in (wanted & ~empty, wanted & empty)
-            for part in torch.split(rows.nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
-            if len(part)
+        batches = [
+            batch
+            for rows in (has_gaps & ~is_empty, has_gaps & is_empty)
+            for batch in torch.split(rows.nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
+            if len(batch)
         ]
-        for part in bar(parts, f"{len(x)} rows"):
-            drawn = self._draw_cells(z[part].to(self.device), n, generator)
-            rows = self.transform.inverse(drawn.flatten(0, 1)).view(n, len(part), -1)
-            draws[:, part] = torch.where(missing[part], rows.to(draws), draws[:, part])
+        draws = x.repeat(n, 1, 1)
+        for batch in bar(batches, f"{len(x)} rows"):
+            drawn = self._draw_cells(z[batch].to(self.device), n, generator)
+            drawn_rows = self.transform.inverse(drawn.flatten(0, 1)).view(n, len(batch), -1)
+            draws[:, batch] = torch.where(missing[batch], drawn_rows.to(draws), draws[:, batch])
         point, spread = self._summarise(draws)
         return Imputed(x, draws, torch.where(missing, point, x), spread, self)
 
@@ -263,11 +269,11 @@ class TableRun(ImputingRun):
 
     def _fill(self, z: Float[Tensor, "m e"], generator: torch.Generator) -> Float[Tensor, "m e"]:
         """Rows with what is unknown in them, NaN, drawn."""
-        own = self.recipe.sampling
-        top = max(TOP * own.sigma_max, min(own.sigma_max, 2 * own.sigma_min))
-        # Rows of which nothing is known are samples.
-        known = own.but(sampler="dpmpp-sde", levels=LEVELS, sigma_max=top, guidance=1.0)
-        *_, last = self.conditionals.fill(z, own if bool(z.isnan().all()) else known, generator, complete=True)
+        sampling = self.recipe.sampling
+        if not bool(z.isnan().all()):  # otherwise nothing is known, and rows are samples
+            top = max(TOP * sampling.sigma_max, min(sampling.sigma_max, 2 * sampling.sigma_min))
+            sampling = sampling.but(sampler="dpmpp-sde", levels=LEVELS, sigma_max=top, guidance=1.0)
+        *_, last = self.conditionals.fill(z, sampling, generator, complete=True)
         return last.x
 
     def _summarise(self, draws: Float64[Tensor, "n b d"]) -> tuple[Float64[Tensor, "b d"], Float64[Tensor, "b d"]]:
@@ -288,16 +294,17 @@ class TableRun(ImputingRun):
         """Impute a DataFrame; ``x``: its cells as numbers."""
         import pandas
 
-        columns, imputed = self.columns, self._impute(x, n, generator, skip=skip)
-        there = {*map(name_of, frame.columns)}
-        absent = [columns.field(column).label for column in columns.columns if column.name not in there]
+        columns = self.columns
+        imputed = self._impute(x, n, generator, skip=skip)
+        present = {*map(name_of, frame.columns)}
+        absent = [columns.field(column).label for column in columns.columns if column.name not in present]
         added = pandas.DataFrame(None, frame.index, pandas.Index(absent, dtype=object), dtype=object)
         source = pandas.concat([frame, added], axis=1) if absent else frame
-        filled = ImputedTable(imputed.observed, imputed.draws, imputed.point, imputed.variation, self, source)
-        if left := filled.left:
-            log.info(f"columns left with missing cells: {describe(left)}; {LEFT}")
-        announce_guesses(columns, imputed.draws[0], filled.drawn)
-        return filled
+        table = ImputedTable(imputed.observed, imputed.draws, imputed.point, imputed.variation, self, source)
+        if remaining := table.left:
+            log.info(f"columns left with missing cells: {describe(remaining)}; {LEFT}")
+        announce_guesses(columns, imputed.draws[0], table.drawn)
+        return table
 
     def impute_file(self, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
         """Impute a file's missing cells; observed cells are written unchanged.  Returns a summary in lines.
@@ -308,32 +315,32 @@ class TableRun(ImputingRun):
         for path in (out, draws or out):
             if path.suffix not in settings.TABLES:
                 raise ValueError(f"{path}: rows can be written to {', '.join(settings.TABLES)}")
-        given = read_frame(rows)
-        frame = given.reset_index(drop=True)
-        if draws is not None and (double := {"row", "draw"} & {*frame.columns}):
-            raise ValueError(f"{rows} has a column {min(double)!r}, a name that {draws} needs for its own; rename it")
+        table = read_frame(rows)
+        frame = table.reset_index(drop=True)
+        if draws is not None and (taken := {"row", "draw"} & {*frame.columns}):
+            raise ValueError(f"{rows} has a column {min(taken)!r}, a name that {draws} needs for its own; rename it")
         x = numbers_of(frame, self.columns, "skip")
         try:
             self.columns.check(x, cells_by_name(frame))
         except ValueError as error:
-            left = int((~self.columns.possible(x)).any(1).sum())
-            log.warning(f"{error}; rows with such values are not imputed ({left:,} of {len(x):,})")
+            skipped = int((~self.columns.possible(x)).any(1).sum())
+            log.warning(f"{error}; rows with such values are not imputed ({skipped:,} of {len(x):,})")
         imputed = self._impute_frame(frame, x, n, generator_of(seed, self.device), skip=True)
-        imputed.write(given, rows, out, draws)
+        imputed.write(table, rows, out, draws)
         lines = [f"{out}: {counted(int(imputed.drawn.sum()), 'missing value')} filled in"]
         return lines + describe_coverage(self.measured)
 
-    def _hide(self, what: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n d"]:
+    def _hide(self, hidden: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n d"]:
         """A share hides random cells, at least one in each row; column names are accepted, too."""
-        if isinstance(what, float):
-            chance = torch.rand(shape, generator=generator)
-            return (chance < what) | (chance == chance.amin(1, keepdim=True))
+        if isinstance(hidden, float):
+            uniform = torch.rand(shape, generator=generator)
+            return (uniform < hidden) | (uniform == uniform.amin(1, keepdim=True))
         names = self.columns.names
-        if isinstance(what, Sequence) and what and all(isinstance(name, str) for name in what):
-            if strangers := [name for name in what if name not in names]:
-                raise ValueError(f"hidden names {', '.join(strangers)}; the run's columns are {', '.join(names)}")
-            what = [name in what for name in names]
-        return choose_patterns(what, shape, generator)
+        if isinstance(hidden, Sequence) and hidden and all(isinstance(name, str) for name in hidden):
+            if unknown := [name for name in hidden if name not in names]:
+                raise ValueError(f"hidden names {', '.join(unknown)}; the run's columns are {', '.join(names)}")
+            hidden = [name in hidden for name in names]
+        return choose_patterns(hidden, shape, generator)
 
     # Densities.
 
@@ -346,11 +353,11 @@ class TableRun(ImputingRun):
         return super(TableRun, run).log_prob(x, **options)
 
     def _log_volume(self, x: Shaped[Tensor, "b d"], generator: torch.Generator | None) -> Float64[Tensor, "b"]:
-        """That of the columns that aren't given."""
+        """The logarithm of |dz/dx| for the columns that aren't given."""
         if self.known is None:
             return super()._log_volume(x, generator)
-        others = self.known[0].isnan()
-        return select(self.columns, others).log_abs_det_jacobian(x[:, others], generator)
+        unknown = self.known[0].isnan()
+        return select(self.columns, unknown).log_abs_det_jacobian(x[:, unknown], generator)
 
     def _density(self, z: Float[Tensor, "b e"], solve: Callable[..., LogDensities]) -> LogDensities:
         """By the chain rule, unless the network is the user's own."""
@@ -358,30 +365,42 @@ class TableRun(ImputingRun):
             return super()._density(z, solve)
         known = None
         if self.known is not None:
-            place = torch.tensor([*self.columns.numbers, *self.columns.coded])
-            known = ~self.known[0].isnan()[place].to(z.device)
+            column_of_place = torch.tensor([*self.columns.numbers, *self.columns.coded])
+            known = ~self.known[0].isnan()[column_of_place].to(z.device)
         return self.score.log_densities(z, solve, self.recipe.sampling.sigma_max, known=known)
 
     def _densities_of(
         self, z: Float[Tensor, "b e"], places: Int64[Tensor, "p"], *, tolerance: float, probes: int | None = None
     ) -> Float64[Tensor, "b"]:
         """Log densities of the numbers at ``places`` given all other known ones in a row, in the score's units."""
-        model, sampling, generator = self.conditionals, self.recipe.sampling, torch.Generator(z.device).manual_seed(0)
-        ends = {"sigma_max": sampling.sigma_max, "sigma_min": sampling.sigma_min}
-        target, found = torch.zeros_like(z[0, : model.d]).index_fill(0, places, 1.0).bool(), list[Tensor]()
-        for part in bar(torch.split(z, ROWS_AT_ONCE), "densities"):
-            known = model.condition(model.given(part.index_fill(1, places, torch.nan), target.expand(len(part), -1)))
-            numbers = part[:, : model.d].nan_to_num()
+        model, sampling = self.conditionals, self.recipe.sampling
+        generator = torch.Generator(z.device).manual_seed(0)
+        target = torch.zeros_like(z[0, : model.d]).index_fill(0, places, 1.0).bool()
+        log_densities = list[Tensor]()
+        for rows in bar(torch.split(z, ROWS_AT_ONCE), "densities"):
+            condition = model.condition(
+                model.given(rows.index_fill(1, places, torch.nan), target.expand(len(rows), -1))
+            )
+            numbers = rows[:, : model.d].nan_to_num()
 
             def score(x: Float[Tensor, "b p"], sigma: Sigma, /) -> Float[Tensor, "b p"]:
-                return model.numbers(numbers.index_copy(1, places, x), sigma, known)[:, places]  # noqa: B023
+                return model.numbers(numbers.index_copy(1, places, x), sigma, condition)[:, places]  # noqa: B023
 
             with uncompiled(), threads_for(model):
                 with torch.no_grad():
-                    mean = tweedie(score, model.mean[places].expand(len(part), -1), sampling.sigma_max)
-                how = {"mean": mean, "probes": probes, "tolerance": tolerance, "generator": generator}
-                found.append(log_prob(score, part[:, places], **ends, **how).log_prob)  # type: ignore[arg-type]
-        return torch.cat(found)
+                    mean = tweedie(score, model.mean[places].expand(len(rows), -1), sampling.sigma_max)
+                densities = log_prob(
+                    score,
+                    rows[:, places],
+                    sigma_max=sampling.sigma_max,
+                    sigma_min=sampling.sigma_min,
+                    mean=mean,
+                    probes=probes,
+                    tolerance=tolerance,
+                    generator=generator,
+                )
+                log_densities.append(densities.log_prob)
+        return torch.cat(log_densities)
 
     def describe_sharpness(self, x: Float[Tensor, "n d"], hidden: Bool[Tensor, "d"]) -> str:
         """The log density of what is hidden given the rest, next to that of the Gaussian that training starts from."""
@@ -389,15 +408,16 @@ class TableRun(ImputingRun):
         rows = x[~x[:, hidden].isnan().any(1) & columns.possible(x).all(1)].double()
         if (places := places_of(columns, hidden)) is None or not len(rows):
             return ""
-        start = copy.deepcopy(self.conditionals)
-        for weight in start.network.parameters():
+        gaussian_score = copy.deepcopy(self.conditionals)
+        for weight in gaussian_score.network.parameters():
             weight.data.zero_()
         z = columns.forward(rows).float().to(self.device)
+        places = places.to(z.device)
         volume = select(columns, hidden).log_abs_det_jacobian(rows[:, hidden])
-        found = [
-            each._densities_of(z, places.to(z.device), tolerance=1e-3) for each in (self, replace(self, score=start))
-        ]
-        ours, gaussian = (float((each + volume).mean()) for each in found)
+        ours, gaussian = (
+            float((run._densities_of(z, places, tolerance=1e-3) + volume).mean())
+            for run in (self, replace(self, score=gaussian_score))
+        )
         return f"held-out log density of what was hidden: {ours:.2f} nats; the best Gaussian has {gaussian:.2f}"
 
     def measure_coverage(self, data: Dataset) -> dict[str, float]:
@@ -409,28 +429,33 @@ class TableRun(ImputingRun):
         Empty if nothing can be hidden.
         """
         x = data.transform.restore(data.test.double())
-        places = (((~x.isnan()).sum(1) > 1)[:, None] & ~x.isnan()).nonzero()
-        if not isinstance(self.score, ConditionalModel) or not len(places):
+        known = ~x.isnan()
+        cells = ((known.sum(1) > 1)[:, None] & known).nonzero()  # something is left to condition on
+        if not isinstance(self.score, ConditionalModel) or not len(cells):
             return {}
         generator = torch.Generator().manual_seed(0)
-        rows, columns = places[torch.randperm(len(places), generator=generator)[:HIDDEN]].T
-        truth, hidden = x[rows], torch.arange(x.shape[1]) == columns[:, None]
+        rows, columns = cells[torch.randperm(len(cells), generator=generator)[:HIDDEN]].T
+        truth = x[rows]
+        hidden = torch.arange(x.shape[1]) == columns[:, None]
         draws = self.impute(truth.masked_fill(hidden, torch.nan), DRAWS, unseen="missing").draws
-        u = rank(Trials(truth, draws, hidden), generator)["number"]
-        found = {"coverage": float(((2 * u - 1).abs() <= INSIDE).double().mean()), "coverage_of": float(len(u))}
-        discrete = [is_discrete(column) for column in self.columns.columns]
-        if (chosen := torch.tensor(discrete)[columns]).any():
-            each, right = draws[:, hidden][:, chosen], truth[hidden][chosen]
-            agree = (each[:, None] == each).double().mean((0, 1))
-            agree = (len(each) * agree - 1) / (len(each) - 1)  # not with themselves
-            found |= {"right": float((each == right).double().mean()), "confidence": float(agree.mean())}
-            found["right_of"] = float(len(right))
-        return found
+        ranks = rank(Trials(truth, draws, hidden), generator)["number"]
+        covered = (2 * ranks - 1).abs() <= INSIDE
+        measured = {"coverage": float(covered.double().mean()), "coverage_of": float(len(ranks))}
+        is_category = torch.tensor([is_discrete(column) for column in self.columns.columns])[columns]
+        if is_category.any():
+            values = draws[:, hidden][:, is_category]
+            true_values = truth[hidden][is_category]
+            agreement = (values[:, None] == values).double().mean((0, 1))
+            agreement = (len(values) * agreement - 1) / (len(values) - 1)  # not with themselves
+            measured["right"] = float((values == true_values).double().mean())
+            measured["confidence"] = float(agreement.mean())
+            measured["right_of"] = float(len(true_values))
+        return measured
 
 
 def places_of(columns: Columns, chosen: Bool[Tensor, "d"]) -> Int64[Tensor, "p"] | None:
     """The model's numbers that some columns consist of; None if these can have values that aren't on a line."""
-    some = [column for column, one in zip(columns.columns, chosen.tolist(), strict=True) if one]
-    if not all(isinstance(column, Number) and not column.codes for column in some):
+    chosen_columns = [column for column, is_chosen in zip(columns.columns, chosen.tolist(), strict=True) if is_chosen]
+    if not all(isinstance(column, Number) and not column.codes for column in chosen_columns):
         return None
     return torch.tensor([place for place, i in enumerate(columns.numbers) if chosen[i]], dtype=torch.long)

@@ -16,20 +16,24 @@ from typing_extensions import Unpack
 from ncsn.data.columns import Columns, insert_rest, name_of, select
 from ncsn.likelihood import LogDensities
 from ncsn.machine.messages import log
-from ncsn.run.run import SeededOptions, UserData, generator_of, require_prior
+from ncsn.run.options import SeededOptions, UserData
+from ncsn.run.run import Run
+from ncsn.run.steps import generator_of
 from ncsn.tables.frames import frame_of
 from ncsn.tables.run import TableRun, Values, places_of
-from ncsn.validation import one_line, refuse_options, whole
+from ncsn.validation import check_type, one_line, refuse_options, whole
 
 LogPrior: TypeAlias = Callable[[Shaped[Tensor, "b d"]], Float64[Tensor, "b"]]
 """The log density of the prior at rows in the user's units, up to a constant."""
-ALLOWED, TRIED = 2000, 2000  # draws that estimate the share that the prior allows; the most in vain
-# The most rounds of draws that the prior may reject, and the fewest draws of a round.
-REJECTIONS, LEAST_DRAWN = 300, 256
-ROUNDS, PARTICLES, LAST = 10, 400, 2000  # the most rounds; particles of each but the last, and of the last
+DRAWS_FOR_SHARE = 2000  # draws that estimate the share that the prior allows
+MAX_DRAWS_IN_VAIN = 2000  # after as many, none of which the prior allows, sampling is given up
+MAX_REJECTIONS = 300  # rounds of draws, in which the prior still rejects some
+MIN_DRAWS_PER_ROUND = 256
+MAX_ROUNDS = 10  # of population Monte Carlo
+PARTICLES, LAST_PARTICLES = 400, 2000  # of each round but the last, and of the last
 READY = 0.25  # share of particles that must be effective before the last round
-LEAST_EFFECTIVE = 100  # particles
-REFERENCE = 100  # simulations that an observation is compared with
+MIN_EFFECTIVE = 100  # particles
+REFERENCES = 100  # simulations that an observation is compared with
 
 
 @dataclass(frozen=True)
@@ -45,31 +49,33 @@ class Box:
 
 
 def log_prior_of(columns: Columns, prior: object) -> LogPrior:
-    """The log prior of rows; see ``TableRun.with_prior``."""
+    """The log density of a user's prior; ``prior`` and errors as for ``with_prior``."""
     if callable(prior):
 
         def log_density(x: Shaped[Tensor, "b d"]) -> Float64[Tensor, "b"]:
-            values = prior(frame_of(columns, x.double().numpy()) if columns.fields else x)
-            found = torch.as_tensor(np.asarray(values, np.float64))
-            if found.shape != (len(x),) or not bool((found < math.inf).all()):
-                raise ValueError(f"prior returned {one_line(values)}; expected one number for each of {len(x):,} rows")
-            return found
+            returned = prior(frame_of(columns, x.double().numpy()) if columns.fields else x)
+            log_densities = torch.as_tensor(np.asarray(returned, np.float64))
+            if log_densities.shape != (len(x),) or not bool((log_densities < math.inf).all()):
+                rows = f"{len(x):,} rows"
+                raise ValueError(f"prior returned {one_line(returned)}; expected one number for each of {rows}")
+            return log_densities
 
         return log_density
     if not isinstance(prior, Mapping) or not prior:
         raise ValueError(
             f"prior is {one_line(repr(prior))}; expected bounds, such as {{'theta': (0, 10)}}, or a function of rows"
         )
-    low, high = (torch.full((len(columns.names),), end).double() for end in (-math.inf, math.inf))
+    low, high = (torch.full((len(columns.names),), bound).double() for bound in (-math.inf, math.inf))
     numbers = {column.name: i for i, column in enumerate(columns.columns) if not (column.categories or column.date)}
-    for label, ends in prior.items():
-        if (i := numbers.get(name_of(label))) is None:
-            raise ValueError(f"prior names {name_of(label)}; the run's columns of numbers are {', '.join(numbers)}")
-        with suppress(TypeError, ValueError):  # what isn't two numbers
-            low[i], high[i] = map(float, ends if np.shape(ends) == (2,) else ())
+    for label, bounds in prior.items():
+        name = name_of(label)
+        if (i := numbers.get(name)) is None:
+            raise ValueError(f"prior names {name}; the run's columns of numbers are {', '.join(numbers)}")
+        with suppress(TypeError, ValueError):  # of what isn't two numbers
+            low[i], high[i] = map(float, bounds if np.shape(bounds) == (2,) else ())
             if low[i] < high[i]:
                 continue
-        raise ValueError(f"prior has {one_line(repr(ends))} for {name_of(label)}; expected a lower and an upper bound")
+        raise ValueError(f"prior has {one_line(repr(bounds))} for {name}; expected a lower and an upper bound")
     return Box(low, high)
 
 
@@ -95,7 +101,7 @@ class SimulatorRun(TableRun):
         size is below 100.
         """
         if given is not None:
-            observed = observations(given)
+            observed = split_observations(given)
             self._warn_if_unlike(observed)
             if len(observed) > 1:
                 refuse_options("sample with several observations", options.keys() - {"seed"})
@@ -110,23 +116,26 @@ class SimulatorRun(TableRun):
 
     def log_densities(self, x: Shaped[Tensor, "b d"], **options: Any) -> Iterator[LogDensities]:
         """As ``Run.log_densities``, normalised where the prior is positive."""
-        share, done = self._allows(self.steps(ALLOWED, seed=0).final()).double().mean(), 0
+        share = self._is_allowed(self.steps(DRAWS_FOR_SHARE, seed=0).final()).double().mean()
         if not share:
-            raise ValueError(f"none of {ALLOWED:,} draws is where the prior is positive, so the density is unknown")
-        for part in super().log_densities(x, **options):
-            rows = x[done : (done := done + len(part.log_prob))]
-            found = torch.where(self.log_prior(rows) > -math.inf, part.log_prob - share.log(), -math.inf)
-            yield replace(part, log_prob=found)
+            draws = f"{DRAWS_FOR_SHARE:,} draws"
+            raise ValueError(f"none of {draws} is where the prior is positive, so the density is unknown")
+        start = 0
+        for densities in super().log_densities(x, **options):
+            rows = x[start : start + len(densities.log_prob)]
+            start += len(rows)
+            normalised = densities.log_prob - share.log()
+            yield replace(densities, log_prob=torch.where(self.log_prior(rows) > -math.inf, normalised, -math.inf))
 
-    def _allows(self, z: Float[Tensor, "b e"]) -> Bool[Tensor, "b"]:
+    def _is_allowed(self, z: Float[Tensor, "b e"]) -> Bool[Tensor, "b"]:
         """Where the prior is positive; ``z``: in the score's units."""
         # ``inverse`` would move draws into the range of training.
         return self.log_prior(self._with_known(self.transform.restore(z).cpu())) > -math.inf
 
     def _draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n d"]:
         """``n`` samples in the user's units, where the prior is positive."""
-        own: SeededOptions = {**options, "seed": generator_of(options.get("seed", 0), self.device)}
-        z = self._draw_allowed(n, lambda places: self.steps(len(places), **own).final())
+        seeded: SeededOptions = {**options, "seed": generator_of(options.get("seed", 0), self.device)}
+        z = self._draw_allowed(n, lambda places: self.steps(len(places), **seeded).final())
         return self._with_known(self.transform.inverse(z))
 
     def _draw_cells(self, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
@@ -141,18 +150,26 @@ class SimulatorRun(TableRun):
         Raises ValueError if the prior allows none of 2,000 draws, or none for one of the places.
         """
         drawn = draw(torch.arange(n))
-        tried, passed, rounds = n, int(self._allows(drawn).sum()), 0
-        while len(left := (~self._allows(drawn)).nonzero()[:, 0]):
-            if rounds == REJECTIONS or (not passed and tried >= TRIED):
-                found = f"{passed:,} of {tried:,} draws are where the prior is positive"
-                raise ValueError(f"{found}: is it the prior of the simulations, and the observation like them?")
-            repeats = max(n, LEAST_DRAWN) // len(left)
-            more = draw(left.repeat(repeats))
-            good = self._allows(more).view(repeats, -1)
-            drawn[left] = more.view(repeats, len(left), *more.shape[1:])[good.byte().argmax(0), torch.arange(len(left))]
-            tried, passed, rounds = tried + good.numel(), passed + int(good.sum()), rounds + 1
-        if passed < tried:
-            log.info(f"{passed / tried:.1%} of the draws are where the prior is positive; the others were drawn again")
+        is_allowed = self._is_allowed(drawn)
+        tried = n
+        accepted = int(is_allowed.sum())
+        rounds = 0
+        while len(rejected := (~is_allowed).nonzero()[:, 0]):
+            if rounds == MAX_REJECTIONS or (not accepted and tried >= MAX_DRAWS_IN_VAIN):
+                count = f"{accepted:,} of {tried:,} draws are where the prior is positive"
+                raise ValueError(f"{count}: is it the prior of the simulations, and the observation like them?")
+            repeats = max(n, MIN_DRAWS_PER_ROUND) // len(rejected)
+            candidates = draw(rejected.repeat(repeats)).unflatten(0, (repeats, -1))  # type: ignore[no-untyped-call]
+            is_good = self._is_allowed(candidates.flatten(0, 1)).view(repeats, -1)
+            first = is_good.byte().argmax(0)  # the first allowed candidate of each place, or 0 if none is
+            drawn[rejected] = candidates[first, torch.arange(len(rejected))]
+            is_allowed[rejected] = is_good.any(0)
+            tried += is_good.numel()
+            accepted += int(is_good.sum())
+            rounds += 1
+        if accepted < tried:
+            share = accepted / tried
+            log.info(f"{share:.1%} of the draws are where the prior is positive; the others were drawn again")
         return drawn
 
     def _warn_if_unlike(self, given: Sequence[Values]) -> None:
@@ -160,16 +177,18 @@ class SimulatorRun(TableRun):
 
         The gap to the lowest log density of these is larger than the gap between the lowest and their mean.
         """
-        columns, simulated = self.columns, self.steps(REFERENCE, seed=0).final()
-        z = columns.forward(torch.cat([self._given_cells(each) for each in given])).to(simulated)
+        columns = self.columns
+        simulated = self.steps(REFERENCES, seed=0).final()
+        z = columns.forward(torch.cat([self._given_cells(observation) for observation in given])).to(simulated)
         places = (~z[0, : len(columns.numbers)].isnan()).nonzero()[:, 0]
         simulated = simulated[~simulated[:, places].isnan().any(1)]
         rows = torch.full((len(z) + len(simulated), z.shape[1]), torch.nan).to(z)
         rows[:, places] = torch.cat([z, simulated])[:, places]
         if not len(places) or not len(simulated):
             return
-        found = self._densities_of(rows, places, tolerance=1e-2, probes=None if len(places) <= 4 else 4)
-        observed, usual = found[: len(z)], found[len(z) :]
+        probes = None if len(places) <= 4 else 4
+        log_densities = self._densities_of(rows, places, tolerance=1e-2, probes=probes)
+        observed, usual = log_densities[: len(z)], log_densities[len(z) :]
         for row in (observed < 2 * usual.min() - usual.mean()).nonzero()[:, 0].tolist():
             gap = f"{usual.min() - observed[row]:.0f} nats below the lowest of {len(usual)} samples"
             log.warning(f"observation {row + 1} is unlike all simulations ({gap}), so its posterior is a guess")
@@ -183,46 +202,54 @@ class SimulatorRun(TableRun):
         """
         from scipy.stats import gaussian_kde
 
-        columns, prior, m = self.columns, self.log_prior, len(given)
-        x = torch.cat([self._given_cells(each) for each in given])
+        columns, log_prior = self.columns, self.log_prior
+        m = len(given)
+        x = torch.cat([self._given_cells(observation) for observation in given])
         hidden = x[0].isnan()
         if (places := places_of(columns, hidden)) is None:
             raise ValueError(
                 "parameters with categories, few or missing values can be drawn given one observation only"
             )
-        if isinstance(prior, Box) and bool((hidden & (prior.high - prior.low).isinf()).any()):
+        if isinstance(log_prior, Box) and bool((hidden & (log_prior.high - log_prior.low).isinf()).any()):
             raise ValueError("given has several observations; for these, the prior needs bounds of every parameter")
         parameters = self.settings.get("hidden")
         if parameters and (missing := [name for name in select(columns, hidden).names if name not in parameters]):
             listed = f"{one_line(', '.join(missing))}, and parameters are only {one_line(', '.join(parameters))}"
             raise ValueError(f"given has several observations without {listed}; each needs all other columns")
-        inner, z, at = select(columns, hidden), columns.forward(x).float().to(self.device), places.to(self.device)
+        parameter_columns = select(columns, hidden)
+        z = columns.forward(x).float().to(self.device)
+        places = places.to(self.device)
 
         def densities(theta: Float64[Tensor, "k p"]) -> tuple[Float64[Tensor, "k m"], Float64[Tensor, "k"]]:
-            """Those of each observation's posterior at some parameters, and that of all observations together."""
-            user, rows = inner.restore(theta), z.repeat(len(theta), 1)
-            log_prior = prior(insert_rest(x[:1], user)) - inner.log_abs_det_jacobian(user)
-            rows[:, at] = theta.to(z).repeat_interleave(m, 0)
-            each = self._densities_of(rows, at, tolerance=1e-3).view(-1, m)
-            return each, torch.where(log_prior > -math.inf, each.sum(1) - (m - 1) * log_prior, -math.inf)
+            """Log p(θ | xᵢ) of each observation, and the log density of θ given all of them, up to a constant."""
+            user_theta = parameter_columns.restore(theta)
+            prior = log_prior(insert_rest(x[:1], user_theta)) - parameter_columns.log_abs_det_jacobian(user_theta)
+            rows = z.repeat(len(theta), 1)
+            rows[:, places] = theta.to(z).repeat_interleave(m, 0)
+            posteriors = self._densities_of(rows, places, tolerance=1e-3).view(-1, m)
+            return posteriors, torch.where(prior > -math.inf, posteriors.sum(1) - (m - 1) * prior, -math.inf)
 
         random = np.random.default_rng(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
-        theta = self._draw_cells(z, -(-PARTICLES // m), generator)[..., at].flatten(0, 1).cpu().double()
-        each, target = densities(theta)
-        log_weights = target - each.logsumexp(1)
-        for left in reversed(range(ROUNDS)):
-            ready = left == 0 or effective(log_weights) > READY * len(theta)
-            kernel = gaussian_kde(theta.T.numpy(), weights=tempered(log_weights).numpy())
-            theta = torch.from_numpy(kernel.resample(LAST if ready else PARTICLES, seed=random).T.copy())
+        theta = self._draw_cells(z, math.ceil(PARTICLES / m), generator)[..., places].flatten(0, 1).cpu().double()
+        posteriors, target = densities(theta)
+        log_weights = target - posteriors.logsumexp(1)
+        for remaining in reversed(range(MAX_ROUNDS)):
+            is_last = remaining == 0 or effective_size(log_weights) > READY * len(theta)
+            kernel = gaussian_kde(theta.T.numpy(), weights=temper(log_weights).numpy())
+            size = LAST_PARTICLES if is_last else PARTICLES
+            theta = torch.from_numpy(kernel.resample(size, seed=random).T.copy())
             log_weights = densities(theta)[1] - torch.from_numpy(kernel.logpdf(theta.T.numpy()))
-            if ready:
+            if is_last:
                 break
-        if not (count := effective(log_weights)) >= LEAST_EFFECTIVE:
-            found = f"only {count:.0f} of {len(theta):,} particles are effective"
-            raise ValueError(f"{found}; the observations contradict each other, or there are too many parameters")
+        if not (count := effective_size(log_weights)) >= MIN_EFFECTIVE:
+            problem = f"only {count:.0f} of {len(theta):,} particles are effective"
+            raise ValueError(f"{problem}; the observations contradict each other, or there are too many parameters")
         log.info(f"{m} observations: an effective sample size of {count:,.0f}, from {len(theta):,} particles")
-        chosen = inner.inverse(theta[random.choice(len(theta), n, p=log_weights.softmax(0).numpy())])
-        return frame_of(inner, chosen.double().numpy()) if columns.fields else chosen
+        drawn = theta[random.choice(len(theta), n, p=log_weights.softmax(0).numpy())]
+        parameters_drawn = parameter_columns.inverse(drawn)
+        if columns.fields:
+            return frame_of(parameter_columns, parameters_drawn.double().numpy())
+        return parameters_drawn
 
 
 def with_prior(run: TableRun, prior: Mapping[Any, Sequence[float]] | Callable[[UserData], object]) -> SimulatorRun:
@@ -238,31 +265,32 @@ def with_prior(run: TableRun, prior: Mapping[Any, Sequence[float]] | Callable[[U
     Raises ValueError for unknown columns, for bounds that don't ascend, and unless ``fit`` trained the run on a
     table.
     """
-    require_prior(run, "given a prior")
+    check_type("run", run, Run)
     if not isinstance(run, TableRun):
         raise ValueError(f"the run generates {run.examples.noun}; only the table of a simulator has a prior")
     assert run.conditionals
     return SimulatorRun(**{**vars(run), "log_prior": log_prior_of(run.columns, prior)})
 
 
-def observations(given: Values) -> list[Values]:
+def split_observations(given: Values) -> list[Values]:
     """The single observation that ``SimulatorRun.sample`` is given, or several from columns that are lists."""
-    columns = {name: np.asarray(each) for name, each in given.items()} if isinstance(given, Mapping) else {}
-    if not any(each.ndim for each in columns.values()):
+    columns = {name: np.asarray(values) for name, values in given.items()} if isinstance(given, Mapping) else {}
+    if not any(values.ndim for values in columns.values()):
         return [given]
-    if len(shapes := {each.shape for each in columns.values()}) > 1 or next(iter(shapes)) == (0,):
-        sizes = ", ".join(f"{name} ({each.size if each.ndim else 'one value'})" for name, each in columns.items())
+    shapes = {values.shape for values in columns.values()}
+    if len(shapes) > 1 or (0,) in shapes:
+        sizes = ", ".join(f"{name} ({values.size if values.ndim else 'one value'})" for name, values in columns.items())
         raise ValueError(f"given has {sizes}; expected one value of each, or lists of the same length")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def effective(log_weights: Float64[Tensor, "k"]) -> float:
+def effective_size(log_weights: Float64[Tensor, "k"]) -> float:
     """The effective sample size of weighted particles."""
     return float(1 / log_weights.softmax(0).square().sum())
 
 
-def tempered(log_weights: Float64[Tensor, "k"]) -> Float64[Tensor, "k"]:
+def temper(log_weights: Float64[Tensor, "k"]) -> Float64[Tensor, "k"]:
     """Weights to the power 1, ½, ¼, …: the largest for which a tenth of the particles is effective."""
     powers = [log_weights / 2**halvings for halvings in range(20)]
-    chosen: Tensor = next((each for each in powers if effective(each) >= len(each) / 10), powers[-1])
-    return chosen.softmax(0)
+    enough: list[Tensor] = [power for power in powers if effective_size(power) >= len(power) / 10]
+    return (enough or powers[-1:])[0].softmax(0)
