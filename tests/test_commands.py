@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import Mock
@@ -16,20 +17,29 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from helpers import DIGITS, SAMPLING, GaussianScore, Patch, Printed, refusal, run_ncsn, z_score
+from helpers import (
+    DIGITS,
+    SAMPLING,
+    GaussianScore,
+    Patch,
+    Printed,
+    Sigma,
+    expand,
+    image_run,
+    refusal,
+    run_ncsn,
+    z_score,
+)
 from PIL import Image
 from torch import Tensor, nn
 
 import ncsn
-from ncsn import evaluation, plots
+from ncsn import Recipe, Run, TableRun, evaluation, plots
 from ncsn.batching import centres, dequantize, quantize
 from ncsn.evaluation.output import show
 from ncsn.images import Images
 from ncsn.plots import image_grid
 from ncsn.posteriors import blurred, downsampled
-from ncsn.run.recipe import Recipe
-from ncsn.run.run import Run
-from ncsn.score import Sigma, expand
 
 RECIPE = Recipe(
     network="UNet", arguments={"num_classes": 10}, shape=(1, 8, 8), sampling=replace(SAMPLING, guidance=2.0)
@@ -51,10 +61,20 @@ class Labelled(nn.Module):
         return (mean - x) / (0.01**2 + expand(sigma, x) ** 2)
 
 
+@cache
+def prior() -> Run:
+    """The run of images of 4 x 4 pixels, each N(½, 0.3²)."""
+    return replace(image_run(PRIOR, (1, 4, 4), sigma_max=20.0, sigma_min=0.01), recipe=SMALL)
+
+
+def of_images(score: ncsn.Score, recipe: Recipe = SMALL, **parts: Any) -> Run:
+    return replace(prior(), score=score, recipe=recipe, **parts)
+
+
 @pytest.fixture
 def given(monkeypatch: Patch) -> Run:
     """The run that every command loads."""
-    return use(monkeypatch, Run(score=Labelled(), recipe=RECIPE, guide=GaussianScore(0.4, 0.6)))
+    return use(monkeypatch, of_images(Labelled(), RECIPE, guide=GaussianScore(0.4, 0.6)))
 
 
 def use(monkeypatch: Patch, run: Run) -> Run:
@@ -122,7 +142,7 @@ def test_a_command_replaces_a_picture_only_when_told(name: str, given: Run, tmp_
 
 
 def test_points_are_written_as_they_are(monkeypatch: Patch, tmp_path: Path) -> None:
-    run = use(monkeypatch, Run(score=GaussianScore(70.0, 2.0), recipe=replace(RECIPE, shape=(2,))))
+    run = use(monkeypatch, TableRun(score=GaussianScore(70.0, 2.0), recipe=replace(RECIPE, shape=(2,))))
     x = drawn_by("sample it -n 400 --levels 40 --device cpu", tmp_path / "x.npz")
     assert torch.equal(x, run.sample(400, levels=40))
     assert abs(z_score(x[:, 0], 70.0)) < 4
@@ -131,7 +151,7 @@ def test_points_are_written_as_they_are(monkeypatch: Patch, tmp_path: Path) -> N
 @pytest.fixture
 def small(monkeypatch: Patch) -> Run:
     """A run of images that are small enough for three blocks of them."""
-    return use(monkeypatch, Run(score=PRIOR, recipe=replace(RECIPE, shape=(1, 2, 3))))
+    return use(monkeypatch, of_images(PRIOR, replace(RECIPE, shape=(1, 2, 3))))
 
 
 FAST = "--device cpu --levels 3"
@@ -280,7 +300,7 @@ def test_likelihoods_are_those_of_test_images_in_bits_per_dimension(
 ) -> None:
     images, generator = small_images((1, 4, 4)), torch.Generator().manual_seed(seed)
     monkeypatch.setattr(Run, "data", Mock(return_value=images))
-    run = use(monkeypatch, Run(score=correlated, recipe=SMALL))
+    run = use(monkeypatch, of_images(correlated))
     run_ncsn(*f"likelihood it -n 30 --probes 2 --tolerance 1e-5 --device cpu {options}".split())
     x = dequantize(images.test[torch.randperm(150, generator=generator)[:30]], generator=generator)
     _, second = run.blocks(1001, seed=seed)  # the images were chosen by the seed of the first
@@ -311,7 +331,7 @@ NOISE, MANY = 0.2, 300
 @pytest.fixture
 def solve(monkeypatch: Patch, tmp_path: Path, capsys: Printed) -> Solve:
     """Run a command on a picture of so many random pixels."""
-    use(monkeypatch, Run(score=PRIOR, recipe=SMALL))
+    use(monkeypatch, prior())
     pages: list[tuple[Any, ...]] = []
     monkeypatch.setattr(plots, "posterior_page", lambda *page: pages.append(page))
 
@@ -395,11 +415,9 @@ def test_squares_are_enlarged(solve: Solve) -> None:
 def test_a_square_must_divide_height_and_width(
     height: int, width: int, monkeypatch: Patch, here: Path, capsys: Printed
 ) -> None:
-    use(monkeypatch, Run(score=PRIOR, recipe=replace(SMALL, shape=(1, height, width))))
+    use(monkeypatch, of_images(PRIOR, replace(SMALL, shape=(1, height, width))))
     Image.fromarray(np.zeros((height, width), np.uint8)).save("input.png")
-    said = refusal(
-        capsys, *["superres", "it", "--factor", "4", "--input", "input.png", "--out", "x.png", "--device", "cpu"]
-    )
+    said = refusal(capsys, *shlex.split("superres it --factor 4 --input input.png --out x.png --device cpu"))
     assert re.search(f"factor is 4.* {height} x {width} pixels", said)
 
 
@@ -409,7 +427,7 @@ def test_pixels_at_the_ends_of_the_range_are_remarked_if_the_images_have_fewer(t
     train[:, 0, 0] = torch.tensor([0, 255]).repeat(5)
     images = Images(train, train, train)
     train[20:] = 0
-    run = Run(score=PRIOR, recipe=replace(SMALL, shape=(1, 10, 10)), settings={"seed": 0})
+    run = of_images(PRIOR, replace(SMALL, shape=(1, 10, 10)), settings={"seed": 0})
     for more, line in (((0, 255, 0, 255), []), ((0, 255) * 3, ["16% of", "10%"])):
         samples = train[:20].clone()
         samples[:, 0, 1, : len(more)] = torch.tensor(more)
@@ -437,7 +455,7 @@ def test_what_is_blurred_is_sharpened(solve: Solve) -> None:
     y = blur(solved.truth[None])
     y = y + NOISE * torch.randn(y.shape, generator=generator)
     torch.testing.assert_close(solved.guess, y[0])
-    run = Run(score=PRIOR, recipe=SMALL).posterior(blur, y, noise_std=NOISE)
+    run = prior().posterior(blur, y, noise_std=NOISE)
     torch.testing.assert_close(solved.x, run.sample(MANY, seed=generator, levels=8, particles=1))
 
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ncsn.batching import reals
 from ncsn.data.dataset import Dataset
 from ncsn.distributions import Empirical
+from ncsn.loading import run_class
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
@@ -248,8 +249,9 @@ def adopt_network(settings: TrainSettings, start: Config, data: Dataset) -> Trai
     Raises ValueError if the run generates another kind of data.
     """
     saved = start.settings
-    if len(start.recipe.shape) != len(data.shape):
-        raise ValueError(f"{settings.start} generates examples of shape {start.recipe.shape}; expected {data.noun}")
+    examples = run_class(start.recipe.shape).examples
+    if examples is not run_class(data.shape).examples:
+        raise ValueError(f"{settings.start} generates {examples.noun}; expected a run of {data.noun}")
     if saved.get("network") not in NETWORKS:
         return settings
     channels = settings.channels or tuple(saved["channels"])
