@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped, UInt8
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncsn import metrics, plots
 from ncsn.batching import quantize
@@ -68,7 +68,7 @@ class Features:
 
     ``name``: the name in reports.
     ``embed``: a function from bytes (b, c, h, w) to features (b, f) in float32, with f ≥ 2; None compares pixels only.
-    ``head``: a function from features to the logits of the ``class_names``, if there are any.
+    ``head``: a layer from features to the logits of the ``class_names``, if there are any.
     ``class_names``: the names of the classes.
     ``digest``: the sha256 of the weights.
     ``accuracy``: the classifier's accuracy on validation images.
@@ -77,7 +77,7 @@ class Features:
 
     name: str
     embed: Embed | None
-    head: Callable[[Tensor], Tensor] | None = None
+    head: nn.Module | None = None
     class_names: tuple[str, ...] = ()
     digest: str = ""
     accuracy: float | None = None

@@ -403,7 +403,6 @@ class Run:
         ``place``: the seed of a random place of each discrete value in its cell; by default it is the middle.
         """
         score, sampling = self.score, self.recipe.sampling
-        # The same places for both.
         places = [None if place is None else torch.Generator().manual_seed(place) for _ in range(2)]
         z = move_to(self.transform.forward(x, places[0]), self.device)
         volume = self._log_volume(x, places[1])
