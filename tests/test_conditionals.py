@@ -860,7 +860,7 @@ def test_what_is_known_in_a_mask_does_not_depend_on_what_is_missing_in_the_row()
             rows, role = x[:first][part], numbers.target[part].int() - numbers.observed[part].int()
             for i in range(3):
                 there = ~rows[:, i].isnan()
-                assert len(role[there, i].unique()) == 1  # type: ignore[no-untyped-call]
+                assert len(role[there, i].unique()) == 1
                 assert not role[~there, i].any()
             assert bool((shown[part] == shown[part][0]).all())
             roles[0].add((*role[~rows[:, :3].isnan().any(1)][0].tolist(), *shown[part][0].tolist()))
