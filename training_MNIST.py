@@ -10,22 +10,25 @@ The run is written to runs/mnist, where it replaces the previous one; with --out
 import sys
 
 try:
-    from ncsn.cli import console, quit_on_signals
+    import ncsn
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; install the package first, with `pip install .` in this folder")
 
+from ncsn.cli import console, quit_on_signals
+
 if __name__ == "__main__":
     quit_on_signals()
-from dataclasses import replace
+import torch
 
-from ncsn.cli.train import finish
-from ncsn.learn.fit import folder_of, open_run, train
-from ncsn.machine.messages import log
-from ncsn.run.folder import has_own_run
+from ncsn.evaluation.output import ANIMATED, report_clipping
+from ncsn.learn.fit import Training, open_run, replace_own_run
+from ncsn.learn.history import BAND_NAMES
+from ncsn.learn.start import build_model
+from ncsn.machine.messages import bar, log
 from ncsn.settings import TrainSettings
 
 PICTURES = {
-    "samples.png": "samples by the default sampler",
+    "samples.png": "samples by {}",
     "samples_annealed.png": "samples by annealed Langevin dynamics, the paper's sampler",
     "evolution.png": "how samples emerge from noise",
     "evolution.gif": "the same as an animation",
@@ -35,29 +38,62 @@ PICTURES = {
 
 def main(given: TrainSettings) -> None:
     """Train on images, sample, and plot."""
-    # Data: validation images select the checkpoint, test images are for evaluation.  The plan has all settings,
-    # including those that follow from the data.  The record writes the training to the run's folder.
-    if given.job.out is None and not given.job.resume and has_own_run(folder_of(given)):
-        given = replace(given, job=replace(given.job, overwrite=True))
-    data, plan, record = open_run(given)
+    # Data: training images; validation images, which select the weights; and test images, which are for evaluation.
+    # The plan has all settings, also those that follow from the data.  The record writes the training to a folder.
+    data, plan, record = open_run(replace_own_run(given))
     if data.noun != "images":
         raise ValueError(f"this script trains on images; for {data.noun}, use `ncsn train {given.dataset}`")
-
-    # Noise: Gaussian, with σ drawn from plan.noise, between σ_min and σ_max.
-    #
-    # Model: a U-Net, preconditioned to return a score (plan.recipe).  Sampling is guided by the same network without
-    # the class, or by a smaller network if there are no classes.
-    #
-    # Training: denoising score matching.  At high noise the target is the mean of all images that the noisy image could
-    # come from.  Held-out images select the average of the weights, and then the guidance scale.
     with record.resumable():
-        run = train(plan, data, record)
+        # Network: a U-Net, preconditioned to return a score; its weights are random, or those of another run (--from).
+        settings, seed = plan.settings, plan.settings.seed
+        torch.manual_seed(seed)
+        model = build_model(plan, data, record)  # ncsn.ScoreModel(ncsn.UNet(…), …)
+        generator = torch.Generator(plan.device).manual_seed(seed)
+        state = ncsn.State(model, plan.optimizers(model), generator=generator, seed=seed)
+        training = Training(plan, data, record, state)
 
-        # Samples by the default sampler and the paper's annealed Langevin dynamics; pictures of both and of the losses.
-        finish(run, data, record)
-    if record.writes:
-        for name, content in PICTURES.items():
-            log.info(f"{record.path(name)}: {content}")
+        # Noise: Gaussian, with σ drawn from a log-normal distribution, unless --proposal names another one.
+        noise = plan.noise
+
+        # Loss: denoising score matching; at high noise, towards the mean of all images that the noisy one may be from.
+        loss = ncsn.training_loss(noise, training.objective, generator=generator)
+        examples, labels = training.examples, training.labels
+        batches = ncsn.batches(examples, training.share, labels, flip=settings.flip, generator=generator)
+
+        # Training: every step changes the weights and updates their average.  Validation images say which average was
+        # the best.  If there are no classes, a smaller network that guides sampling is trained before.
+        training.begin()  # or continue
+        training.train_guide()
+        history = training.history
+        steps = ncsn.train(state, batches, loss, budget=training.budget, group=record.group, signals=record.signals)
+        for progress in record.watch(steps, state):
+            history.note(progress.losses)
+            if history.is_due(progress, data):
+                row = training.evaluate(progress.step, progress.seconds)
+                history.add(row, state.average, progress.fraction)
+                record.report()
+        training.keep_best()
+
+        # Guidance: how far to move away from the same network without the class, or from the smaller network.
+        training.choose_guidance()
+        run = training.finish()
+        if record.writes:
+            # Samples by the run's own sampler and by the paper's annealed Langevin dynamics; pictures of both.
+            drawn = console.draw(run, settings.samples, seed=seed, keep=ANIMATED)
+            states = run.steps(min(settings.samples, 10), seed=seed, sampler="annealed")
+            for step in bar(states, f"{states.n} samples", total=len(states)):
+                annealed = step.x.cpu()
+            ncsn.plots.image_grid(drawn.samples, record.path("samples.png"))
+            ncsn.plots.image_grid(annealed, record.path("samples_annealed.png"))
+            ncsn.plots.evolution(drawn.path, record.path("evolution.png"))
+            ncsn.plots.evolution_animation(drawn.path, record.path("evolution.gif"))
+            report_clipping(drawn.samples, data)
+            ncsn.plots.loss_curves([vars(row) for row in history.rows], BAND_NAMES, record.path("loss.png"))
+            record.write_results(run, drawn)
+            sampler = "the default sampler" if settings.sampler == TrainSettings.sampler else settings.sampler
+            for name, content in PICTURES.items():
+                log.info(f"{record.path(name)}: {content.format(sampler)}")
+        record.group.broadcast()  # the other processes wait for the pictures, so that all end together
 
 
 if __name__ == "__main__":

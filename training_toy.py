@@ -4,6 +4,7 @@ python ./training_toy.py --generator circle      # where is a learned score accu
 python ./training_toy.py --generator gaussian    # why Langevin dynamics needs many noise levels
 """
 
+import itertools
 import sys
 
 try:
@@ -22,13 +23,19 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from annotated_types import Interval
+from torch import Tensor
 
 from ncsn import metrics, validation
-from ncsn.distributions import TOYS
+from ncsn.distributions import TOYS, Distribution
 from ncsn.machine.messages import bar, log
 from ncsn.machine.storage import write_json
 from ncsn.run.folder import claim, has_own_run
 from ncsn.settings import Given
+
+PANELS = (  # samples in a picture, row by row
+    ("data", "langevin, learned score", "annealed, learned score"),
+    ("start", "langevin, exact score", "annealed, exact score"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +85,8 @@ class Toy:
 
 def main(settings: Toy) -> None:
     """Train, compare the scores, sample, plot."""
-    name, generator = settings.generator, torch.Generator().manual_seed(settings.seed)
+    name = settings.generator
+    generator = torch.Generator().manual_seed(settings.seed)
 
     # Data: points from a distribution whose exact score is known at every noise level.
     truth: Any = TOYS[name]()
@@ -111,49 +119,88 @@ def main(settings: Toy) -> None:
     (out / "samples.png").unlink(missing_ok=True)  # of the run that is replaced
 
     # Is the score accurate near the data, and far away from it?
-    sigmas = noise.sigmas()
-    shown = sorted({*sigmas[[-1, len(sigmas) * 3 // 8]].tolist()})
-    ncsn.plots.score_field(run.score, truth, shown, data, out / "score_field.png")
-    near, (_, grid) = truth.sample(5000, generator=generator.manual_seed(settings.seed + 2)), ncsn.plots.plane(8, 120)
     numbers: dict[str, Any] = {"samplers": {}}
-    numbers["levels"] = metrics.score_errors(run.score, truth, sigmas, near, grid, generator=generator)
-    on, off = (numbers["levels"][-1][f"relative_error_{part}"] for part in ("on_noised_data", "beyond_distance_2"))
-    error = f"the squared relative error is {on:.2g} near the data and {off:.2g} far from it"
-    log.info(f"{out / 'score_field.png'}: at σ = {noise.sigma_min:g} {error}")
+    numbers["levels"] = compare_scores(run, truth, data, noise, generator.manual_seed(settings.seed + 2), out)
 
     # Sampling: Langevin dynamics at the smallest noise level, and annealed Langevin dynamics with as many steps from
     # the same start, each with the learned and with the exact score.  The floor is a second sample of the data.
     default = 5000 if name == "gaussian" else 0
-    if n := default if settings.samples is None else settings.samples:
-        data, other = (truth.sample(n, generator=generator.manual_seed(settings.seed + k)) for k in (1, 3))
-        start = 16 * torch.rand(n, 2, generator=generator) - 8
+    n = default if settings.samples is None else settings.samples
+    if n:
+        samples = {"data": truth.sample(n, generator=generator.manual_seed(settings.seed + 1))}
+        samples["floor"] = truth.sample(n, generator=generator.manual_seed(settings.seed + 3))
         size = 0.1 if name == "gaussian" else noise.sigma_min**2  # the paper's, and one for narrower distributions
-        once: dict[str, Any] = {"steps": noise.levels * sampling.steps, "eps": size}
-        panels = [[("data", data)], [("start", start)]]
-        for row, (kind, score) in zip(panels, (("learned", run.score), ("exact", truth)), strict=True):
-            for sampler, how in (("langevin", once), ("annealed", {})):
-                how |= {"sampler": sampler, "seed": generator, "start": start, "batch_size": 10_000}
-                row.append((f"{sampler}, {kind} score", console.draw(replace(run, score=score), n, **how).samples))
-        weights: dict[str, str] = {}
-        for title, x in [("floor", other), *panels[0], *panels[1]]:
-            modes = metrics.mode_statistics(x, truth) if name == "gaussian" else []
-            numbers["samplers"][title] = {"distance": metrics.sliced_wasserstein(x, data), "modes": modes}
-            weights[title] = " / ".join(f"{mode['weight']:.3f}" for mode in modes)
-        titled = [[(f"{title}\n{weights[title]}", x) for title, x in row] for row in panels]
-        ncsn.plots.scatter_panels(titled, out / "samples.png")
-        log.info(f"{out / 'samples.png'}: {describe_samples(numbers['samplers'])}")
+        samples |= draw_samples(run, truth, n, noise.levels * sampling.steps, size, generator)
+        numbers["samplers"] = measure_samples(samples, truth if name == "gaussian" else None)
+        plot_samples(samples, numbers["samplers"], out / "samples.png")
     write_json(out / "metrics.json", numbers)
     log.info(f"{out / 'metrics.json'}: all numbers")
 
 
-def describe_samples(found: dict[str, Any]) -> str:
+def compare_scores(
+    run: ncsn.Run, truth: Distribution, data: Tensor, noise: ncsn.Geometric, generator: torch.Generator, out: Path
+) -> list[dict[str, float]]:
+    """Plot the learned and the exact score; return the errors of the learned one at every noise level."""
+    sigmas = noise.sigmas()
+    shown = sorted({*sigmas[[-1, len(sigmas) * 3 // 8]].tolist()})
+    ncsn.plots.score_field(run.score, truth, shown, data, out / "score_field.png")
+    near = truth.sample(5000, generator=generator)
+    _, grid = ncsn.plots.plane(8, 120)
+    levels = metrics.score_errors(run.score, truth, sigmas, near, grid, generator=generator)
+    on, off = (levels[-1][f"relative_error_{where}"] for where in ("on_noised_data", "beyond_distance_2"))
+    error = f"the squared relative error is {on:.2g} near the data and {off:.2g} far from it"
+    log.info(f"{out / 'score_field.png'}: at σ = {noise.sigma_min:g} {error}")
+    return levels
+
+
+def draw_samples(
+    run: ncsn.Run, truth: Distribution, n: int, steps: int, eps: float, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Samples by both samplers with both scores, and the points that they start from.
+
+    ``steps``, ``eps``: of Langevin dynamics at the smallest noise level.
+    """
+    start = 16 * torch.rand(n, 2, generator=generator) - 8
+    samples = {"start": start}
+    for name, score in (("learned", run.score), ("exact", truth)):
+        source = replace(run, score=score)
+        options: dict[str, Any] = {"seed": generator, "start": start, "batch_size": 10_000}
+        langevin = console.draw(source, n, sampler="langevin", steps=steps, eps=eps, **options)
+        samples[f"langevin, {name} score"] = langevin.samples
+        annealed = console.draw(source, n, sampler="annealed", **options)
+        samples[f"annealed, {name} score"] = annealed.samples
+    return samples
+
+
+def measure_samples(samples: dict[str, Tensor], mixture: ncsn.GaussianMixture | None) -> dict[str, Any]:
+    """The distance of samples from the data, and the statistics of each mode, if these are of a mixture."""
+    results: dict[str, Any] = {}
+    for title in ("floor", *itertools.chain(*PANELS)):
+        distance = metrics.sliced_wasserstein(samples[title], samples["data"])
+        modes = [] if mixture is None else metrics.mode_statistics(samples[title], mixture)
+        results[title] = {"distance": distance, "modes": modes}
+    return results
+
+
+def plot_samples(samples: dict[str, Tensor], results: dict[str, Any], path: Path) -> None:
+    """Scatter plots of samples, with the weights of modes in their titles."""
+
+    def panel(title: str) -> tuple[str, Tensor]:
+        weights = " / ".join(f"{mode['weight']:.3f}" for mode in results[title]["modes"])
+        return f"{title}\n{weights}", samples[title]
+
+    ncsn.plots.scatter_panels([[panel(title) for title in row] for row in PANELS], path)
+    log.info(f"{path}: {describe_samples(results)}")
+
+
+def describe_samples(results: dict[str, Any]) -> str:
     """Compare the samplers by the weight of the left mode, if there are modes, or by their distance from the data."""
     names = {"langevin, learned score": "Langevin", "annealed, learned score": "annealed Langevin"}
-    if modes := found["floor"]["modes"]:
-        shares = ", ".join(f"{names[title]} {found[title]['modes'][0]['weight']:.2f}" for title in names)
+    if modes := results["floor"]["modes"]:
+        shares = ", ".join(f"{names[title]} {results[title]['modes'][0]['weight']:.2f}" for title in names)
         return f"the left mode should hold {modes[0]['true_weight']:.2f}: {shares}"
-    distances = ", ".join(f"{names[title]} {found[title]['distance']:.2g}" for title in names)
-    return f"sliced Wasserstein distance from the data: {distances}, more data {found['floor']['distance']:.2g}"
+    distances = ", ".join(f"{names[title]} {results[title]['distance']:.2g}" for title in names)
+    return f"sliced Wasserstein distance from the data: {distances}, more data {results['floor']['distance']:.2g}"
 
 
 if __name__ == "__main__":

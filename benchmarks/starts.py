@@ -19,7 +19,7 @@ from torch import Tensor
 import ncsn
 from ncsn import evaluation, metrics, plots
 from ncsn.batching import centres, quantize
-from ncsn.data import Dataset
+from ncsn.data.dataset import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)

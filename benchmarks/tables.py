@@ -19,7 +19,7 @@ The last line of a table is our crps over the least of the others'.
 `--seed` splits, hides and trains differently; `--samples` leaves imputation out; `--blanks` hides a fifth of what is to
 learn from, too.
 
-`--trials 300` prints instead the verdict of `run.calibrate` on ours, from as many trials at most, and how many hidden
+`--trials 300` prints instead the verdict of `ncsn.calibrate` on ours, from as many trials at most, and how many hidden
 numbers of held-out rows lie in 90 % intervals, plain and conformal: each half of these rows calibrates those of the
 other, and is used several times if it has few rows.
 """
@@ -34,11 +34,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64
-from ncsn.tables.columns import Columns, learn_columns
-from ncsn.tables.impute import cell_coverage
-from ncsn.tables.judge import judge_rows, log_density
 
 import ncsn
+from ncsn.data.columns import Columns, learn_columns
+from ncsn.evaluation.tables import judge_rows, log_density
+from ncsn.tables.learning import Table
+from ncsn.tables.run import TableRun
 
 DRAWS = 19  # one in twenty is below all of them, and one above
 MOST = 100  # rows in which numbers are hidden
@@ -75,15 +76,23 @@ def columns_of(x: Rows) -> Columns:
     return learn_columns(torch.from_numpy(x), [str(i) for i in range(x.shape[1])])
 
 
+def fit(train: Rows, budget: dict[str, Any]) -> TableRun:
+    """A score network of so many minutes or steps."""
+    run = ncsn.fit(torch.from_numpy(train), **budget)
+    assert isinstance(run, TableRun)
+    return run
+
+
 def ours(task: Task) -> Answer:
     """A score network of so many minutes or steps."""
-    run, seed = ncsn.fit(torch.from_numpy(task.train), **task.budget), task.budget["seed"]
+    run, seed = fit(task.train, task.budget), task.budget["seed"]
     draws, line = None, np.nan
     if len(task.gaps):
         # What is like nothing in training counts as blank.
         x = np.where(run.transform.possible(torch.from_numpy(task.gaps)).numpy(), task.gaps, np.nan)
         draws = np.where(np.isnan(task.gaps), run.impute(x, DRAWS, seed=seed).draws.numpy(), task.gaps)
-        line = cell_coverage(run, torch.from_numpy(x)).get("coverage", np.nan)
+        z = run.transform.forward(torch.from_numpy(x))
+        line = run.measure_coverage(Table(z, z, z, transform=run.transform)).get("coverage", np.nan)
     samples = run.sample(task.n, complete=True, seed=seed).double().numpy()
 
     def density(rows: Rows) -> float:
@@ -185,9 +194,9 @@ def calibrate(x: Rows, budget: dict[str, Any], trials: int) -> str:
     """The verdict on a run, the shares in 90 % intervals, plain and conformal, and seconds of the processor."""
     began, rng = time.process_time(), np.random.default_rng(budget["seed"])
     train, test = np.split(rng.permutation(x), [len(x) * 4 // 5])
-    run = ncsn.fit(torch.from_numpy(train), **budget)
+    run = fit(train, budget)
     test = test[run.transform.possible(torch.from_numpy(test)).all(1).numpy()]
-    verdict, inside = run.calibrate(test, n=trials, seed=budget["seed"]).verdict, list[Bool[np.ndarray, "2 m"]]()
+    verdict, inside = ncsn.calibrate(run, test, n=trials, seed=budget["seed"]).verdict, list[Bool[np.ndarray, "2 m"]]()
     for held, known in (np.array_split(test, 2), np.array_split(test, 2)[::-1]):
         truth = np.tile(held, (max(1, LEAST_ROWS // len(held)), 1))
         hidden = rng.random(truth.shape) < 0.5

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from ncsn.images.read import mnist
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ncsn.evaluation.classifier import Classifier
+from ncsn.images import mnist
 from ncsn.machine import hardware
-from ncsn.networks import Classifier
 
 EPOCHS, BATCH, PEAK_RATE = 12, 250, 5e-3
 OUT = Path(__file__).parent.parent / "src" / "ncsn" / "assets" / "classifier.safetensors"

@@ -1,9 +1,12 @@
 """What several test files need."""
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar
 
@@ -37,9 +40,11 @@ def z_score(samples: Tensor, expected: float) -> float:
 
 def expand(sigma: Sigma, x: Tensor) -> Tensor:
     """Noise levels shaped to broadcast against ``x``; a single one is created on its device, without a copy."""
-    if not isinstance(sigma, Tensor):
-        return torch.full((), sigma, dtype=x.dtype, device=x.device)
-    return sigma.to(x).view(-1, *[1] * (x.ndim - 1)) if sigma.ndim else sigma.to(x)
+    if isinstance(sigma, Tensor) and sigma.ndim:
+        return sigma.to(x).view(-1, *[1] * (x.ndim - 1))
+    if isinstance(sigma, Tensor) and sigma.device == x.device:
+        return sigma.to(x)
+    return torch.full((), float(sigma), dtype=x.dtype, device=x.device)
 
 
 class GaussianScore:
@@ -190,3 +195,59 @@ def refused(call: Callable[[], object], *, naming: str = "") -> str:
         assert naming in message
         return message
     return ""
+
+
+def per_example(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """Noise levels, one for all examples or one for each, in a shape that is multiplied with ``x``."""
+    levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    return levels.expand(len(x)).view(-1, *[1] * (x.ndim - 1))
+
+
+class Counting:
+    """A score that counts how often it is evaluated."""
+
+    def __init__(self, score: ncsn.Score) -> None:
+        self.score, self.nfe = score, 0
+
+    def __call__(self, x: Tensor, sigma: float | Tensor, /) -> Tensor:
+        self.nfe += 1
+        return self.score(x, sigma)
+
+
+def kernel_distance(x: Tensor, y: Tensor) -> float:
+    """The unbiased squared maximum mean discrepancy with the kernel (⟨x, y⟩/f + 1)³, over all pairs of two points."""
+
+    def kernels(a: Tensor, b: Tensor) -> Tensor:
+        return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
+
+    pairs = [k.sum() - k.diagonal().sum() for k in (kernels(x, x), kernels(y, y))]
+    n, m = len(x), len(y)
+    return float(pairs[0] / (n * (n - 1)) + pairs[1] / (m * (m - 1)) - 2 * kernels(x, y).mean())
+
+
+def image_run(score: ncsn.Score, shape: tuple[int, int, int], *, sigma_max: float, sigma_min: float) -> ncsn.Run:
+    """The run of images with any score."""
+    recipe = ncsn.Run.of(score, shape, sigma_max=sigma_max, sigma_min=sigma_min).recipe
+    mnist = ncsn.load("mnist", device="cpu")
+    return replace(mnist, score=score, recipe=recipe, guide=None, settings={}, origin=None, folder=None)
+
+
+COMMANDS = [
+    *("train", "sample", "export", "play", "evaluate", "likelihood", "calibrate"),
+    *("impute", "inpaint", "denoise", "superres", "deblur"),
+]
+
+
+def run_ncsn(*words: str) -> None:
+    """Run ``ncsn`` with these words, which may have blanks in them."""
+    main(list(words))
+
+
+def edit_config(folder: Path, change: Callable[[dict[str, Any]], object], *, digest: bool = True) -> None:
+    """Change a run's config.json in place, with the digest of what it then holds, or with the one that it had."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    written = content.pop("sha256")
+    change(content)
+    changed = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(content | {"sha256": changed if digest else written}))

@@ -12,7 +12,8 @@ import torch
 import ncsn
 from ncsn import training
 from ncsn.batching import Batch
-from ncsn.data.dataset import Dataset, Labels
+from ncsn.data.dataset import Labels
+from ncsn.images import Images
 from ncsn.learn import fit as maker
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective
@@ -31,13 +32,13 @@ def arrays(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return images.astype(np.uint8), labels
 
 
-def pictures(*, labels: bool = True, n: int = 300, held_out: int = 90) -> Dataset:
+def pictures(*, labels: bool = True, n: int = 300, held_out: int = 90) -> Images:
     """The same as a data set, whose three parts differ."""
     images, classes = (torch.from_numpy(array) for array in arrays(n + 2 * held_out))
     train, validation, test = torch.split(images[:, None], [n, held_out, held_out])
     known = torch.split(classes, [n, held_out, held_out])
     named = Labels(train=known[0], validation=known[1], test=known[2], names=("a", "b", "c"))
-    return Dataset(train, validation, test, named if labels else None)
+    return Images(train, validation, test, named if labels else None)
 
 
 @dataclass

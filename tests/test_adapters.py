@@ -11,17 +11,17 @@ from helpers import GaussianScore, refuses
 from torch import Tensor
 
 import ncsn
-from ncsn.adapters import Network, Prediction
 from ncsn.score import Score, tweedie
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers
+Network = Callable[[Tensor, Tensor], Tensor]
 MEAN, STD = 0.3, 0.7
 TRUTH = GaussianScore(MEAN, STD)
 ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 SIGMAS = (1 / ALPHAS - 1).sqrt()
 
 
-def exact(prediction: Prediction) -> Network:
+def exact(prediction: str) -> Network:
     """What a model of N(0.3, 0.7²) predicts, at whole times and between them."""
 
     def predict(x: Tensor, t: Tensor) -> Tensor:

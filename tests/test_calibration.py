@@ -8,17 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import THREE, GaussianScore, conditional_run, gaussian_rows, refusal, refused, unchecked
+from helpers import (
+    THREE,
+    GaussianScore,
+    command,
+    conditional_run,
+    gaussian_rows,
+    image_run,
+    refusal,
+    refused,
+    unchecked,
+    with_transform,
+)
 from scipy import stats
 from torch import Generator, Tensor
 
 import ncsn
-from ncsn.cli import console
-from ncsn.data.columns import columns_of
-from ncsn.distributions import GaussianMixture
-from ncsn.metrics import Calibration, Trials, calibration, rank, rank_histogram
-from ncsn.run.run import Run
-from ncsn.signals import hide_gap
+from ncsn import GaussianMixture, Run, plots
+from ncsn.data.columns import Columns, Number
+from ncsn.evaluation import Calibration, calibration
+from ncsn.signals import SignalRun
 
 MEANS = torch.tensor([[-2.0, 0.0, 1.0], [2.0, 1.0, 0.0], [0.0, -3.0, 0.0]])
 SHARES, WIDTH, NOISE = torch.tensor([0.5, 0.3, 0.2]), 0.7, 0.7
@@ -49,25 +58,21 @@ def test_samplers_of_a_mixture_are_told_apart(noise: float, shift: float, word: 
 
 
 @pytest.mark.parametrize("discrete", [False, True])
-def test_ranks_of_exact_draws_are_uniform_whatever_is_unknown(discrete: bool, generator: Generator) -> None:
-    """Also those of numbers that are often equal, in columns of other units, some of which are missing."""
+def test_ranks_of_exact_draws_are_uniform(discrete: bool, generator: Generator) -> None:
+    """Also those of numbers that are often equal, in columns of other units."""
     n, k = 3000, 7
     x = torch.randn(k + 1, n, 4, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 1e4, 1e-3, 0.0])
     x = x.sign() if discrete else x
-    hidden = torch.rand(n, 4, generator=generator) < 0.5
-    hidden[:, 0] |= ~hidden.any(1)
-    ranks = rank(Trials(torch.where(hidden, x[0], torch.nan), x[1:], hidden), generator)
-    for u in ranks.values():
+    for u in calibration(x[0], x[1:], seed=1).ranks["given"].values():
         assert stats.kstest(u.numpy(), "uniform").pvalue > 1e-3
         assert stats.kstest((2 * u - 1).abs().numpy(), "uniform").pvalue > 1e-3
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_of_two_draws_one_has_the_lower_rank_whichever_is_called_the_truth(seed: int) -> None:
-    x, hidden = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(seed)), torch.ones(1, 3).bool()
-    both = [rank(Trials(x[i], x[[1 - i]], hidden), torch.Generator().manual_seed(seed)) for i in (0, 1)]
+def test_of_two_draws_one_has_the_lower_rank_whichever_is_called_the_truth(generator: Generator) -> None:
+    x = torch.randn(2, 30, 3, generator=generator)
+    both = [calibration(x[i], x[[1 - i]], seed=1).ranks["given"] for i in (0, 1)]
     for name in ("number", "mean", "distance"):
-        assert (both[0][name] >= 0.5) != (both[1][name] >= 0.5), name
+        assert bool(((both[0][name] >= 0.5) != (both[1][name] >= 0.5)).all()), name
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -103,11 +108,16 @@ def test_a_verdict_is_as_precise_as_its_trials_make_it() -> None:
 
 def test_bands_of_a_histogram_hold_all_bins_of_uniform_ranks(generator: Generator) -> None:
     outside = 0
-    for _ in range(200):
-        counts, low, high = rank_histogram(torch.rand(300, generator=generator, dtype=torch.float64))
-        assert (len(counts), int(counts.sum())) == (20, 300)
-        outside += bool(((counts < low) | (counts > high)).any())
+    for _ in range(50):
+        uniform = torch.rand(4, 300, generator=generator, dtype=torch.float64)
+        ranks = dict(zip(("number", "mean", "spread", "distance"), uniform, strict=True))
+        report = str(Calibration({"run": ranks}, 39))
+        outside += int(next(line for line in report.splitlines() if "outside their bands" in line).split()[-2])
     assert outside <= 3
+    figure: Any = plots.calibration({"run": ranks})
+    counts, edges, _ = figure.axes[0].patches[-1].get_data()
+    assert (len(counts), counts.sum()) == (20, 300)
+    assert np.array_equal(counts, np.histogram(ranks["number"], edges)[0])
 
 
 @pytest.mark.parametrize("hidden", [0.5, ["0", "2"], [True, False, True], np.eye(3, dtype=bool)])
@@ -140,10 +150,12 @@ def test_a_measurement_is_calibrated_of_any_run(particles: int) -> None:
 
 
 def test_signals_are_calibrated_with_a_gap_in_their_middle() -> None:
-    run = Run.of(GaussianScore(0.0, 1.0), (1, 6), sigma_max=20.0, sigma_min=0.02)
-    found = ncsn.calibrate(run, torch.randn(40, 1, 6), hidden=0.3, n=40, draws=5, truths="held-out")
-    assert found.calibrated == {"held-out": True}
-    assert hide_gap(run, 0.3, (2, 1, 6), torch.Generator()).int().tolist() == 2 * [[[0, 0, 1, 1, 0, 0]]]
+    """Two of six numbers: it shows if these are wider than the run's, and it doesn't if the others are."""
+    run = SignalRun.of(GaussianScore(0.0, 1.0), (1, 6), sigma_max=20.0, sigma_min=0.02)
+    x, middle = torch.randn(40, 1, 6), torch.tensor([1.0, 1.0, 3.0, 3.0, 1.0, 1.0])
+    for signals, calibrated in ((x * 3 / middle, True), (x * middle, False)):
+        found = ncsn.calibrate(run, signals, hidden=0.3, n=40, draws=5, truths="held-out")
+        assert found.calibrated == {"held-out": calibrated}
 
 
 TRUTH = gaussian_rows(40, seed=5)
@@ -192,8 +204,8 @@ def test_the_command_prints_the_verdict_and_draws_it_into_one_file(
 ) -> None:
     """A single one, so that a kill leaves all or nothing, and the same command then isn't refused."""
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: conditional_run(THREE), raising=False)
-    line = f"calibrate it --truths run -n 30 --seed 3 --out {tmp_path / 'x.png'}".split()
-    console.main(line)
+    line = f"calibrate it --truths run -n 30 --seed 3 --out {tmp_path / 'x.png'}"
+    command(line)
     expected, other = (ncsn.calibrate(conditional_run(THREE), truths="run", n=30, seed=seed) for seed in (3, 0))
     printed = capsys.readouterr().out
     assert [str(each) in printed for each in (expected, other)] == [True, False]
@@ -202,28 +214,31 @@ def test_the_command_prints_the_verdict_and_draws_it_into_one_file(
     assert all(share in line for share, line in zip(shares, str(expected).splitlines()[1:5], strict=True))
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
     assert (tmp_path / "x.png").stat().st_size > 10_000
-    assert "--overwrite" in refusal(capsys, *line)
+    assert "--overwrite" in refusal(capsys, *line.split())
 
 
 def test_the_command_hides_columns_shares_pixels_and_what_a_file_misses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, asked = conditional_run(THREE), list[object]()
+    table, asked = conditional_run(THREE), list[object]()
+    run: Run = table
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: run, raising=False)
 
     def calibrate(_: Run, **how: Any) -> Any:
         asked.append(how["hidden"])
         raise ValueError("enough")
 
-    monkeypatch.setattr(Run, "calibrate", calibrate)
+    monkeypatch.setattr(ncsn, "calibrate", calibrate, raising=False)
     np.save(tmp_path / "gaps.npy", np.array([[0.5, np.nan, 1.0]]))
     out = tmp_path / "x.png"
     for options in ("", "--hide 0 2", "--hide 0.3", f"--rows {tmp_path / 'gaps.npy'}"):
         refusal(capsys, *f"calibrate it --out {out} {options}".split())
     assert asked[:3] == [None, ("0", "2"), 0.3]
     assert np.asarray(asked[3]).tolist() == [[False, True, False]]
-    run = Run(score=run.score, recipe=ncsn.Recipe(**vars(run.recipe) | {"transform": columns_of(run.transform, 3)}))
+    run = with_transform(table, Columns(tuple(Number(name=str(i), shift=0.0, scale=1.0) for i in range(3))))
     refusal(capsys, *f"calibrate it --out {out} --hide 1".split())  # the name of an array's column is no share
     assert asked[4] == ("1",)
-    run = Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=20.0, sigma_min=0.01)
-    assert "ncsn.calibrate(run, measure=" in refusal(capsys, *f"calibrate it --out {out}".split())
+    monkeypatch.undo()
+    image = image_run(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=20.0, sigma_min=0.01)
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: image, raising=False)
+    assert "pass a measurement (measure and" in refusal(capsys, *f"calibrate it --out {out}".split())

@@ -5,32 +5,29 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from unittest.mock import Mock
 
 import pytest
-from helpers import Patch, Printed
+import torch
+from helpers import COMMANDS, Patch, Printed, conditional_run, run_ncsn
 
-from ncsn.cli import console
-from ncsn.cli.console import MODULES, find_command
-from ncsn.machine.hardware import PeerError
-from ncsn.machine.messages import Stopped, bar, stop_on_signals
-from ncsn.samplers import NonFiniteSampleError
-from ncsn.training import NonFiniteLossError
+import ncsn
 
 
-@dataclass
-class Nothing:
-    pass
+@pytest.fixture
+def loads(monkeypatch: Patch) -> Mock:
+    """What commands load their run with; its ``side_effect`` is what happens to them."""
+    load = Mock()
+    monkeypatch.setattr(ncsn, "load", load, raising=False)
+    return load
 
 
-def damaged(_: Nothing, number: int | None = None) -> None:
-    """What a library says that may have been struck by a signal."""
-    with stop_on_signals():
-        if number is not None:
-            with suppress(KeyboardInterrupt):
-                signal.raise_signal(number)
-        raise ValueError("the file is damaged")
+def ended(*words: str) -> int:
+    """The status with which a command ends."""
+    with pytest.raises(SystemExit) as stop:
+        run_ncsn(*words)
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
 
 
 @pytest.mark.parametrize(
@@ -38,59 +35,62 @@ def damaged(_: Nothing, number: int | None = None) -> None:
     [
         (ValueError("too\nlong"), 2, "error: too long"),
         (MemoryError(), 1, "error: out of memory"),
-        (RuntimeError("CUDA out of memory. Tried\nto allocate"), 1, "error: out of memory"),
-        (NonFiniteLossError("the loss is nan"), 1, "error: the loss is nan"),
-        (NonFiniteSampleError("samples are not finite"), 1, "error: samples are not finite"),
-        (PeerError("another process has ended"), 1, "error: another process has ended"),
-        (Stopped(signal.SIGINT, " at step 3"), 130, "error: interrupted at step 3"),
-        (Stopped(signal.SIGTERM, " at step 4"), 143, "error: terminated at step 4"),
-        (Stopped(signal.SIGTERM), 143, "error: terminated"),
+        (RuntimeError("timed out\nat length"), 1, "error: another process has ended or can't be reached (timed out)"),
+        (FloatingPointError("samples are not finite"), 1, "error: samples are not finite"),
         (KeyboardInterrupt(), 130, "error: interrupted"),
+        (KeyboardInterrupt(" at step 3"), 130, "error: interrupted at step 3"),
     ],
 )
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_what_ends_a_command_is_one_line_of_the_first_process(
     error: BaseException, status: int, line: str, rank: str, monkeypatch: Patch, capsys: Printed
 ) -> None:
+    """Here of a training, whose processes look for each other first."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("TQDM_DISABLE", "")
     monkeypatch.setattr(sys, "stdout", sys.stdout)
-
-    def command(_: Nothing) -> None:
-        raise error
-
-    with pytest.raises(SystemExit) as ended:
-        console.run(command, Nothing, [])
-    assert ended.value.code == status
+    monkeypatch.setattr("ncsn.machine.hardware.rendezvous", Mock(side_effect=error))
+    assert ended("train", "mnist", "--device", "cpu") == status
     said = capsys.readouterr().err
     assert said.startswith(line) == (rank == "0" or not isinstance(error, KeyboardInterrupt))
     assert said.count("\n") == bool(said)
 
 
+def test_torchs_own_words_for_too_little_memory_are_one_line(loads: Mock, capsys: Printed) -> None:
+    loads.side_effect = RuntimeError("CUDA out of memory. Tried\nto allocate")
+    assert ended("sample", "it") == 1
+    said = capsys.readouterr().err
+    assert (said.startswith("error: out of memory"), said.count("\n")) == (True, 1)
+
+
 @pytest.mark.parametrize(("number", "status", "word"), [(None, 2, "damaged"), (2, 130, "interr"), (15, 143, "termin")])
 def test_a_signal_is_the_truth_whatever_a_library_says_of_it(
-    number: int | None, status: int, word: str, capsys: Printed
+    number: int | None, status: int, word: str, loads: Mock, capsys: Printed
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        console.run(partial(damaged, number=number), Nothing, [])
-    assert ended.value.code == status
+    def damaged(*_: object, **__: object) -> None:
+        """What a library says that may have been struck by a signal."""
+        if number is not None:
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(number)
+        raise ValueError("the file is damaged")
+
+    loads.side_effect = damaged
+    assert ended("sample", "it") == status
     assert word in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "line"), [(2, "error: interrupted\n"), (15, "error: terminated\n")])
 def test_a_signal_before_the_command_ends_the_process_in_one_line(number: int, line: str) -> None:
     code = f"import os; from ncsn.machine.messages import quit_on_signals as q; q(); os.kill(os.getpid(), {number})"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (128 + number, line)
+    stopped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (stopped.returncode, stopped.stderr) == (128 + number, line)
 
 
-def test_what_is_nobodys_fault_is_not_hidden() -> None:
-    def command(_: Nothing) -> None:
-        raise RuntimeError("a bug")
-
+def test_what_is_nobodys_fault_is_not_hidden(loads: Mock) -> None:
+    loads.side_effect = RuntimeError("a bug")
     with pytest.raises(RuntimeError, match="a bug"):
-        console.run(command, Nothing, [])
+        run_ncsn("sample", "it")
 
 
 OPTIONS = ["--minutes 5 --steps 2", "--minutes 0", "--minutes five", "--nothing", "--precision f"]
@@ -98,19 +98,17 @@ OPTIONS = ["--minutes 5 --steps 2", "--minutes 0", "--minutes five", "--nothing"
 
 @pytest.mark.parametrize("line", OPTIONS)
 def test_an_option_is_refused_in_one_line_that_names_it_and_its_value(line: str, capsys: Printed) -> None:
-    with pytest.raises(SystemExit, match=r"^2$"):
-        console.parse(find_command("train"), ["mnist", *line.split()], "ncsn train")
+    assert ended("train", "mnist", *line.split()) == 2
     said = capsys.readouterr().err
     assert (said.count("\n"), [word for word in line.split() if word.strip("-") not in said]) == (1, [])
 
 
-@pytest.mark.parametrize(("name", "encoding"), [("train", "ascii"), *((name, "utf-8") for name in MODULES)])
+@pytest.mark.parametrize(("name", "encoding"), [("train", "ascii"), *((name, "utf-8") for name in COMMANDS)])
 def test_help_says_what_giving_an_option_does(name: str, encoding: str, monkeypatch: Patch, capsys: Printed) -> None:
     """An option that begins with --no- is named by its own help; nothing says None."""
     monkeypatch.setenv("COLUMNS", "70")  # so that defaults are broken across lines
     monkeypatch.setattr(type(sys.stdout), "encoding", encoding, raising=False)
-    with pytest.raises(SystemExit, match=r"^0$"):
-        console.parse(find_command(name), ["--help"], name)
+    assert ended(name, "--help") == 0
     said = " ".join(re.sub("[│|]", " ", capsys.readouterr().out).split())
     assert re.findall(r"None|\(default: True\)", said) == []
     options = re.findall(r"(--no-[a-z]+) (\S+)", said)
@@ -118,12 +116,23 @@ def test_help_says_what_giving_an_option_does(name: str, encoding: str, monkeypa
     assert len(options) == (2 if name == "train" else 0)
 
 
+def test_every_command_is_in_the_help_of_all(capsys: Printed) -> None:
+    assert ended("--help") == 0
+    (names,) = re.findall(r"\{([a-z,\s]+)\}", capsys.readouterr().out)
+    assert "".join(names.split()).split(",") == COMMANDS
+
+
 @pytest.mark.parametrize(("name", "tables"), [("pandas", True), ("scipy", False), (None, False)])
-def test_the_cure_of_what_is_not_installed_is_named_where_it_is_one(name: str | None, tables: bool) -> None:
-    status, line = console.ending(ImportError("it cannot be imported", name=name))
-    assert (status, "ncsn[tables]" in line, "cannot be imported" in line) == (2, tables, not tables)
+def test_the_cure_of_what_is_not_installed_is_named_where_it_is_one(
+    name: str | None, tables: bool, loads: Mock, capsys: Printed
+) -> None:
+    loads.side_effect = ImportError("it cannot be imported", name=name)
+    assert ended("sample", "it") == 2
+    said = capsys.readouterr().err
+    assert ("ncsn[tables]" in said, "cannot be imported" in said) == (tables, not tables)
 
 
 def test_a_program_without_a_console_has_no_bars(monkeypatch: Patch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    assert [*bar(range(3), delay=0)] == [0, 1, 2]
+    rows = [[0.0, float("nan")]]
+    assert conditional_run(torch.eye(2)).impute(rows, 2).draws.shape == (2, 1, 2)

@@ -37,12 +37,20 @@ def counted(self, rate):
     {more}
 training.State.update = counted
 if {shares} > 1:  # one process learns from what several would, one after the other
-    from types import SimpleNamespace as Part
-    add = training.add_gradients
+    import itertools, torch
+    train = training.train
     hardware.Group.share = lambda _, n: n // {shares}
-    training.add_gradients = lambda *args: sum(add(*args[:3], Part(rank=i, size={shares})) for i in range({shares}))
+    def train_for_all(state, batches, loss, **options):
+        def losses_of_all(model, _):
+            pairs = []
+            for rank in range({shares}):
+                state.generator.manual_seed(training.step_seed(state.seed, state.step, rank, {shares}))
+                pairs.append(loss(model, next(batches)))
+            return tuple(map(torch.cat, zip(*pairs)))
+        return train(state, itertools.repeat(None), losses_of_all, **options)
+    training.train = train_for_all
 for words in sys.argv[1:]:
-    console.main(words.split())
+    main(words.split())
 """
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,17 +12,15 @@ import platformdirs
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Patch
+from helpers import Patch, image_run, kernel_distance
 from torch import Tensor, nn
 
-from ncsn import evaluation, metrics
-from ncsn.data.dataset import Dataset, Labels
-from ncsn.evaluation import PIXELS, Evaluation, Features, Metric
-from ncsn.images import judge as features
-from ncsn.images import judge as judging
-from ncsn.images import mnist
-from ncsn.machine.storage import seal
-from ncsn.run.run import Run
+import ncsn
+from ncsn import Run, evaluation
+from ncsn.data.dataset import Labels
+from ncsn.evaluation import PIXELS, Evaluation, Features
+from ncsn.evaluation import images as judging
+from ncsn.images import Images
 
 DIGITS = tuple("0123456789")
 
@@ -54,41 +53,66 @@ def judged(source: Tensor | Run, *how: Any, **options: Any) -> Evaluation:
     return result
 
 
-def three(n: int, *shape: int) -> Dataset:
+def three(n: int, *shape: int) -> Images:
     """Parts of random bytes."""
     g = torch.Generator().manual_seed(0)
-    return Dataset(*torch.randint(256, (3, n, *shape), generator=g, dtype=torch.uint8))
+    return Images(*torch.randint(256, (3, n, *shape), generator=g, dtype=torch.uint8))
 
 
 def nearest_by_hand(x: Tensor, data: Tensor) -> Tensor:
     return torch.stack([(image.double() - data.double()).square().flatten(1).sum(1).min() for image in x]).sqrt() / 255
 
 
+def wasserstein_by_hand(x: Tensor, y: Tensor) -> float:
+    """The mean distance between sorted projections on the 128 fixed directions, for pixels in [0, 1]."""
+    x, y = (points.flatten(1).float() / 255 for points in (x, y))
+    directions = torch.randn(x.shape[1], 128, generator=torch.Generator().manual_seed(0))
+    directions = directions / directions.norm(dim=0)
+    return float(((x @ directions).sort(0).values - (y @ directions).sort(0).values).abs().mean())
+
+
+def frechet_by_hand(x: Tensor, y: Tensor) -> float:
+    """From the roots of the eigenvalues of the covariances' product."""
+    x, y = x.double(), y.double()
+    spread = torch.cov(x.T).trace() + torch.cov(y.T).trace()
+    # The rest are zeros, of which rounding would leave the root.
+    rank = min(len(x) - 1, len(y) - 1, x.shape[1])
+    largest = torch.linalg.eigvals(torch.cov(x.T) @ torch.cov(y.T)).real.topk(rank).values
+    return float((x.mean(0) - y.mean(0)).square().sum() + spread - 2 * largest.sqrt().sum())
+
+
+def density_coverage_by_hand(real: Tensor, generated: Tensor) -> tuple[float, float]:
+    """Neighbourhoods reach to the fifth nearest."""
+    real, generated = real.double(), generated.double()
+    radii = (real[:, None] - real).norm(dim=2).sort(1).values[:, 5]
+    within = (generated[:, None] - real).norm(dim=2) <= radii
+    return float(within.sum()) / (5 * len(generated)), float(within.any(0).double().mean())
+
+
 def test_every_number_is_about_the_sets_that_its_name_says() -> None:
     """Against the same numbers, put together by hand from four sets that differ."""
     n = 110
     samples = readable(n, 0, digits=5, sure=66)
-    train, validation, test = readable(300, 1, digits=8), readable(130, 2, digits=9, sure=99), readable(120, 3)
+    train, validation, test = readable(300, 1, digits=8), readable(n, 2, digits=9, sure=99), readable(n, 3)
     samples[:20] = train[40:60]
     samples[20:, 0, 0, 0] += 40
-    found = judged(samples, Dataset(train, validation, test), READABLE)
+    found = judged(samples, Images(train, validation, test), READABLE)
     assert (found.n, found.features, found.dimensions, found.class_names) == (n, "readable", 28, list(DIGITS))
     chosen = train[torch.randperm(300, generator=torch.Generator().manual_seed(0))[:n]]
-    test, validation = judging.pick_evenly(test, n), judging.pick_evenly(validation, n)
-    against, tested = row(test[:n]), nearest_by_hand(test[:n], train)
-    shares = test[:n, 0, 0, 26].div(20).long().bincount(minlength=10) / n
-    for kind, x in {"generated": samples, "held_out": validation[:n], "training": chosen}.items():
+    against, tested = row(test), nearest_by_hand(test, train)
+    shares = test[:, 0, 0, 26].div(20).long().bincount(minlength=10) / n
+    for kind, x in {"generated": samples, "held_out": validation, "training": chosen}.items():
         to_train = nearest_by_hand(x, train)
-        density, coverage = metrics.density_coverage(against, row(x))
+        density, coverage = density_coverage_by_hand(against, row(x))
         histogram = (x[:, 0, 0, 26] / 20).long().bincount(minlength=10) / n
         expected = {
-            "kernel_distance": metrics.kernel_distance(row(x), against),
-            "frechet_distance": metrics.frechet_distance(row(x), against),
+            "kernel_distance": kernel_distance(row(x), against),
+            "frechet_distance": frechet_by_hand(row(x), against),
             "density": density,
             "coverage": coverage,
             "class_variation": float((histogram - shares).abs().sum() / 2),
             "confident": float((x[:, 0, 0, 27] == 250).float().mean()),
-            "pixel_wasserstein": metrics.sliced_wasserstein(x.flatten(1) / 255, test[:n].flatten(1) / 255),
+            "pixel_wasserstein": wasserstein_by_hand(x, test),
             "memorisation": float((to_train < tested[:, None]).double().mean()),
             "near_duplicates": float((to_train < tested.quantile(0.01)).double().mean()),
         }
@@ -96,43 +120,96 @@ def test_every_number_is_about_the_sets_that_its_name_says() -> None:
         assert scored == pytest.approx(expected, rel=1e-4, abs=1e-6)
         assert list(scored) == list(expected)  # the kernel distance first: it is unbiased
         assert getattr(found, f"{kind}_histogram") == pytest.approx(histogram.tolist())
+    assert_ratios(found)
+
+
+def assert_ratios(found: Evaluation) -> None:
+    """Of distances over floors that are positive, and of nothing else."""
+    for name, metric in found.metrics.items():
+        for ratio, floor in ((metric.ratio, metric.held_out), (metric.ratio_to_training, metric.training)):
+            distance = name in ("kernel_distance", "frechet_distance", "pixel_wasserstein")
+            expected = metric.generated / floor if distance and metric.generated >= 0 and floor > 0 else None
+            assert ratio == (expected if expected is None else pytest.approx(expected)), name
+
+
+def test_a_ratio_to_no_distance_or_of_a_negative_one_is_left_out() -> None:
+    """Sets that are alike have a negative kernel distance, and no Wasserstein distance."""
+    test, other = readable(60, 3), readable(60, 4, digits=5)
+    for samples, validation, name in ((test, other, "kernel_distance"), (other, test, "pixel_wasserstein")):
+        found = judged(samples.flip(0), Images(other, validation.clone(), test), READABLE)
+        assert found.metrics[name].ratio is None
+        assert_ratios(found)
+    assert (found.metrics["pixel_wasserstein"].held_out, found.metrics["kernel_distance"].ratio) == (0, None)
+    assert found.metrics["frechet_distance"].held_out == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [12, 40])
+def test_distances_of_few_points_in_many_dimensions(n: int) -> None:
+    """In twenty, where covariances of twelve have no full rank."""
+
+    def some(images: Tensor) -> Tensor:
+        return images[:, 0].flatten(1)[:, :20].float() ** 2 / 255
+
+    sets = three(n, 1, 5, 6)
+    samples = sets.train.flip(2) // 2
+    found = judged(samples, sets, some).metrics
+    for x, kind in ((samples, "generated"), (sets.validation, "held_out")):
+        distances = frechet_by_hand(some(x), some(sets.test)), kernel_distance(some(x), some(sets.test))
+        for name, distance in zip(("frechet_distance", "kernel_distance"), distances, strict=True):
+            assert getattr(found[name], kind) == pytest.approx(distance, rel=1e-8)
+
+
+def test_density_and_coverage_are_the_same_far_from_zero() -> None:
+    """In single precision, too."""
+
+    def places(images: Tensor, *, origin: float) -> Tensor:
+        index = images[:, 0, 0].double()
+        return ((2 * index[:, :1] + torch.arange(2)) ** 2 + index[:, 1:2] + origin).float()
+
+    images = torch.zeros(30, 1, 1, 2, dtype=torch.uint8)
+    images[:, 0, 0, 0] = torch.arange(30)
+    samples = images.clone()
+    samples[..., 1] = 1
+    numbers = []
+    for origin in (0.0, 1e6):
+        found = judged(samples, Images(images, images, images), partial(places, origin=origin)).metrics
+        numbers.append((found["density"].generated, found["coverage"].generated))
+    assert numbers[0] == numbers[1] == density_coverage_by_hand(*(places(x, origin=0.0) for x in (images, samples)))
+
+
+def test_many_images_are_projected_in_parts() -> None:
+    """Of which the last is shorter."""
+    images = three(2100, 1, 2, 3)
+    found = judged(images.train.flip(1) // 2, images, PIXELS).metrics["pixel_wasserstein"]
+    assert found.generated == pytest.approx(wasserstein_by_hand(images.train.flip(1) // 2, images.test), rel=1e-5)
+    assert found.held_out == pytest.approx(wasserstein_by_hand(images.validation, images.test), rel=1e-5)
 
 
 def test_real_images_are_from_everywhere_among_them() -> None:
     """The first half of MNIST's test images are neater than the second: against them all others look too far."""
-    place = judging.pick_evenly(torch.arange(1000).to(torch.uint8).view(1000, 1, 1, 1), 1000).flatten()
-    assert torch.equal(place, torch.arange(1000).to(torch.uint8)), "all there are, in their order"
-    early = judging.pick_evenly((torch.arange(1000) < 500).to(torch.uint8).view(1000, 1, 1, 1), 200).float()
-    assert float(early.mean()) == pytest.approx(0.5, abs=0.1)
 
+    def brightness(images: Tensor) -> Tensor:
+        return images.float().flatten(1).mean(1, keepdim=True).expand(-1, 2)
 
-@pytest.mark.parametrize(
-    ("name", "numbers", "ratios"),
-    [
-        ("kernel_distance", (3.0, 2.0, 4.0), (1.5, 0.75)),
-        ("pixel_wasserstein", (3.0, 0.0, 4.0), (None, 0.75)),
-        ("frechet_distance", (0.0, 2.0, -1e-4), (0.0, None)),
-        ("kernel_distance", (-1e-4, 2.0, 4.0), (None, None)),
-        ("coverage", (0.5, 0.9, 1.0), (None, None)),
-    ],
-)
-def test_ratios_are_of_distances_over_floors_that_are_positive(
-    name: str, numbers: tuple[float, float, float], ratios: tuple[float | None, float | None]
-) -> None:
-    assert judging.with_floors(name, *numbers) == Metric(*numbers, *ratios)
+    halves = torch.zeros(1000, 1, 2, 2, dtype=torch.uint8)
+    halves[500:] = 1
+    found = judged(halves[400:600], Images(halves, halves, halves), brightness).metrics["frechet_distance"]
+    far = 2 * (0.1**2 + (0.5 - 0.24**0.5) ** 2)  # two fifths are of one half
+    assert found.generated < far
+    assert found.held_out < 1e-6
 
 
 @pytest.mark.parametrize(("enough", "first"), [(61, "kernel_distance"), (60, "frechet_distance")])
 def test_the_distance_that_suits_the_number_of_images_comes_first(enough: int, first: str, monkeypatch: Patch) -> None:
     monkeypatch.setattr(judging, "REPORTABLE", enough)
-    images = Dataset(readable(60, 1), readable(70, 2), readable(80, 3))
+    images = Images(readable(60, 1), readable(70, 2), readable(80, 3))
     found = judged(readable(60, 0), images, READABLE)
     assert (next(iter(found.metrics)), found.comparable) == (first, enough == 60)
 
 
 def test_reals_are_judged_as_the_bytes_that_they_stand_for() -> None:
-    coarse = Dataset(readable(60, 0), readable(60, 1), readable(60, 2))
-    deep = Dataset((coarse.train + 0.7) / 256, (coarse.validation + 0.7) / 256, (coarse.test + 0.7) / 256)
+    coarse = Images(readable(60, 0), readable(60, 1), readable(60, 2))
+    deep = Images((coarse.train + 0.7) / 256, (coarse.validation + 0.7) / 256, (coarse.test + 0.7) / 256)
     samples = readable(60, 3)
     expected = judged(samples, coarse, READABLE)
     assert judged((samples + 0.7) / 256, coarse, READABLE) == expected
@@ -141,7 +218,7 @@ def test_reals_are_judged_as_the_bytes_that_they_stand_for() -> None:
     assert judged(samples, deep, READABLE).metrics == expected.metrics
 
 
-SHORT = Dataset(readable(300, 1), readable(40, 2), readable(120, 3))
+SHORT = Images(readable(300, 1), readable(40, 2), readable(120, 3))
 
 
 @pytest.mark.parametrize(("n", "least"), [(110, 40), (30, 30)])
@@ -189,7 +266,7 @@ def test_the_nearest_is_found_whatever_fits_into_memory(monkeypatch: Patch) -> N
 
 
 def test_the_classifier_of_the_package_reads_digits() -> None:
-    images = mnist()
+    images = ncsn.load_dataset("mnist")
     assert images.labels is not None
     seen = evaluation.digits()(images.test[-1000:])
     assert (seen.probabilities.argmax(1) == images.labels.test[-1000:]).float().mean() >= 0.992
@@ -198,15 +275,15 @@ def test_the_classifier_of_the_package_reads_digits() -> None:
 
 def test_features_suit_the_data(monkeypatch: Patch) -> None:
     for name in ("own_classifier", "efficientnet"):
-        monkeypatch.setattr(features, name, lambda *data, name=name: replace(PIXELS, name=name))
+        monkeypatch.setattr(judging, name, lambda *data, name=name: replace(PIXELS, name=name))
     letters = three(20, 1, 28, 28)
     index = torch.arange(20) % 2
     labels = Labels(train=index, validation=index, test=index, names=("A", "B"))
     alone = replace(letters, labels=replace(labels, names=("A",)))
     for installed in (True, False):
-        monkeypatch.setattr(features, "find_spec", lambda name, installed=installed: installed or None)
+        monkeypatch.setattr(judging, "find_spec", lambda name, installed=installed: installed or None)
         natural = "efficientnet" if installed else "pixels"
-        assert evaluation.choose(mnist()).name == "digit classifier"
+        assert evaluation.choose(ncsn.load_dataset("mnist")).name == "digit classifier"
         assert evaluation.choose(replace(letters, labels=labels)).name == "own_classifier"
         assert evaluation.choose(replace(letters, labels=labels, name="mnist")).name == "own_classifier"
         assert [evaluation.choose(images).name for images in (letters, alone)] == [natural, natural]
@@ -256,11 +333,11 @@ def test_any_function_of_images_gives_features() -> None:
     def colours(images: Tensor) -> Tensor:
         return images.double().mean((2, 3)) / 255
 
-    images, other = three(40, 3, 8, 6), three(30, 3, 8, 6).train
+    images, other = three(30, 3, 8, 6), three(40, 3, 8, 6).train[:30]
     found = judged(other, images, colours)
     assert (found.features, found.dimensions, found.class_names) == ("colours", 3, [])
-    against = colours(judging.pick_evenly(images.test, 30)).float()
-    expected = metrics.frechet_distance(colours(other).float(), against)
+    against = colours(images.test).float()
+    expected = frechet_by_hand(colours(other).float(), against)
     assert found.metrics["frechet_distance"].generated == pytest.approx(expected)
     wrongs = (
         lambda x: x.float(),
@@ -275,8 +352,8 @@ def test_any_function_of_images_gives_features() -> None:
 
 def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name, appauthor: tmp_path / name)
-    monkeypatch.setattr(features, "IMAGES_SEEN", 2000)
-    monkeypatch.setattr(features, "BATCH", 100)
+    monkeypatch.setattr(judging, "IMAGES_SEEN", 2000)
+    monkeypatch.setattr(judging, "BATCH", 100)
     images = three(200, 3, 8, 6)
     kinds = [torch.arange(200) % 3, torch.arange(200) % 3, torch.arange(200) // 70]
     for part, kind in zip((images.train, images.validation, images.test), kinds, strict=True):
@@ -291,7 +368,7 @@ def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, m
     assert right.float().mean() > 0.9
     assert (first.name, first.class_names) == ("classifier of colours", ("r", "g", "b"))
     with monkeypatch.context() as patch:
-        patch.setattr(features, "teach", None)
+        patch.setattr(judging, "teach", None)
         again = evaluation.choose(images)
         with pytest.raises(TypeError):  # of other classes none is there
             evaluation.choose(replace(images, labels=replace(labels, train=kinds[0].flip(0))))
@@ -302,8 +379,10 @@ def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, m
     assert told < 0.1, "right on the images that it was not trained on"
     assert torch.equal(again(images.test).features, first(images.test).features)
     (path,) = (tmp_path / "ncsn" / "classifiers").iterdir()
+    ncsn.load("prior", device="cpu").save(tmp_path / "other")
+    other = tmp_path / "other" / "model.safetensors"
     whole = path.read_bytes()
-    for content in (whole[:-4096] + bytes(4096), seal({"weight": torch.zeros(2)})):  # damaged; of another network
+    for content in (whole[:-4096] + bytes(4096), other.read_bytes()):  # damaged; of another network
         path.write_bytes(content)
         assert evaluation.choose(images).digest == first.digest
         assert path.read_bytes() == whole
@@ -316,10 +395,10 @@ def test_mirrored_copies_are_copies_of_a_training_that_mirrors(monkeypatch: Patc
     images = three(300, 1, 8, 6)
     copies = images.train[:150].flip(-1)
     for mirrored, share in ((False, 0), (True, 1)):
-        found = judging.Ruler(images, PIXELS, 150, mirrored=mirrored).judge(copies).metrics
+        found = evaluation.Ruler(images, PIXELS, 150, mirrored=mirrored).judge(copies).metrics
         assert found["near_duplicates"].generated == pytest.approx(share, abs=0.05 * (not mirrored))
         assert (found["memorisation"].generated == 1) == mirrored
-    run = Run.of(lambda x, sigma: -x, (1, 8, 6), sigma_max=9.0, sigma_min=0.1)
+    run = image_run(lambda x, sigma: -x, (1, 8, 6), sigma_max=9.0, sigma_min=0.1)
     drawn = SimpleNamespace(last=lambda: copies.float() / 255)
     monkeypatch.setattr(Run, "blocks", lambda *_, **__: iter([drawn]))
     for flip in (False, True):
@@ -334,7 +413,7 @@ def test_test_images_that_are_training_images_hide_no_near_duplicates() -> None:
     near = images.train[:200].clone()
     near[:, 0, 0, 0] ^= 1
     for data in (images, leaky):
-        assert judging.Ruler(data, PIXELS, 200).judge(near).metrics["near_duplicates"].generated == 1
+        assert evaluation.Ruler(data, PIXELS, 200).judge(near).metrics["near_duplicates"].generated == 1
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -342,7 +421,7 @@ def test_it_is_said_of_data_of_more_than_8_bits_that_it_is_compared_at_8(deep: b
     images = three(30, 1, 8, 6)
     if deep:
         images = replace(images, **{part: getattr(images, part) / 255 for part in ("train", "validation", "test")})
-    assert any("8 bits" in note for note in judging.Ruler(images, PIXELS, 20).notes) == deep
+    assert any("8 bits" in note for note in evaluation.Ruler(images, PIXELS, 20).notes) == deep
 
 
 # The control ladder: sets of images whose order is known must come out in it.
@@ -369,10 +448,11 @@ def gaussians(validation: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.slow
 def test_the_ladder_of_digits() -> None:
     """More noise is worse, and each fault shows in the number that is about it."""
-    digits = mnist()
+    digits = ncsn.load_dataset("mnist")
     assert digits.labels is not None
     images, labels = replace(digits, train=digits.train[:3000]), digits.labels.validation
-    real, half = judging.pick_evenly(images.validation, N), images.train[: N // 2]
+    chosen = torch.randperm(len(images.validation), generator=torch.Generator().manual_seed(0))[:N]
+    real, half = images.validation[chosen.sort().values], images.train[: N // 2]
     without = images.validation[labels != 1]
     controls = {
         "real": real,

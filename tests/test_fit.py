@@ -1,6 +1,7 @@
 """A run in one line: of points in their units, of images as the command makes it, and the average that is left."""
 
 import copy
+import inspect
 import json
 import logging
 import math
@@ -20,22 +21,24 @@ import pytest
 import torch
 from helpers import unchecked
 from learning import pictures, tiny, unlearned
-from ncsn.kinds import images
 from torch import Tensor, nn
 
 import ncsn
 from ncsn.batching import centres
-from ncsn.data.dataset import Reports
 from ncsn.distributions import Empirical, Ring
-from ncsn.images import guidance
-from ncsn.learn.fit import ALL_OURS, Judge, Lesson, OwnParts, Plan, learn, plan, take_weights
-from ncsn.learn.record import Ledger, Record, Row, until_spoiled
+from ncsn.images import Images
+from ncsn.learn import guidance
+from ncsn.learn.fit import FitOptions, Training
+from ncsn.learn.history import Row
+from ncsn.learn.plan import Plan, make_plan
+from ncsn.learn.record import Record
+from ncsn.learn.start import take_weights
 from ncsn.loading import dataset_of
-from ncsn.machine.hardware import ALONE
 from ncsn.machine.messages import Stopped
 from ncsn.networks import UNet
 from ncsn.noise import LogNormal, LogUniform, Proposal
-from ncsn.settings import Job, TrainSettings
+from ncsn.settings import Changes, Job, TrainSettings
+from ncsn.tables.run import TableRun
 from ncsn.training import Progress
 
 
@@ -82,7 +85,9 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
             weights.append(ncsn.fit(form, steps=3, seed=seed).model.state_dict()["network.stem.weight"])
         assert torch.equal(after, torch.rand(3))
     assert [torch.equal(weight, weights[0]) for weight in weights] == [True] * 4 + [False]
-    run, gaps = ncsn.fit(x, steps=1), x[:40].masked_fill(x[:40] > x[:40].median(), math.nan)
+    run = ncsn.fit(x, steps=1)
+    assert isinstance(run, TableRun)
+    gaps = x[:40].masked_fill(x[:40] > x[:40].median(), math.nan)
     given = run.posterior(lambda x: x[:, :1], x[:1, :1], noise_std=0.5)
     draws, samples, answers = run.impute(gaps, 2).draws, run.sample(40, levels=3), given.sample(40, levels=3)
     torch.set_default_dtype(torch.float64)
@@ -90,6 +95,12 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
     torch.testing.assert_close(run.impute(gaps, 2).draws, draws, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(run.sample(40, levels=3), samples, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(given.sample(40, levels=3), answers, rtol=1e-4, atol=1e-4)
+
+
+def test_overloads_offer_the_keywords_of_fit() -> None:
+    parameters = inspect.signature(ncsn.fit).parameters.values()
+    own = {p.name: p.annotation for p in parameters if p.kind == p.KEYWORD_ONLY}
+    assert FitOptions.__annotations__ == Changes.__annotations__ | own
 
 
 class Own(nn.Module):
@@ -155,14 +166,20 @@ def test_samples_descend_where_the_noise_was_that_is_given(noise: Proposal, data
     assert [sampling.sigma_max, sampling.sigma_min, sampling.eps] == pytest.approx([5.0, 0.1, 0.1**2 / 2])
 
 
-def planned(data: Any, own: OwnParts = ALL_OURS, **settings: Any) -> Plan:
-    return plan(dataset_of(data), TrainSettings(**{"steps": 1} | settings), own)
+def plan(data: Any, **settings: Any) -> Plan:
+    return make_plan(dataset_of(data), TrainSettings(**{"steps": 1} | settings))
+
+
+def training(plan: Plan, data: Images = IMAGES, record: Record | None = None) -> Training:
+    """A training of a network that knows nothing."""
+    state = ncsn.State(plan.recipe.build(), generator=torch.Generator(), seed=0)
+    return Training(plan, data, record or Record(), state)
 
 
 def test_points_are_learned_from_eight_tenths_of_them_at_log_normal_noise(generator: torch.Generator) -> None:
-    asked = planned(table(1009), batch_size=5000)
-    assert asked.settings.batch_size == 809
-    levels = asked.noise.sample(100_000, generator=generator).log().quantile(torch.tensor([0.3, 0.5, 0.7]))
+    planned = plan(table(1009), batch_size=5000)
+    assert planned.settings.batch_size == 809
+    levels = planned.noise.sample(100_000, generator=generator).log().quantile(torch.tensor([0.3, 0.5, 0.7]))
     torch.testing.assert_close(levels, torch.tensor([-1.64, -0.8, 0.04]), atol=0.02, rtol=0)
 
 
@@ -240,7 +257,7 @@ def test_the_same_images_give_the_command_and_python_the_same_run(
 ) -> None:
     """As a data set and as arrays, in Python's usual forms, with their classes."""
     choose = Mock(side_effect=guidance.choose_weight)
-    monkeypatch.setattr(images, "choose_weight", choose)
+    monkeypatch.setattr("ncsn.learn.fit.choose_weight", choose)
     data, labels = ncsn.load_dataset(str(trained / "data.npz")), None
     if arrays:
         with np.load(trained / "data.npz") as file:
@@ -259,8 +276,8 @@ def test_the_same_images_give_the_command_and_python_the_same_run(
 @pytest.mark.parametrize("flip", [False, True])
 def test_images_are_learned_towards_the_score_of_their_class_at_high_noise(flip: bool) -> None:
     assert IMAGES.labels is not None
-    asked = replace(plan(IMAGES, tiny(flip=flip, posterior_above=0.6, sigma_max=10.0)), autocast=None)
-    objective = Lesson(asked, IMAGES, Record(), torch.Generator(), 16).objective
+    planned = replace(make_plan(IMAGES, tiny(flip=flip, posterior_above=0.6, sigma_max=10.0)), autocast=None)
+    objective = training(planned).objective
     every, classes = centres(IMAGES.train), IMAGES.labels.train
     if flip:
         every, classes = torch.cat([every, every.flip(-1)]), classes.repeat(2)
@@ -271,86 +288,113 @@ def test_images_are_learned_towards_the_score_of_their_class_at_high_noise(flip:
 
 
 def test_images_that_would_fill_a_device_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = replace(plan(IMAGES, tiny(posterior_above=1e6)), device=torch.device("meta"))
+    planned = replace(make_plan(IMAGES, tiny(posterior_above=1e6)), device=torch.device("meta"))
     for memory, expected in ((4 * IMAGES.train.nbytes, "meta"), (4 * IMAGES.train.nbytes - 4, "cpu")):
         monkeypatch.setattr("ncsn.machine.hardware.memory_of", lambda device, memory=memory: memory)
-        lesson = Lesson(asked, IMAGES, Record(), torch.Generator(), 16)
+        lesson = training(planned)
         assert (lesson.examples.device.type, lesson.objective) == (expected, ncsn.dsm)
 
 
-class Scripted(Judge):
-    """Held-out losses that are written down."""
+class Scripted(Training):
+    """Held-out losses that are written down, and steps that set the average to their number."""
 
-    def __init__(self, means: list[float]) -> None:
-        self.means = iter(means)
+    last, cut = 0, 0
+    means: Iterator[float]
 
     def is_worse_than(self, best: ncsn.ScoreModel) -> bool:
         return True
 
-    def report(self, step: int, loss: float | None, seconds: float) -> Row:
-        held_out = next(self.means)
-        loss = held_out if loss is None else loss
+    def evaluate(self, step: int, seconds: float) -> Row:
+        held_out, history = next(self.means), self.history
+        loss = float(history.sum) / history.count if step else held_out
         return Row(step=step, loss=loss, validation_loss=held_out, validation_bands=[], seconds=seconds)
+
+    def steps(self, state: ncsn.State, budget: ncsn.Budget) -> Iterator[Progress]:
+        for step in range(state.step + 1, self.last + 1):
+            state.step = step
+            bias(state).fill_(float(step))
+            losses, sigmas = torch.tensor([float(step)]), torch.ones(1)
+            known = {"step": step, "fraction": step / self.last, "seconds": 7.0 * step, "stop": 15 * (step == self.cut)}
+            yield Progress(losses=losses, sigmas=sigmas, **known)  # type: ignore[arg-type]
+
+
+def bias(state: ncsn.State) -> Tensor:
+    return dict(state.average.named_parameters())["network.head.bias"]
+
+
+class Rarely(Images):
+    """Images that are evaluated like the rows of a table."""
+
+    evaluations, evaluation_power, evaluates_start, tolerance, patience = 3, 2.0, True, 0.0, 0.25
+
+
+class Strictly(Images):
+    tolerance = 0.001
+
+
+class After4(Rarely):
+    evaluation_spacing = 4
+
+
+class After5(Rarely):
+    evaluation_spacing = 5
+
+
+class Fifths(Rarely):
+    evaluations, evaluation_power = 5, 1.0
+
+
+class Tenths(Rarely):
+    evaluations, evaluation_power = 10, 1.0
 
 
 FALLS, RISES = [1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8], [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
-ROWS = Reports(count=3, power=2, from_start=True, tolerance=0.0, patience=0.25)
 
 
 @pytest.mark.parametrize(
-    ("held_out", "reports", "last", "looks", "left"),
+    ("held_out", "kind", "last", "looks", "kept"),
     [
-        ([*FALLS, 0.9, 1.0, 1.1], Reports(), 20, [*range(2, 21, 2)], 8),
-        ([*FALLS, 0.4, 0.403, 0.403], Reports(), 20, [*range(2, 21, 2)], 20),
-        ([*FALLS, 0.4, 0.403, 0.403], Reports(tolerance=0.001), 20, [*range(2, 21, 2)], 16),
-        ([*RISES, 0.3, 0.2, 0.1], Reports(tolerance=0.001), 20, [*range(2, 21, 2)], 20),
+        ([*FALLS, 0.9, 1.0, 1.1], Images, 20, [*range(2, 21, 2)], 8),
+        ([*FALLS, 0.4, 0.403, 0.403], Images, 20, [*range(2, 21, 2)], 20),
+        ([*FALLS, 0.4, 0.403, 0.403], Strictly, 20, [*range(2, 21, 2)], 16),
+        ([*RISES, 0.3, 0.2, 0.1], Strictly, 20, [*range(2, 21, 2)], 20),
         # Without tolerance the untrained average may be the best; and training ends far above it.
-        ([0.5, 0.51, 0.6, 0.62], ROWS, 9, [0, 1, 4, 9], 0),
-        ([0.5, 0.4, 0.49, 0.49], ROWS, 9, [0, 1, 4, 9], 1),
-        ([0.5, 0.4, 0.51], ROWS, 9, [0, 1, 4], 1),
-        ([0.5, 0.4, 0.3], replace(ROWS, spacing=4), 9, [0, 4, 9], 9),
-        ([0.5, 0.4, 0.3], replace(ROWS, spacing=5), 9, [0, 5, 9], 9),
+        ([0.5, 0.51, 0.6, 0.62], Rarely, 9, [0, 1, 4, 9], 0),
+        ([0.5, 0.4, 0.49, 0.49], Rarely, 9, [0, 1, 4, 9], 1),
+        ([0.5, 0.4, 0.51], Rarely, 9, [0, 1, 4], 1),
+        ([0.5, 0.4, 0.3], After4, 9, [0, 4, 9], 9),
+        ([0.5, 0.4, 0.3], After5, 9, [0, 5, 9], 9),
         # A small rise ends it after twice the steps to the minimum, and at least 200.
-        ([0.5, 0.45, 0.4, 0.411, 0.411], replace(ROWS, count=5, power=1), 500, [0, 100, 200, 300, 400], 200),
-        ([0.5, 0.4, 0.411, 0.411, 0.411], replace(ROWS, count=10, power=1), 500, [0, 50, 100, 150, 200], 50),
+        ([0.5, 0.45, 0.4, 0.411, 0.411], Fifths, 500, [0, 100, 200, 300, 400], 200),
+        ([0.5, 0.4, 0.411, 0.411, 0.411], Tenths, 500, [0, 50, 100, 150, 200], 50),
     ],
 )
 @pytest.mark.parametrize("cut", [0, 3, 4, 13])
 def test_the_average_that_was_best_on_held_out_examples_is_left_also_after_an_interruption(
-    held_out: list[float], reports: Reports, last: int, looks: list[int], left: int, cut: int, tmp_path: Path
+    held_out: list[float], kind: type[Images], last: int, looks: list[int], kept: int, cut: int, tmp_path: Path
 ) -> None:
     """Every step moves the average; a second session goes on from the checkpoint of the first, and a third."""
-    judge, record = Scripted(held_out), Record()
-
-    def steps(state: ncsn.State) -> Iterator[Progress]:
-        for step in range(state.step + 1, last + 1):
-            state.step = step
-            bias(state).fill_(float(step))
-            losses, sigmas = torch.tensor([float(step)]), torch.ones(1)
-            known = {"step": step, "fraction": step / last, "seconds": 7.0 * step, "stop": 15 * (step == cut)}
-            yield Progress(losses=losses, sigmas=sigmas, **known)  # type: ignore[arg-type]
-
-    def bias(state: ncsn.State) -> Tensor:
-        return dict(state.average.named_parameters())["network.output.bias"]
-
+    data, means = kind(IMAGES.train, IMAGES.validation, IMAGES.test), iter(held_out)
+    plan = make_plan(data, tiny(guidance=1.0))
     for session in range(3):
-        state = ncsn.State(ncsn.ScoreModel(ncsn.MLP(2, 8, 1)), generator=torch.Generator().manual_seed(0))
-        ledger = state.parts["ledger"] = Ledger(state.average)
-        if session:
-            state.load(tmp_path / "checkpoint.pt")
-        progress = until_spoiled(steps(state), ledger.rows, reports.patience, ALONE)
+        record = Record(folder=tmp_path / "run", job=Job(resume=True))
+        state = ncsn.State(plan.recipe.build(), generator=torch.Generator().manual_seed(0), seed=0)
+        training = Scripted(plan, data, record, state)
+        training.last, training.cut, training.means = last, cut, means
         try:
-            learn(progress, state, judge, record, ledger, reports)
-            assert bool((bias(state) == left).all())
+            training.begin()
+            training.train_network()
+            assert bool((bias(state) == kept).all())
         except Stopped:
             assert (state.step, session) == (cut, 0)
-        state.save(tmp_path / "checkpoint.pt")
+        assert record.lock is not None
+        record.lock.release()
     assert [row.step for row in record.rows] == looks
-    means = [(before + 1 + step) / 2 for before, step in pairwise([0, *filter(None, looks)])]
-    assert [row.loss for row in record.rows] == [*held_out[: looks.count(0)], *means]
+    losses = [(before + 1 + step) / 2 for before, step in pairwise([0, *filter(None, looks)])]
+    assert [row.loss for row in record.rows] == [*held_out[: looks.count(0)], *losses]
     assert record.rows[-1].seconds == 7 * looks[-1]
     assert record.kept is not None
-    assert record.kept.step == left
+    assert record.kept.step == kept
 
 
 @pytest.mark.parametrize(("rise", "chance", "worse"), [(0.1, 1.0, False), (0.2, 1.0, True), (0.02, 0.1, True)])
@@ -361,12 +405,11 @@ def test_an_average_is_worse_only_if_its_losses_of_the_same_examples_rise_beyond
     generator = torch.Generator().manual_seed(0)
     examples, change = torch.randn(2, 400, generator=generator)
     change = (change - change.mean()) / change.std()
-    lesson = Lesson(plan(IMAGES, tiny()), IMAGES, Record(), torch.Generator(), 16)
-    state, best = lesson.state(lesson.plan.recipe), copy.deepcopy(lesson.state(lesson.plan.recipe).average)
-    judge = Judge(lesson, state)
-    found = {state.average: 9 * examples + rise + chance * change, best: 9 * examples}
-    monkeypatch.setattr(judge, "losses", lambda model: (found[model], torch.ones(400), {}))
-    assert judge.is_worse_than(best) is worse
+    lesson = training(make_plan(IMAGES, tiny()))
+    average, best = lesson.state.average, copy.deepcopy(lesson.state.average)
+    losses = {average: 9 * examples + rise + chance * change, best: 9 * examples}
+    monkeypatch.setattr(lesson, "held_out_losses", lambda model: (losses[model], torch.ones(400), {}))
+    assert lesson.is_worse_than(best) is worse
 
 
 @pytest.mark.parametrize(
@@ -406,6 +449,7 @@ def test_rows_of_a_gaussian_are_learned_before_the_first_step(tmp_path: Path) ->
     run = ncsn.fit(z * torch.tensor([1.0, 50.0]), steps=1)
     run.save(tmp_path / "run")
     again = ncsn.load(tmp_path / "run")
+    assert isinstance(again, TableRun)
     assert (again.recipe, again.digest) == (run.recipe, run.digest)
     draws = again.impute([[1.0, math.nan]], 400).draws[:, 0, 1]
     # The slope has a standard error of .02, the mean of the draws one of .8.
@@ -422,10 +466,11 @@ def test_examples_that_judge_samples_change_nothing_of_what_is_learned() -> None
 
 
 def test_a_run_says_by_name_what_of_ones_own_it_was_trained_with() -> None:
-    own = OwnParts(network=ncsn.MLP(3, 8), objective=ncsn.ssm, noise=LogUniform(9.0, 0.1))
-    usual, settings = planned(table(100)).facts(), planned(table(100), own).facts()
+    noise, data = LogUniform(9.0, 0.1), table(100)
+    usual = ncsn.fit(data, steps=1).settings
+    settings = ncsn.fit(data, steps=1, network=ncsn.MLP(3, 8), objective=ncsn.ssm, noise=noise).settings
     names = ("network", "objective", "channels", "log_sigma_mean", "proposal")
-    assert [settings[name] for name in names] == ["ncsn.networks.MLP", "ssm", None, None, repr(own.noise)]
+    assert [settings[name] for name in names] == ["ncsn.networks.MLP", "ssm", None, None, repr(noise)]
     assert (usual["network"], usual["channels"], usual["proposal"]) == ("mlp", (128,), "lognormal")
     assert "objective" not in usual
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import GaussianScore, z_score
+from helpers import Counting, GaussianScore, z_score
 from torch import Generator, Tensor
 
 from ncsn.distributions import GaussianMixture
 from ncsn.likelihood import bits_per_dimension, log_prob
-from ncsn.score import Counted, Score, Sigma
+from ncsn.score import Score
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]).double(), 0.5, torch.tensor([0.3, 0.7]).double())
 
@@ -30,7 +30,7 @@ def test_exact_on_what_is_known(
 ) -> None:
     """Every point beside its own density, for points near and far."""
 
-    def score(x: Tensor, sigma: Sigma, /) -> Tensor:
+    def score(x: Tensor, sigma: float | Tensor, /) -> Tensor:
         return truth(x.flatten(1), sigma).view_as(x)
 
     x = mean + spread * torch.randn(20, *shape, generator=generator, dtype=torch.float64)
@@ -76,7 +76,7 @@ def test_a_score_that_is_not_finite_is_refused() -> None:
 
 
 def test_evaluations_are_counted_and_follow_the_tolerance(generator: Generator) -> None:
-    score, x = Counted(MIXTURE), torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    score, x = Counting(MIXTURE), torch.randn(3, 2, generator=generator, dtype=torch.float64)
     loose = log_prob(score, x, sigma_max=50, sigma_min=0.1, tolerance=1e-3)
     assert loose.nfe == score.nfe > 20
     assert log_prob(score, x, sigma_max=50, sigma_min=0.1, tolerance=1e-5).nfe > 1.5 * loose.nfe

@@ -1,19 +1,16 @@
 import math
-from collections.abc import Iterable
-from itertools import combinations, product
 
 import pytest
 import torch
-from helpers import GaussianScore, with_transform
+from helpers import GaussianScore, image_run, kernel_distance, with_transform
 
 import ncsn
 from ncsn import metrics
 from ncsn.data.columns import Columns, Number
-from ncsn.data.dataset import Dataset
 from ncsn.distributions import GaussianMixture
 from ncsn.evaluation import PIXELS, evaluate
 from ncsn.evaluation.tables import log_density
-from ncsn.score import Sigma
+from ncsn.images import Images
 
 
 def test_binned_means_and_empty_bins() -> None:
@@ -21,19 +18,11 @@ def test_binned_means_and_empty_bins() -> None:
     assert metrics.mean_by_bin(values, position, [0.0, 1.0, 2.0, 3.0]) == [2.0, 10.0, None]
 
 
-def test_sliced_wasserstein_of_a_shift_is_its_mean_projection(generator: torch.Generator) -> None:
-    x = torch.randn(50, 2, generator=generator)
-    shift = torch.tensor([3.0, -4.0])
-    # A shift moves every projection by |<shift, direction>|, 2/π of its length on average in the plane.
-    assert metrics.sliced_wasserstein(x, x + shift, projections=20_000) == pytest.approx(5 * 2 / torch.pi, rel=0.02)
-    assert metrics.sliced_wasserstein(x, x[torch.randperm(50, generator=generator)]) == 0
-
-
 def test_the_errors_of_a_score_near_the_data_and_far_away(generator: torch.Generator) -> None:
     """A tenth off within 2 of the data, and half beyond: 0.01 and 0.25 of the square, and in between in closed form."""
     truth, sigma = GaussianMixture(torch.zeros(1, 2)), torch.tensor(0.5)
 
-    def score(x: torch.Tensor, level: Sigma, /) -> torch.Tensor:
+    def score(x: torch.Tensor, level: float | torch.Tensor, /) -> torch.Tensor:
         return truth(x, level) * torch.where(x.norm(dim=1, keepdim=True) > 2, 1.5, 1.1)
 
     grid = torch.tensor([[0.0, 0.0], [0.6, 0.0], [0.0, -1.7], [2.5, 0.0], [0.0, 7.0]])
@@ -67,18 +56,6 @@ def test_the_error_of_a_weight_has_no_sign() -> None:
     assert (alone["weight"], alone["mean"], alone["std"]) == (1, [9.5], None)
 
 
-def test_density_and_coverage_of_points_on_a_line() -> None:
-    """Neighbourhoods reach to the second nearest: 2, 1, 1, 1, 2 around 0, 1, 2, 3, 4."""
-    real = torch.arange(5.0)[:, None]
-    density, coverage = metrics.density_coverage(real, torch.tensor([[0.5], [-1.5], [20.0]]), k=2)
-    # 0.5 is within those of 0 and 1, −1.5 within that of 0, 20 within none: 3/(2·3), and two of five are reached.
-    assert density == pytest.approx(3 / 6)
-    assert coverage == pytest.approx(2 / 5)
-    far = torch.arange(60.0).view(30, 2) ** 2 + 1e6
-    near = metrics.density_coverage(far - 1e6, far - 1e6 + 1)
-    assert metrics.density_coverage(far, far + 1) == near, "in float32, too"
-
-
 def test_a_gain_is_a_difference_of_kernel_distances_with_the_error_that_repetition_shows() -> None:
     def drawn(r: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         noise = torch.randn(80, 3, generator=r)
@@ -88,47 +65,11 @@ def test_a_gain_is_a_difference_of_kernel_distances_with_the_error_that_repetiti
     sets = [drawn(torch.Generator().manual_seed(i)) for i in range(200)]
     found = [metrics.kernel_gain(*each) for each in sets]
     x, z, y = sets[0]
-    assert found[0][0] == pytest.approx(metrics.kernel_distance(x, y) - metrics.kernel_distance(z, y))
+    assert found[0][0] == pytest.approx(kernel_distance(x, y) - kernel_distance(z, y))
     gains, errors = (torch.tensor(column) for column in zip(*found, strict=True))
     assert float(errors.square().mean().sqrt()) == pytest.approx(float(gains.std()), rel=0.2)
     mixed = [metrics.kernel_gain(x, z.roll(1, 0), y)[1] for x, z, y in sets]
     assert float(errors.mean()) < 0.95 * sum(mixed) / len(mixed), "pairs have most of chance in common"
-
-
-def test_the_kernel_distance_is_unbiased() -> None:
-    """Kernel (⟨x, y⟩/2 + 1)³ in the plane; within a set the mean is over pairs of two points."""
-    x, y = torch.tensor([[2.0, 0.0], [4.0, 1.0], [1.0, -3.0]]), torch.tensor([[0.0, 1.0], [6.0, 0.0]])
-
-    def mean(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
-        return float(torch.stack([(a @ b / 2 + 1) ** 3 for a, b in pairs]).mean())
-
-    expected = mean(combinations(x, 2)) + mean(combinations(y, 2)) - 2 * mean(product(x, y))
-    assert metrics.kernel_distance(x, y) == pytest.approx(expected)
-
-
-def test_bytes_are_measured_as_the_reals_that_they_are(generator: torch.Generator) -> None:
-    """In parts, of which the last is shorter."""
-    x, y = torch.randint(256, (2, 2100, 6), generator=generator, dtype=torch.uint8)
-    directions = torch.randn(6, 128, generator=torch.Generator().manual_seed(0))
-    at_once = [(z.float() @ (directions / directions.norm(dim=0))).sort(0).values for z in (x, y)]
-    expected = float((at_once[0] - at_once[1]).abs().mean())
-    assert metrics.sliced_wasserstein(x, y) == pytest.approx(expected, rel=1e-5)
-    assert metrics.sliced_wasserstein(x / 255, y / 255) == pytest.approx(expected / 255, rel=1e-5)
-
-
-@pytest.mark.parametrize(("n", "m"), [(7, 12), (40, 9)])
-def test_the_frechet_distance_of_few_points_in_many_dimensions(n: int, m: int, generator: torch.Generator) -> None:
-    """Twenty, where covariances have no full rank, as from the roots of the product's eigenvalues."""
-    x = torch.randn(n, 20, generator=generator, dtype=torch.float64)
-    y = 2 * torch.randn(m, 20, generator=generator, dtype=torch.float64) + 1
-    covariances = torch.cov(x.T) @ torch.cov(y.T)
-    # The rest are zeros, of which rounding would leave the root.
-    largest = torch.linalg.eigvals(covariances).real.topk(min(n - 1, m - 1, 20)).values
-    spread = torch.cov(x.T).trace() + torch.cov(y.T).trace() - 2 * largest.sqrt().sum()
-    expected = float((x.mean(0) - y.mean(0)).square().sum() + spread)
-    assert metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-8)
-    assert metrics.frechet_distance(y, x) == pytest.approx(expected, rel=1e-8)
-    assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
 
 
 # How a run's samples are judged.
@@ -139,7 +80,7 @@ def test_densities_of_a_table_are_in_its_units(generator: torch.Generator) -> No
     z = torch.cat([mixture.sample(1100, generator=generator) for _ in columns], 1).double()
     transform = Columns(columns=tuple(Number(name=f"{scale}", shift=-7.0, scale=scale) for scale in columns))
 
-    def independent(z: torch.Tensor, sigma: Sigma, /) -> torch.Tensor:
+    def independent(z: torch.Tensor, sigma: float | torch.Tensor, /) -> torch.Tensor:
         return torch.cat([mixture(part, sigma) for part in torch.split(z, 1, 1)], 1)
 
     x = transform.inverse(z)
@@ -162,8 +103,8 @@ def test_the_log_density_of_a_cell_is_its_mean_and_not_that_of_its_middle() -> N
 
 def test_images_are_judged_as_they_are_asked_to_be_drawn() -> None:
     x = torch.randint(256, (60, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    data = Dataset(x[:20], x[20:40], x[40:])
-    run = ncsn.Run.of(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=5.0, sigma_min=0.02)
+    data = Images(x[:20], x[20:40], x[40:])
+    run = image_run(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=5.0, sigma_min=0.02)
     asked, usual = (evaluate(run.sample(20, seed=2, levels=levels), data, PIXELS).report() for levels in (3, None))
     assert evaluate(run, data, PIXELS, n=20, seed=2, levels=3).report() == asked != usual
     # Before the features are computed, which can take minutes.

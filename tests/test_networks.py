@@ -7,7 +7,8 @@ from helpers import unchecked
 from refinenet import NCSN
 from torch import nn
 
-from ncsn.networks import MLP, Block, Classifier, ResidualMLP, UNet
+from ncsn.evaluation.classifier import Classifier
+from ncsn.networks import MLP, Block, ResidualMLP, UNet
 from ncsn.validation import check_call
 
 NEW = [

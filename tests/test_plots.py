@@ -10,14 +10,12 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from helpers import unchecked
+from helpers import SAMPLING, SMALL, command, unchecked
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from torch import Tensor
 
-import ncsn
-from ncsn import GaussianMixture, Step, plots
-from ncsn.images import write_grid
+from ncsn import GaussianMixture, Recipe, Run, Step, plots
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 1.0], [3.0, 0.0]]), 0.7)
 POINTS = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.25]])
@@ -51,7 +49,9 @@ def test_a_grid_shows_bytes_and_the_reals_that_stand_for_them(channels: int, see
 
 
 def test_many_samples_stand_in_about_as_many_columns_as_rows(tmp_path: Path) -> None:
-    write_grid(ncsn.load("mnist"), torch.zeros(81, 1, 10, 8), [], tmp_path / "x.png")
+    recipe = Recipe(network="UNet", arguments=SMALL, shape=(1, 10, 8), sampling=SAMPLING)
+    Run(score=recipe.build(), recipe=recipe).save(tmp_path / "run")
+    command(f"sample {tmp_path}/run -n 81 --levels 2 --out {tmp_path}/x.png")
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.size == plots.image_grid(torch.zeros(81, 1, 10, 8), columns=9).size
 

@@ -27,14 +27,17 @@ from torch import Tensor
 import ncsn
 from ncsn import MLP, ScoreModel, batches, dsm, training_loss
 from ncsn.cli import console
+from ncsn.cli.commands import main
 from ncsn.cli.train import Train
-from ncsn.learn.fit import Judge, Lesson, OwnParts, open_run, plan
-from ncsn.learn.record import BAND_NAMES, BANDS, Record, Row, best_row, verdict
+from ncsn.learn.fit import Training, open_run
+from ncsn.learn.history import BAND_NAMES, BANDS, Row, best_row, verdict
+from ncsn.learn.plan import make_plan
+from ncsn.learn.record import Record
 from ncsn.machine.hardware import Group
 from ncsn.machine.messages import Stopped, limit_seconds
 from ncsn.noise import Geometric, LogNormal
 from ncsn.run.folder import EVALUATION, read_config, write_config, write_model
-from ncsn.samplers import NonFiniteSampleError
+from ncsn.sampling import NonFiniteSampleError
 from ncsn.settings import Job, TrainSettings
 from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
 
@@ -83,19 +86,19 @@ def test_held_out_losses_are_those_of_held_out_images_and_of_their_own_classes()
             return torch.zeros_like(x)
 
     state = State(ScoreModel(Silent(), mean, std), [], generator=torch.Generator())
-    planned = plan(data, tiny(), OwnParts(noise=(noise := Geometric(3.0, 0.02, 4))))
-    judge = Judge(Lesson(planned, data, Record(), state.generator, 16), state)
-    row = judge.report(0, None, 0.0)
+    plan = make_plan(data, tiny(), noise=(noise := Geometric(3.0, 0.02, 4)))
+    training = Training(plan, data, Record(), state)
+    row = training.evaluate(0, 0.0)
     assert set(torch.cat(shown).tolist()) == {1, 2}
     # F* = (σ²(x₀ − μ) − σσ_d² z)/(σσ_d√(σ² + σ_d²)), with x₀ a grey within a 256th.
     away, squares = (200.5 / 256 - mean) ** 2 + 1 / (12 * 256**2), noise.sigmas() ** 2
     high, middle, low, lowest = ((squares * away + std**4) / (std**2 * (squares + std**2))).tolist()
     expected = [lowest, low, None, middle, high]
     assert row.validation_bands == [None if loss is None else pytest.approx(loss, rel=0.06) for loss in expected]
-    assert judge.report(0, None, 0.0) == row, "the noise stays, for reports to be compared"
+    assert training.evaluate(0, 0.0) == row, "the noise stays, for reports to be compared"
 
 
-def training(steps: int, signals: Sequence[int] = (), bad: int = 99) -> tuple[State, Iterator[Progress]]:
+def start(steps: int, signals: Sequence[int] = (), bad: int = 99) -> tuple[State, Iterator[Progress]]:
     """A training whose loss is no number from the step ``bad`` on."""
     torch.manual_seed(0)
     g = torch.Generator().manual_seed(0)
@@ -121,7 +124,7 @@ def test_every_half_minute_a_checkpoint_is_written_and_the_averaged_weights(
     seconds: int, written: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock that moves on by so many seconds a step."""
-    state, progress = training(14)
+    state, progress = start(14)
     now, saved = 0.0, []
     monkeypatch.setattr(time, "monotonic", lambda: now)
     for p in Record(folder=tmp_path).watch(progress, state):
@@ -140,7 +143,7 @@ def test_every_half_minute_a_checkpoint_is_written_and_the_averaged_weights(
 def test_a_signal_ends_the_step_and_saves(number: signal.Signals, at: int, end: int, tmp_path: Path) -> None:
     """A second one is the same: torchrun passes on what all processes were sent.  The last step may be the one."""
     record, handler = Record(folder=tmp_path), signal.getsignal(number)
-    state, progress = training(50, record.signals)
+    state, progress = start(50, record.signals)
     watched = record.watch(progress, state)
     assert next(p for p in watched if p.step == at)
     signal.raise_signal(number)  # what comes after a step is known to all processes in the next one
@@ -189,7 +192,7 @@ def test_a_signal_before_or_after_the_steps_names_the_checkpoint(step: int | Non
 
 def test_a_loss_that_diverges_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     """In a thread, where signals cannot be received."""
-    state, progress = training(9, bad=4)
+    state, progress = start(9, bad=4)
     state.save(tmp_path / "checkpoint.pt")
     with ThreadPoolExecutor() as pool, pytest.raises(NonFiniteLossError, match=r"at step 4.*checkpoint\.pt"):
         pool.submit(lambda: list(Record(folder=tmp_path).watch(progress, state))).result()
@@ -212,13 +215,13 @@ def test_a_run_says_what_it_learned_and_what_that_took(
     list(steps)
     assert steps.nfe == numbers["nfe"]
     once = replace(run, recipe=replace(run.recipe, sampling=run.recipe.sampling.but(guidance=1.0)))
-    Record(folder=tmp_path, rows=[Row(**rows[-1])]).results(once, drawn := console.draw(once, 2))
+    Record(folder=tmp_path, rows=[Row(**rows[-1])]).write_results(once, drawn := console.draw(once, 2))
     found = json.loads((tmp_path / "metrics.json").read_text())["nfe"]
     assert found == drawn.steps.nfe < numbers["nfe"], "with the class, but not without it, too"
     assert (run.settings["steps"], list(run.recipe.shares)) == (12, ["0", "1", "2"])
     for elapsed, said in ((124.0, False), (127.0, True)):
         record = Record(folder=tmp_path, rows=[Row(**rows[-1])], began=time.perf_counter() - elapsed)
-        record.results(replace(once, settings=run.settings | {"minutes": 2.0}), drawn)
+        record.write_results(replace(once, settings=run.settings | {"minutes": 2.0}), drawn)
         assert ("this took 127 s, not 120: the machine is busy" in capsys.readouterr().out) == said
 
 
@@ -229,7 +232,7 @@ def test_numbers_are_those_of_the_average_that_is_left_of_this_kind_of_data(trai
     for run, step in ((ncsn.load(trained / "run", device="cpu"), 2), (table, 1)):
         batches = replace(run, settings={"batch_size": 3})  # of two examples for each of two processes
         record = Record(folder=tmp_path, rows=rows, kept=rows[step - 1], group=Group(size=2))
-        record.results(batches, console.draw(run, 2, levels=2))
+        record.write_results(batches, console.draw(run, 2, levels=2))
         found = json.loads((tmp_path / "metrics.json").read_text())
         assert (found["step"], found["training_seconds"], found["images_seen"]) == (step, 7.0, 8)
 
@@ -288,7 +291,7 @@ def test_the_numbers_of_a_run_are_those_of_the_weights_that_are_left(tmp_path: P
     """Few rows are learned by heart, and then the best average is."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((30, 3)))
     how, run = "--steps 100 --batch-size 8 --muon-rate 1 --sigma-max 3 --samples 9 --device cpu", tmp_path / "run"
-    console.main(["train", f"{tmp_path}/x.npy", *how.split(), "--out", str(run)])
+    main(["train", f"{tmp_path}/x.npy", *how.split(), "--out", str(run)])
     rows = rows_of(run)
     best = min(rows, key=lambda row: float(row["validation_loss"]))
     assert rows[-1]["validation_loss"] > 1.01 * best["validation_loss"], "whatever the threads do to the last bits"

@@ -8,11 +8,11 @@ from learning import pictures
 
 import ncsn
 from ncsn.data.dataset import Dataset
-from ncsn.images import mnist
+from ncsn.images import Images, mnist
 from ncsn.learn import rules
 from ncsn.loading import dataset_of
 from ncsn.noise import LogUniform
-from ncsn.samplers import SAMPLERS, Sampling
+from ncsn.sampling import SAMPLERS, Sampling
 from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.training import Budget
 
@@ -23,8 +23,9 @@ def settle(data: Dataset | None = None, **given: Any) -> ResolvedSettings:
     return rules.resolve(TrainSettings(**given), data or pictures(), CPU)
 
 
-def effort_of(**given: Any) -> rules.Effort:
-    return rules.Effort.of(TrainSettings(**given), pictures())
+def budgeted(data: Dataset | None = None, **given: Any) -> ResolvedSettings:
+    """Settings of which only the budget matters."""
+    return settle(data, channels=(8,), posterior_above=9.0, **given)
 
 
 def sampled(data: Dataset | None = None, **given: Any) -> Sampling:
@@ -84,7 +85,7 @@ def test_widths_and_batches_suit_the_images_the_machine_and_the_time(
     monkeypatch.setattr("ncsn.machine.hardware.fast_bfloat16", lambda _: fast)
     small, (channels, height, width) = pictures(labels=False), shape
     train, held = (x.repeat(1, channels, 5, 13)[..., :height, :width] for x in (small.train, small.validation))
-    settings = settle(Dataset(train, held, held), posterior_above=9.0, start="none", **given)
+    settings = settle(Images(train, held, held), posterior_above=9.0, start="none", **given)
     assert (settings.channels, settings.batch_size) == found
 
 
@@ -114,7 +115,7 @@ def test_posterior_targets_begin_where_examples_are_averaged_if_they_are_cheap(
 def test_mirrored_examples_count_when_posterior_targets_are_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
     data = pictures(labels=False)
     monkeypatch.setattr(rules, "averaging_level", lambda _: 1e-3)  # below all noise levels
-    monkeypatch.setattr(rules, "arithmetic", lambda *_: 1.5 * 4 * data.train.numel() / (3 * rules.WORTH))
+    monkeypatch.setattr(rules, "arithmetic", lambda *_: 1.5 * 4 * data.train.numel() / (3 * rules.MAX_SHARE_OF_TARGETS))
     found = [settle(data, channels=(8,), flip=flip) for flip in (False, True)]
     assert [settings.posterior_above < settings.sigma_max for settings in found] == [True, False]
 
@@ -206,21 +207,22 @@ def test_what_takes_time_first_is_for_trainings_in_which_it_pays() -> None:
         ({"steps": 1999}, False, 0, 1),
         ({"steps": 2000}, True, math.inf, 1),
     ):
-        found = effort_of(**given)
-        assert (found.compiled, found.share) == (compiled, effort)
-        assert found.classifying == pytest.approx(classifying)
-    assert (effort_of(minutes=4.0).compiling, effort_of(steps=9).compiling) == (60, 0), "a quarter, or without a limit"
+        settings = budgeted(**given)
+        assert (rules.pays_to_compile(settings), rules.guidance_effort(settings)) == (compiled, effort)
+        assert rules.classifier_seconds(settings) == pytest.approx(classifying)
+    limits = [rules.compiling_seconds(budgeted(**given)) for given in ({"minutes": 4.0}, {"steps": 9})]
+    assert limits == [60, 0], "a quarter, or without a limit"
     rows = dataset_of(torch.randn(40, 2))
-    assert [rules.Effort.of(TrainSettings(minutes=m), rows).compiled for m in (4.9, 5.0)] == [False, True]
+    assert [rules.pays_to_compile(settle(rows, minutes=m)) for m in (4.9, 5.0)] == [False, True]
 
 
 def test_budgets_leave_time_for_the_guide_and_for_what_is_drawn() -> None:
-    long = effort_of(minutes=20.0)
-    assert long.budgets(70.0, guided=False, after=9)[0] == Budget(seconds=39 / 40 * 1200 - 70, after=9)
-    assert [budget.seconds for budget in long.budgets(70.0, guided=True)] == pytest.approx([1045, 55])
-    assert long.budgets(1190.0, guided=False)[0].seconds == 120, "a tenth, whatever else there is"
-    assert effort_of(steps=101).budgets(9.0, guided=True) == (Budget(steps=101), Budget(steps=11))
-    assert effort_of().minutes == 10
+    long = budgeted(minutes=20.0)
+    assert rules.budgets(long, 70.0, guided=False, after=9)[0] == Budget(seconds=39 / 40 * 1200 - 70, after=9)
+    assert [budget.seconds for budget in rules.budgets(long, 70.0, guided=True)] == pytest.approx([1045, 55])
+    assert rules.budgets(long, 1190.0, guided=False)[0].seconds == 120, "a tenth, whatever else there is"
+    assert rules.budgets(budgeted(steps=101), 9.0, guided=True) == (Budget(steps=101), Budget(steps=11))
+    assert budgeted().minutes == 10
 
 
 def test_images_of_little_contrast_are_learned_at_as_many_noise_levels_as_others() -> None:

@@ -6,21 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-from helpers import GaussianScore, unchecked, z_score, zero_score
+from helpers import Counting, GaussianScore, Printed, refusal, unchecked, z_score, zero_score
 from scipy.integrate import solve_ivp
 from torch import Generator, Tensor
 
 from ncsn import samplers as ways
 from ncsn.distributions import GaussianMixture
 from ncsn.noise import Geometric, Karras
-from ncsn.samplers import SAMPLERS, Sampling
-from ncsn.score import Counted, add_guidance, tweedie
-from ncsn.validation import GuideName, SamplerName
+from ncsn.sampling import SAMPLERS, Sampling
+from ncsn.score import add_guidance, tweedie
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.5], [2.0, 1.0]]), 0.5, torch.tensor([0.3, 0.7]))
 START = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-4.0, 0.2]])
@@ -126,7 +125,7 @@ def test_every_state_is_that_of_the_formula(name: str, seed: int) -> None:
     """States, their noise levels, what they cost, and the posterior mean at the end."""
     sampler, options, by_hand, evaluations, passed = CASES[name]
     levels = torch.tensor(0.7 if name == "langevin" else RESTART if "restart" in name else STAGES)
-    x, g, score = START, torch.Generator().manual_seed(seed), Counted(MIXTURE)
+    x, g, score = START, torch.Generator().manual_seed(seed), Counting(MIXTURE)
     random = {} if name == "heun" else {"generator": torch.Generator().manual_seed(seed)}
     with torch.device("meta"):  # where no tensor must be made
         *path, last = sampler(score, START, levels, **options, **random)
@@ -158,12 +157,13 @@ SAMPLING = Sampling(sigma_max=5.0, sigma_min=0.5, sampler="dpmpp-sde", levels=30
 GAUSSIAN = GaussianScore(1.0, 0.5)
 
 
-def test_the_table_has_the_names_of_the_command_line_and_costs_what_was_measured() -> None:
+def test_the_table_has_the_names_of_the_command_line_and_costs_what_was_measured(capsys: Printed) -> None:
     """README's numbers are about these evaluations, from noise level 10 to 0.01."""
     usual = replace(SAMPLING, sigma_max=10.0, sigma_min=0.01, eps=1e-5)
     costs = [usual.but(sampler=name).nfe for name in SAMPLERS]
     assert costs == [201, 100, 119, 40, 35, 79, 20, 30, 201]
-    assert tuple(SAMPLERS) == get_args(SamplerName)
+    allowed = refusal(capsys, "sample", "mnist", "--sampler", "none").partition("one of")[2]
+    assert {*re.findall(r"'([^']+)'", allowed)} == {"None", *SAMPLERS}
     assert set(DIRECT) == set(SAMPLERS)
 
 
@@ -188,7 +188,7 @@ def test_every_name_stands_for_its_own_sampler_which_costs_what_the_table_says(n
     """Against direct calls: the function, its ladder, its options and its noise."""
     levels, sampler = DIRECT[name]
     sampling = SAMPLING.but(sampler=name, levels=levels.numel(), steps=3 if SAMPLERS[name].langevin else None)
-    score = Counted(GAUSSIAN)
+    score = Counting(GAUSSIAN)
     steps = list(sampling.follow(score, X, generator=Generator().manual_seed(3)))
     assert (len(steps), score.nfe) == (sampling.states, sampling.nfe)
     expected = list(sampler(GAUSSIAN, X, levels, generator=Generator().manual_seed(3)))
@@ -235,9 +235,11 @@ def test_langevin_dynamics_alone_takes_steps_and_may_stay_on_one_level(name: str
 @pytest.mark.parametrize("guide", ["smaller", "unconditional"])
 @pytest.mark.parametrize("weight", [0.0, 1.0, 1.25, 4.0])
 @pytest.mark.parametrize("top", [2.0, 50.0])
-def test_evaluations_count_the_guides_where_it_acts(guide: GuideName, weight: float, top: float) -> None:
+def test_evaluations_count_the_guides_where_it_acts(
+    guide: Literal["smaller", "unconditional"], weight: float, top: float
+) -> None:
     sampling = replace(SAMPLING, sigma_max=top, sigma_min=0.01, guidance=weight, guide=guide, levels=8)
-    network, other = Counted(GAUSSIAN), Counted(GAUSSIAN)
+    network, other = Counting(GAUSSIAN), Counting(GAUSSIAN)
     score = add_guidance(network, other, sampling.guidance, between=sampling.guided_between)
     list(sampling.follow(score, X, generator=Generator().manual_seed(3)))
     assert network.nfe + other.nfe * (1 if guide == "unconditional" else 0.25) == (
@@ -260,7 +262,7 @@ def test_levels_may_be_given_one_by_one_and_rise_for_euler(generator: Generator)
     levels, zero = (4.0, 2.0, 0.7, 2.0, 0.7), torch.zeros(1, 2)
     down, rising = SAMPLING.but(levels=levels[:3]), SAMPLING.but(sampler="euler", levels=levels)
     for sampling, expected in ((down, [2.0, 0.7, 0]), (rising, [*levels[1:], 0])):
-        steps = list(sampling.follow(score := Counted(GAUSSIAN), zero, generator=generator))
+        steps = list(sampling.follow(score := Counting(GAUSSIAN), zero, generator=generator))
         assert [step.sigma for step in steps] == pytest.approx(expected)
         assert (sampling.states, sampling.nfe) == (len(steps), score.nfe)
         assert score.nfe == len(expected) - (len(expected) > 3)

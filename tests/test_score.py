@@ -2,30 +2,20 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
-from helpers import GaussianScore, unchecked
+from helpers import SAMPLING, Counting, GaussianScore, unchecked
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ncsn
-from ncsn.score import (
-    EDM,
-    Counted,
-    Plain,
-    Preconditioning,
-    Scaled,
-    Sigma,
-    bind_condition,
-    evaluate_in_batches,
-    even_batch_size,
-    expand,
-)
 
+Way = Literal["edm", "scaled", "plain"]
 MEAN, STD = torch.tensor([0.3, -1.0, 2.0]), 1.7
-WAYS = pytest.mark.parametrize("way", [EDM(), Scaled(), Plain()])
 LEVELS = torch.tensor([0.05, 0.5, 1.0, 5.0])
 
 
@@ -64,17 +54,22 @@ class Classed(nn.Module):
         return label.to(x.dtype)[:, None].expand_as(x)
 
 
+def model_by(way: Way) -> ncsn.ScoreModel:
+    """The model of a run whose network is trained in this way."""
+    recipe = ncsn.Recipe(network="Sine", arguments={}, preconditioning=way, shape=(3,), sampling=SAMPLING)
+    return recipe.build({"data_mean": MEAN, "data_std": STD}, network=Sine())
+
+
 def points(seed: int = 0, n: int = 4) -> Tensor:
     return 2 * torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
 
 
-def test_expand_broadcasts_scalars_and_vectors_of_one_level_per_example() -> None:
-    x = torch.zeros(3, 2, 4)
-    assert expand(2.0, x).tolist() == [[[2.0]]] * 3
-    assert expand(torch.tensor([1.0, 2.0, 3.0]), x).tolist() == [[[1.0]], [[2.0]], [[3.0]]]
-    for shape in ((2,), (4,), (3, 1)):
+@pytest.mark.parametrize("shape", [(2,), (5,), (4, 1)])
+def test_there_is_one_noise_level_for_all_examples_or_one_for_each(shape: tuple[int, ...]) -> None:
+    model = ncsn.ScoreModel(ncsn.MLP(3, 8, 1))
+    for function in (model, lambda x, sigma: ncsn.tweedie(model, x, sigma)):
         with unchecked(), pytest.raises(ValueError, match="one noise level per example"):
-            expand(torch.ones(shape), x)
+            function(points(), torch.ones(shape))
 
 
 @given(st.floats(-3, 3), st.floats(0.1, 3), st.floats(0.01, 50))
@@ -88,24 +83,26 @@ def test_tweedie_is_the_posterior_mean_of_a_gaussian(mean: float, std: float, si
 # Networks.
 
 
-@WAYS
+@pytest.mark.parametrize("way", ["edm", "scaled", "plain"])
 @pytest.mark.parametrize("levels", [torch.tensor(0.3), LEVELS])
-def test_a_score_is_what_the_networks_value_stands_for(way: Preconditioning, levels: Tensor) -> None:
+def test_a_score_is_what_the_networks_value_stands_for(way: Way, levels: Tensor) -> None:
     """By the formulas of the papers, one noise level for all or one for each."""
     x, std = points(2), levels.expand(4)[:, None]
     centred, total, c = x - MEAN, (std**2 + STD**2).sqrt(), levels.expand(4).log() / 4
     expected = {
-        EDM(): -centred / total**2 + STD / (std * total) * Sine()(centred / total, c),
-        Scaled(): Sine()(centred, c) / std,
-        Plain(): Sine()(centred, c),
+        "edm": -centred / total**2 + STD / (std * total) * Sine()(centred / total, c),
+        "scaled": Sine()(centred, c) / std,
+        "plain": Sine()(centred, c),
     }[way]
-    torch.testing.assert_close(ncsn.ScoreModel(Sine(), MEAN, STD, preconditioning=way)(x, levels), expected)
+    torch.testing.assert_close(model_by(way)(x, levels), expected)
+    if way == "edm":
+        torch.testing.assert_close(ncsn.ScoreModel(Sine(), MEAN, STD)(x, levels), expected)
 
 
 def test_residual_weights_undo_the_scale_of_the_networks_value() -> None:
     """2/(σb)², where b is what the value is multiplied with; NCSN's network is the score, weighed by σ²."""
-    models = [ncsn.ScoreModel(Sine(), MEAN, STD, preconditioning=way) for way in (EDM(), Scaled(), Plain())]
-    edm, scaled, plain = (model.residual_weight(LEVELS) for model in models)
+    ways: tuple[Way, ...] = ("edm", "scaled", "plain")
+    edm, scaled, plain = (model_by(way).residual_weight(LEVELS) for way in ways)
     torch.testing.assert_close(edm, 2 * (LEVELS**2 + STD**2) / STD**2)
     assert scaled.tolist() == plain.tolist() == [2.0] * 4
 
@@ -121,7 +118,7 @@ def test_noise_and_data_have_a_width(sigma: float) -> None:
 
 
 @pytest.mark.parametrize("sigma", [1.5, torch.tensor(1.5, dtype=torch.float64), torch.full((4,), 1.5).double()])
-def test_a_noise_level_may_be_a_float_or_of_another_precision(sigma: Sigma) -> None:
+def test_a_noise_level_may_be_a_float_or_of_another_precision(sigma: float | Tensor) -> None:
     both = ncsn.add_guidance(GaussianScore(1, 0.1), GaussianScore(0, 1), 2.0)
     for score in (GaussianScore(0.2, 0.7), ncsn.ScoreModel(Sine(), MEAN, STD), both):
         s = score(points(), sigma)
@@ -150,7 +147,6 @@ def test_autocast_runs_the_network_alone() -> None:
 def test_empty_batches_and_batches_of_numbers() -> None:
     model = ncsn.ScoreModel(ncsn.MLP(3, 8, 1), 0.5, 2.0)
     assert model(torch.zeros(0, 3), 1.0).shape == (0, 3)
-    assert evaluate_in_batches(model, 5)(torch.zeros(0, 3), 1.0).shape == (0, 3)
     assert ncsn.ScoreModel(Sine(), 0.5, 2.0)(torch.zeros(4), 1.0).shape == (4,)
     with torch.inference_mode():
         assert model(torch.zeros(2, 3), 1.0).shape == (2, 3)
@@ -166,14 +162,13 @@ def test_a_network_is_told_its_labels() -> None:
     # s = −x/(σ² + 1) + F/(σ√(σ² + 1)) with F the label.
     expected = label[:, None].float().expand(3, 2) / (0.5 * (0.25 + 1) ** 0.5)
     torch.testing.assert_close(model(x, 0.5, label), expected)
-    torch.testing.assert_close(bind_condition(model, label)(x, 0.5), expected)
-    torch.testing.assert_close(bind_condition(model, None)(x, 0.5), model(x, 0.5, torch.full((3,), -1)))
+    torch.testing.assert_close(model(x, 0.5), model(x, 0.5, torch.full((3,), -1)))
     assert [m.num_classes for m in (model, ncsn.ScoreModel(ncsn.UNet(1, (8,), 1, 8)))] == [6, 0]
 
 
 def test_a_guide_is_left_behind_between_two_noise_levels_only() -> None:
     """Both of which belong to them."""
-    x, score, guide = torch.ones(4, 2), GaussianScore(0.0, 1.0), Counted(GaussianScore(0.0, 3.0))
+    x, score, guide = torch.ones(4, 2), GaussianScore(0.0, 1.0), Counting(GaussianScore(0.0, 3.0))
     both, always = ncsn.add_guidance(score, guide, 2.5, between=(0.5, 1.0)), ncsn.add_guidance(score, guide, 2.5)
     alone, other = score(x, LEVELS), guide(x, LEVELS)
     everywhere = other + 2.5 * (alone - other)
@@ -191,24 +186,25 @@ def test_a_guide_is_left_behind_between_two_noise_levels_only() -> None:
 # Batches.
 
 
-@given(st.integers(1, 9), st.booleans(), st.booleans())
-def test_batched_is_the_same_score_and_sees_one_shape(size: int, one_sigma: bool, classed: bool) -> None:
-    x, shapes = points(n=8), set()
-    sigma = torch.tensor(0.5) if one_sigma else torch.linspace(0.1, 2, 8)
-    label = torch.arange(8) if classed else None
+@given(n=st.integers(1, 40), most=st.integers(1, 12), classed=st.booleans())
+def test_batches_are_few_even_and_of_one_shape_and_samples_do_not_depend_on_them(
+    n: int, most: int, classed: bool
+) -> None:
+    sizes: list[int] = []
 
-    def score(x: Tensor, sigma: Sigma, label: Tensor | None = None, /) -> Tensor:
-        shapes.add(tuple(x.shape))
+    def score(x: Tensor, sigma: float | Tensor, label: Tensor | None = None, /) -> Tensor:
+        sizes.append(len(x))
         return GaussianScore(0.0, 1.0)(x, sigma) + (0 if label is None else label[:, None])
 
-    assert torch.equal(evaluate_in_batches(score, size, label)(x, sigma), bind_condition(score, label)(x, sigma))
-    assert shapes == {(size, 3), (8, 3)}
-
-
-@given(n=st.integers(1, 3000), most=st.integers(1, 600))
-def test_parts_are_even_and_as_few_as_can_be(n: int, most: int) -> None:
-    size = even_batch_size(n, most)
-    parts = -(-n // size)
+    run = ncsn.Run.of(score, (3,), sigma_max=5.0, sigma_min=0.5)
+    label = torch.arange(n) if classed else "none"
+    if classed:
+        run = replace(run, recipe=replace(run.recipe, arguments={"num_classes": n}))
+    steps = run.steps(n, start=points(n=n), label=label, batch_size=most, sampler="euler", levels=2)
+    x = steps.last()
+    assert steps.nfe == 2
+    batches, (size,) = len(sizes) // 2, {*sizes}
     assert 1 <= size <= most
-    assert parts == -(-n // most)
-    assert parts * size - n < parts, "filled up by less than one in each"
+    assert batches == -(-n // most)
+    assert batches * size - n < batches, "filled up by less than one in each"
+    assert torch.equal(x, run.sample(n, start=points(n=n), label=label, batch_size=n, sampler="euler", levels=2))

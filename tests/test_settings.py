@@ -11,10 +11,10 @@ import torch
 from learning import Lessons, pictures, tiny, unlearned
 
 from ncsn.learn import rules
-from ncsn.learn.fit import plan, storable_settings
+from ncsn.learn.plan import make_plan, storable_settings
 from ncsn.objectives import dsm
 from ncsn.settings import Changes, Job, ResolvedSettings, TrainSettings
-from ncsn.validation import validated
+from ncsn.validation import from_json
 
 Read = Callable[[Lessons], object]
 
@@ -111,14 +111,14 @@ def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> 
         *("steps", "size", "start", "levels", "langevin_steps", "eps")
     }
     assert resolved.minutes == 10
-    text = json.dumps(storable_settings(dataclasses.asdict(resolved)))
-    assert validated(ResolvedSettings, json.loads(text), "it") == resolved
+    text = json.dumps(storable_settings(resolved))
+    assert from_json(ResolvedSettings, json.loads(text), "it") == resolved
     given, data = TrainSettings(), pictures(n=40)
-    assert plan(data, given, saved=json.loads(text)).settings == resolved, "whatever the data is"
+    assert make_plan(data, given, saved=json.loads(text)).settings == resolved, "whatever the data is"
 
 
 def test_who_resumes_gets_the_runs_own_settings_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    saved = storable_settings(dataclasses.asdict(rules.resolve(tiny(seed=3), pictures(), torch.device("cpu"))))
+    saved = storable_settings(rules.resolve(tiny(seed=3), pictures(), torch.device("cpu")))
     again = partial(rules.recall, saved=saved)
     same = again(TrainSettings(seed=3, channels=(8, 12), minutes=2.0, job=Job(device="cpu")))
     assert (same.seed, same.channels, same.minutes, same.steps) == (3, (8, 12), 2.0, None)

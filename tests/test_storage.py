@@ -1,5 +1,6 @@
 """What is written is whole or not there; what is damaged, foreign or made to do harm ends in one line."""
 
+import copy
 import errno
 import fcntl
 import os
@@ -7,26 +8,32 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec, patch
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from helpers import SAMPLING, Patch, Printed, refusal, refused
 from huggingface_hub import constants
-from safetensors.torch import load, save
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import ncsn
-from ncsn import MLP, Run, ScoreModel, State, plots
-from ncsn.machine.storage import atomic, check_out, digest, read_tensors, seal, write_json
-from ncsn.run.folder import CHECKPOINT, DOWNLOADED, MODEL, claim, find, write_model
-from ncsn.run.recipe import Recipe
+from ncsn import MLP, Recipe, Run, ScoreModel, State, plots
 
+MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
 RECIPE = Recipe(network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 1}, shape=(2,), sampling=SAMPLING)
 SCORE = ScoreModel(MLP(2, 8, 1), 0.0, 3.0)
+RUN = Run(score=SCORE, recipe=RECIPE)
+IMAGES = torch.zeros(3, 1, 4, 4)
 
 
 def a_state(seed: int = 0) -> State:
@@ -48,7 +55,7 @@ def content_of(state: State) -> list[Any]:
 def folder(tmp_path: Path) -> Path:
     """A run with a guide, and a checkpoint of both."""
     for place in (tmp_path / "run", tmp_path / "run" / "guide"):
-        Run(score=SCORE, recipe=RECIPE).save(place)
+        RUN.save(place)
         a_state().save(str(place / CHECKPOINT))
     return tmp_path / "run"
 
@@ -59,36 +66,33 @@ def files_in(folder: Path) -> dict[Path, bytes]:
 
 def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: Patch) -> None:
     """When the disk is told to keep the new file, it is whole, and the old one still has the name; then it moves."""
-    path = tmp_path / f"{'😀' * 58}.txt"
-    path.write_text("old")
+    path = tmp_path / f"{'😀' * 58}.png"
+    path.write_bytes(b"old")
     path.chmod(0o600)
     old, synced, real = path.stat().st_ino, [], os.fsync
 
     def fsync(descriptor: int) -> None:
-        synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size, path.read_text()))
+        synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size, path.read_bytes()))
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with atomic(path) as temporary:
-        temporary.write_text("the new one")
-        assert temporary.parent == path.parent  # a rename goes no farther
-    assert path.read_text() == "the new one"
+    plots.image_grid(IMAGES, path)
     assert path.stat().st_ino != old
     assert path.stat().st_mode & 0o777 == 0o600
-    assert synced == [(path.stat().st_ino, len("the new one"), "old")]
+    assert synced == [(path.stat().st_ino, path.stat().st_size, b"old")]
     assert [*tmp_path.iterdir()] == [path]
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "checkpoint.pt": lambda path: State(SCORE, generator=torch.Generator()).save(path),
-    "model.safetensors": lambda path: write_model(path.parent, SCORE),
-    "metrics.json": lambda path: write_json(path, {"loss": 1.0}),
-    "samples.png": lambda path: plots.image_grid(torch.zeros(3, 1, 4, 4), path),
+    "samples.png": lambda path: plots.image_grid(IMAGES, path),
+    "field.svg": lambda path: plots.scatter_panels([[("a", torch.zeros(3, 2))]], path),
 }
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_disk_that_is_full_leaves_the_previous_file_whole(name: str, tmp_path: Path) -> None:
+    """Those of runs are in test_attacks."""
     (tmp_path / name).write_bytes(b"previous")
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with patch("os.fsync", side_effect=full), pytest.raises(OSError, match=rf"No space left on device: '[^']*/{name}'"):
@@ -99,51 +103,52 @@ def test_a_disk_that_is_full_leaves_the_previous_file_whole(name: str, tmp_path:
 
 
 def test_one_process_at_a_time_writes_and_what_its_kill_leaves_is_swept(tmp_path: Path) -> None:
-    """A kill lets go of the folder, and so does the end of a ``with``."""
-    code = "import sys, time; from pathlib import Path\n"
-    code += "from ncsn.machine import storage; from ncsn.run.folder import claim\n"
-    code += "lock = claim(Path(sys.argv[1]).parent, resume=True)\n"
-    code += "with storage.atomic(Path(sys.argv[1])) as t: t.write_text('new'); print(1, flush=True); time.sleep(60)"
-    path = tmp_path / "x.txt"
-    path.write_text("old")
-    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as ended:
+    """A kill lets go of the folder, and so does the end of a save."""
+    code = "import os, sys, time, ncsn\n"
+    code += "os.fsync = lambda _: (print(1, flush=True), time.sleep(60))\n"
+    code += "ncsn.load(sys.argv[1], device='cpu').save(sys.argv[2])"
+    place = tmp_path / "new"
+    RUN.save(tmp_path / "old")
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "old", place], stdout=subprocess.PIPE) as ended:
         assert ended.stdout is not None
-        assert ended.stdout.readline() == "1\n"
-        assert "another process" in refused(lambda: claim(tmp_path, resume=True))
+        assert ended.stdout.readline() == b"1\n"
+        assert "another process" in refused(lambda: RUN.save(place))
         ended.kill()
-    assert path.read_text() == "old"
-    assert len([*tmp_path.iterdir()]) == 3
+    unfinished = {path.name for path in place.iterdir()} - {".lock"}
+    assert len(unfinished) == 1
     others = [".grid.partial.mine.png", ".thesis.partial.tex"]  # of other programs
     for name in (*others, ".grid.partial.00ff00ff00ff00ff.png"):
-        (tmp_path / name).touch()
-    (tmp_path / ".link.partial.00ff00ff00ff00ff").symlink_to(path)
-    with claim(tmp_path, resume=True):
-        assert claim(tmp_path, resume=True).is_locked, "the same process may"
-    with (tmp_path / ".lock").open("a") as lock:
+        (place / name).touch()
+    (place / ".link.partial.00ff00ff00ff00ff").symlink_to(tmp_path / "old")
+    RUN.save(place)
+    with (place / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert {file.name for file in tmp_path.iterdir() if not file.is_symlink()} == {".lock", "x.txt", *others}
+    files = {file.name for file in place.iterdir() if not file.is_symlink()}
+    assert files == {".lock", "config.json", MODEL, *others}
 
 
-def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
-    mine, gone = tmp_path / "mine.txt", tmp_path / "gone" / "x.txt"
+def test_only_regular_files_are_replaced(folder: Path, tmp_path: Path, capsys: Printed) -> None:
+    mine, gone = tmp_path / "mine.npy", tmp_path / "gone" / "x.png"
     mine.write_text("precious")
-    (tmp_path / "link.png").symlink_to(mine)
-    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "folder.png").mkdir()
-    os.mkfifo(tmp_path / "fifo.png")
-    for path in tmp_path.glob("*.png"):
-        with pytest.raises(ValueError, match=path.stem):
-            check_out(path, overwrite=True)
-        with pytest.raises(ValueError, match=path.stem), atomic(path) as temporary:
-            temporary.write_bytes(b"x")
-    assert "mine.txt exists" in refused(lambda: check_out(mine, overwrite=False))
+    (tmp_path / "link.npy").symlink_to(mine)
+    (tmp_path / "dangling.npy").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.npy").mkdir()
+    os.mkfifo(tmp_path / "fifo.npy")
+    sample = ["sample", str(folder), "--device", "cpu", "--out"]
+    for name in ("link", "dangling", "folder", "fifo"):
+        assert name in refusal(capsys, *sample, f"{tmp_path}/{name}.npy", "--overwrite")
+        (tmp_path / f"{name}.npy").rename(tmp_path / f"{name}.png")
+        with pytest.raises(ValueError, match=name):
+            plots.image_grid(IMAGES, tmp_path / f"{name}.png")
+    assert "mine.npy exists" in refusal(capsys, *sample, str(mine))
     assert mine.read_text() == "precious"
-    assert refused(lambda: check_out(gone, overwrite=False), naming="gone")
-    with pytest.raises(OSError, match=r"No such file or directory: '[^']*gone/x\.txt'"), atomic(gone):
-        pass
-    for place in (lambda path: check_out(path, overwrite=True), claim):  # safetensors couldn't read such a run
+    assert not (tmp_path / "nowhere").exists()
+    assert "gone" in refusal(capsys, *sample, str(gone.with_suffix(".npy")))
+    with pytest.raises(OSError, match=r"No such file or directory: '[^']*gone/x\.png'"):
+        plots.image_grid(IMAGES, gone)
+    for write in (RUN.save, lambda path: plots.image_grid(IMAGES, path)):  # safetensors couldn't read such a run
         with pytest.raises(ValueError, match="is not UTF-8"):
-            place(tmp_path / os.fsdecode(b"\xff"))
+            write(tmp_path / os.fsdecode(b"\xff.png"))
 
 
 def test_what_is_overwritten_is_gone_and_nothing_else(folder: Path) -> None:
@@ -152,54 +157,67 @@ def test_what_is_overwritten_is_gone_and_nothing_else(folder: Path) -> None:
     for name in ("metrics.json", "metrics.jsonl", "evaluation.json", *users):
         (folder / name).write_text("{}")
         (folder / "guide" / name).write_text("{}")
-    claim(folder, resume=True).release()
-    claim(folder, overwrite=True, keep=True).release()
-    assert len([*folder.rglob("metrics.json")]) == 2
-    with patch.object(Path, "unlink", autospec=True, side_effect=Path.unlink) as unlink:
-        claim(folder, overwrite=True).release()
-    assert {path.name for path in files_in(folder)} - {".lock"} == users
-    assert unlink.call_args.args[0] == folder / "config.json"
+    before = files_in(folder)
+    gone: list[Path] = []
+
+    def unlink(path: Path, **_: bool) -> None:
+        if path.exists():
+            gone.append(path)
+            path.rename(path.with_name("gone"))
+
+    with patch.object(Path, "unlink", unlink):
+        RUN.save(folder, overwrite=True)
+    (folder / "gone").unlink()
+    (folder / "guide" / "gone").unlink()
+    assert {path.name for path in files_in(folder)} == users | {".lock", "config.json", MODEL}
+    assert {path.name for path in files_in(folder / "guide")} - {".lock"} == users
+    assert {*gone} == {path for path in before if path.name not in users | {".lock"}}
+    assert gone[-1] == folder / "config.json"
 
 
-RUN = ("config.json", MODEL, CHECKPOINT)
+RUN_FILES = ("config.json", MODEL, CHECKPOINT)
 UNASKED = [
     ({}, "holds another run", (), ""),
     ({"resume": True}, "run has weights, but no checkpoint", (CHECKPOINT,), ""),
     ({"resume": True}, "guide has weights, but no checkpoint", (f"guide/{CHECKPOINT}",), ""),
     ({"resume": True}, "guide is a link", (), "guide"),
     ({"overwrite": True}, f"{CHECKPOINT} is a link", (), f"guide/{CHECKPOINT}"),
-    ({"resume": True}, "is not a run, but has a checkpoint.pt", RUN, CHECKPOINT),
-    ({}, "is not a run, but has a evaluation.json", RUN, "evaluation.json"),
-    ({}, "is not a run, but has a samples.png", RUN, "samples.png"),
-    ({}, "is not a run, but has a guide/", RUN, ""),
+    ({"resume": True}, "is not a run, but has a checkpoint.pt", RUN_FILES, CHECKPOINT),
+    ({}, "is not a run, but has a evaluation.json", RUN_FILES, "evaluation.json"),
+    ({}, "is not a run, but has a samples.png", RUN_FILES, "samples.png"),
+    ({}, "is not a run, but has a guide/", RUN_FILES, ""),
 ]
 
 
 @pytest.mark.parametrize(("how", "what", "gone", "there"), UNASKED)
 def test_a_run_and_what_is_no_run_are_not_replaced_unasked(
-    folder: Path, how: dict[str, Any], what: str, gone: tuple[str, ...], there: str
+    folder: Path, how: dict[str, Any], what: str, gone: tuple[str, ...], there: str, capsys: Printed
 ) -> None:
-    claim(folder, resume=True).release()
     for name in gone:
         (folder / name).unlink()
     if "link" in what:
         (folder / there).symlink_to((folder / there).rename(folder.parent / "elsewhere"))
     elif there:
         (folder / there).touch()
+    np.save(rows := folder.parent / "rows.npy", np.random.default_rng(0).normal(size=(40, 2)))
     before = files_in(folder.parent)
-    message = refused(lambda: claim(folder, **how), naming=str(folder))
+    message = refusal(capsys, "train", str(rows), "--steps", "1", "--out", str(folder), *(f"--{name}" for name in how))
+    assert str(folder) in message
     assert what in message
+    if "resume" not in how:
+        assert what in refused(lambda: RUN.save(folder, **how), naming=str(folder))
     assert files_in(folder.parent) == before
 
 
 def test_the_model_in_the_package_is_small_and_loads(folder: Path, here: Path) -> None:
-    place = find("mnist")
+    place = ncsn.load("mnist", device="cpu").folder
+    assert place is not None
     assert sum(path.stat().st_size for path in place.rglob("*.safetensors")) <= 3_500_000
     assert {p.dtype for p in ncsn.load("mnist", device="cpu").model.parameters()} == {torch.float32}
     (here / "mnist").mkdir()
-    assert find("mnist") == place
+    assert ncsn.load("mnist", device="cpu").folder == place
     shutil.copytree(folder, here / "mnist", dirs_exist_ok=True)
-    assert find("mnist") == Path("mnist"), "a run of one's own goes first"
+    assert ncsn.load("mnist", device="cpu").folder == Path("mnist"), "a run of one's own goes first"
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -211,14 +229,14 @@ def test_a_model_or_checkpoint_with_a_flipped_bit_or_a_cut_is_refused_or_the_sam
     state = a_state(1)
     state.load(folder / CHECKPOINT)
     whole = content_of(state)
-    tensors = digest(read_tensors(folder / MODEL))
+    weights = ncsn.load(folder, device="cpu").digest
     for name in (MODEL, CHECKPOINT):
         content = bytearray((folder / name).read_bytes())
         at = int(place * len(content))
         content[at] ^= 1 << at % 8
         (folder / name).write_bytes(content[:at] if cut else content)
-    if not refused(lambda: read_tensors(folder / MODEL), naming=MODEL):
-        assert digest(read_tensors(folder / MODEL)) == tensors
+    if not refused(lambda: ncsn.load(folder, device="cpu"), naming=MODEL):
+        assert ncsn.load(folder, device="cpu").digest == weights
     other = a_state(1)
     before = content_of(other)
     if refused(lambda: other.load(folder / CHECKPOINT), naming=CHECKPOINT):
@@ -258,34 +276,71 @@ DAMAGED: list[tuple[str, object]] = [
     (MODEL, b"x" * 100),
     (MODEL, save({}, metadata={"sha256": "0" * 64})),
     (MODEL, save({"a": torch.tensor([1.0, float("inf")])})),
-    (MODEL, seal({"a": torch.tensor(float("nan"))})),
+    (MODEL, torch.nan),
     (CHECKPOINT, [1, 2]),
     (CHECKPOINT, {"version": 99}),
 ]
 
 
 @pytest.mark.parametrize(("name", "content"), DAMAGED)
-def test_files_that_are_missing_or_damaged_are_refused(tmp_path: Path, name: str, content: object) -> None:
-    path, state = tmp_path / name, a_state()
-    read, before = read_tensors if name == MODEL else state.load, content_of(state)
-    assert refused(lambda: read(path), naming=name), "nothing is there"
-    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-    assert refused(lambda: read(path), naming=name)
+def test_files_that_are_missing_or_damaged_are_refused(folder: Path, name: str, content: object) -> None:
+    path, state = folder / name, a_state()
+    before = content_of(state)
+
+    def read() -> None:
+        if name == MODEL:
+            ncsn.load(folder, device="cpu")
+        else:
+            state.load(path)
+
+    path.unlink()
+    assert refused(read, naming=name), "nothing is there"
+    if content is torch.nan:  # in the weights of a run
+        spoiled = copy.deepcopy(SCORE)
+        spoiled.data_mean.fill_(torch.nan)
+        Run(score=spoiled, recipe=RECIPE).save(folder, overwrite=True)
+    else:
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    assert refused(read, naming=name)
     assert content_of(state) == before
 
 
-def test_a_digest_is_of_everything() -> None:
-    a, b = torch.arange(4.0), torch.ones(2, 2)
-    like_a = a.view(2, 2), a.view(torch.int32), a.double(), a.flip(0)
-    others: list[dict[str, torch.Tensor]] = [{"a": other, "b": b} for other in like_a]
-    assert digest({"a": a, "b": b}) == digest({"b": torch.ones(2, 2), "a": torch.arange(8.0)[:4]})
-    assert len({digest(each) for each in [{"a": a, "b": b}, *others, {"A": a, "b": b}, {"a": a}]}) == 7
+class Held(nn.Module):
+    """A network that holds these tensors."""
+
+    def __init__(self, **tensors: torch.Tensor) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
 
 
-def test_weights_that_two_layers_share_are_written_for_both() -> None:
+def held(**tensors: torch.Tensor) -> Run:
+    return Run(score=ScoreModel(Held(**tensors)), recipe=replace(RECIPE, network="Held", arguments={}))
+
+
+def test_the_digest_in_a_file_is_of_everything(folder: Path) -> None:
+    """Of names, numbers, their types and shapes, in any order."""
+    path = folder / MODEL
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    whole, weight, run = load_file(path), "network.output.weight", ncsn.load(folder, device="cpu")
+    path.write_bytes(save(dict(reversed(whole.items())), metadata=metadata))
+    assert ncsn.load(folder, device="cpu").digest == run.digest
+    a = whole.pop(weight)
+    for other in (a.view(-1), a.view(torch.int32), a.double(), a.flip(1)):
+        path.write_bytes(save(whole | {weight: other}, metadata=metadata))
+        assert "its digest is that of other tensors" in refused(lambda: ncsn.load(folder, device="cpu"))
+    for tensors in (whole, whole | {"network.output.Weight": a}):
+        path.write_bytes(save(tensors, metadata=metadata))
+        assert "its digest is that of other tensors" in refused(lambda: ncsn.load(folder, device="cpu"))
+
+
+def test_weights_that_two_layers_share_are_written_for_both(tmp_path: Path) -> None:
     weight = torch.arange(6.0).view(2, 3)
-    given = {"a": weight, "b": weight, "c": weight[:1]}
-    torch.testing.assert_close(load(seal(given)), given, rtol=0, atol=0)
+    held(a=weight, b=weight, c=weight[:1]).save(tmp_path / "run")
+    written = load_file(tmp_path / "run" / MODEL)
+    tensors = {name: written[f"network.{name}"] for name in "abc"}
+    torch.testing.assert_close(tensors, {"a": weight, "b": weight, "c": weight[:1]}, rtol=0, atol=0)
 
 
 # Runs on Hugging Face's hub.
@@ -299,7 +354,11 @@ def test_only_parts_of_a_run_are_fetched_of_the_revision_that_is_named(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert ncsn.load(Path(name) if "@" in name else name).digest == ncsn.load(folder).digest
     revision = "refs/pr/1" if "@" in name else None
-    download.assert_called_with("ada/pets", revision=revision, allow_patterns=DOWNLOADED)
+    (model,), options = download.call_args
+    assert (model, options["revision"]) == ("ada/pets", revision)
+    parts = ["config.json", MODEL, "guide/config.json", f"guide/{MODEL}", "metrics.json"]
+    others = [CHECKPOINT, f"guide/{CHECKPOINT}", "samples.png", "model.py", "pytorch_model.bin"]
+    assert [name for name in parts + others if any(map(partial(fnmatch, name), options["allow_patterns"]))] == parts
 
 
 @pytest.mark.parametrize("model", ["ada/cars", "ada/pets@v2", "ada/pets/guide", "ada--x/pets", "../../run"])

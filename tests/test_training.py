@@ -15,7 +15,8 @@ from torch.nn.utils import parameters_to_vector
 from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn import MLP, Budget, Geometric, ScoreModel, State, UNet, batches, dsm, muon_and_adam, train, training_loss
-from ncsn.training import COEFFICIENTS, Muon, NonFiniteLossError, Progress, orthogonalize, schedule, step_seed
+from ncsn.optimizers import COEFFICIENTS, Muon, orthogonalize
+from ncsn.training import NonFiniteLossError, Progress, schedule, step_seed
 
 DATA = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
 
@@ -195,7 +196,7 @@ def test_without_bfloat16_hardware_products_are_in_float32(monkeypatch: Patch, g
         values = a * values + b * values**3 + c * values**5
     precise = (left * values[:, None] @ right).float()
     for hardware, products in ((False, None), (True, None), (False, torch.bfloat16)):
-        monkeypatch.setattr("ncsn.training.fast_bfloat16", lambda _, hardware=hardware: hardware)
+        monkeypatch.setattr("ncsn.optimizers.fast_bfloat16", lambda _, hardware=hardware: hardware)
         errors.append(float((orthogonalize(x, products=products) - precise).norm() / precise.norm()))
     assert errors[0] < 1e-5
     assert min(errors[1:]) > 1e-4

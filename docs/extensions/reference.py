@@ -188,10 +188,10 @@ def help_of(name: str) -> str:
     """The ``--help`` text of a command."""
     sys.path.append(str(ROOT))
     from ncsn.cli import console
-    from ncsn.cli.console import find_command
+    from ncsn.cli.commands import COMMANDS
     from training_toy import Toy
 
-    settings: Any = Toy if name.endswith("training_toy.py") else find_command(name.removeprefix("ncsn "))
+    settings: Any = Toy if name.endswith("training_toy.py") else COMMANDS[name.removeprefix("ncsn ")]
     os.environ["COLUMNS"] = "100"
     said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with suppress(SystemExit), redirect_stdout(said):

@@ -26,15 +26,13 @@ from .objectives import exact as exact
 from .objectives import posterior_dsm as posterior_dsm
 from .objectives import ssm as ssm
 from .objectives import training_loss as training_loss
+from .optimizers import muon_and_adam as muon_and_adam
 from .posteriors import posterior as posterior
 from .posteriors import replacement as replacement
 from .run.exporting import export as export
 from .run.recipe import Recipe as Recipe
 from .run.run import PosteriorRun as PosteriorRun
 from .run.run import Run as Run
-from .samplers import SAMPLERS as SAMPLERS
-from .samplers import SamplerSpec as SamplerSpec
-from .samplers import Sampling as Sampling
 from .samplers import Step as Step
 from .samplers import annealed_langevin as annealed_langevin
 from .samplers import consistent_annealed as consistent_annealed
@@ -44,14 +42,18 @@ from .samplers import euler as euler
 from .samplers import heun as heun
 from .samplers import langevin as langevin
 from .samplers import predictor_corrector as predictor_corrector
+from .sampling import SAMPLERS as SAMPLERS
+from .sampling import SamplerSpec as SamplerSpec
+from .sampling import Sampling as Sampling
 from .score import Score as Score
 from .score import ScoreModel as ScoreModel
 from .score import add_guidance as add_guidance
 from .score import tweedie as tweedie
+from .signals import SignalRun as SignalRun
+from .tables.run import TableRun as TableRun
 from .tables.simulations import with_prior as with_prior
 from .training import Budget as Budget
 from .training import State as State
-from .training import muon_and_adam as muon_and_adam
 from .training import train as train
 
 __version__: str

@@ -31,12 +31,13 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
 from ncsn.likelihood import LogDensities
-from ncsn.samplers import NonFiniteSampleError, Sampling, Step
+from ncsn.samplers import Step
+from ncsn.sampling import NonFiniteSampleError, Sampling
 from ncsn.score import EDM, Score, ScoreModel, Sigma, expand, place_level, tweedie
 
 ABSENT = math.inf
-SURE = 20.0  # nats; the most that linear discriminants say
-INDICATORS = 32  # codes whose indicators are in the Gaussian; others only enter the network
+MAX_LOG_ODDS = 20.0  # nats; the most that linear discriminants add to a log probability
+MAX_INDICATORS = 32  # of codes, in the Gaussian; other codes only enter the network
 
 
 class Gaussian(NamedTuple):
@@ -56,7 +57,7 @@ class Condition(NamedTuple):
     ``shift``: what the codes add to Lᵀ(x − μ).
     ``pull``, ``stiffness``: K (x − μ) and the diagonal of K, both of the numbers.
     ``noise``: τ.
-    ``chances``: log probabilities of codes, up to a constant for each.
+    ``log_chances``: log probabilities of the values of codes, up to a constant for each code.
     """
 
     target: Bool[Tensor, "b d"]
@@ -69,18 +70,18 @@ class Condition(NamedTuple):
     pull: Float[Tensor, "b d"]
     stiffness: Float[Tensor, "p d"]
     noise: Float[Tensor, "b 1"]
-    chances: Float[Tensor, "b k"]
+    log_chances: Float[Tensor, "b k"]
 
 
-def onto(axes: Tensor, x: Float[Tensor, "m d"]) -> Float[Tensor, "m e"]:
+def to_axes(axes: Tensor, x: Float[Tensor, "m d"]) -> Float[Tensor, "m e"]:
     """Compute Aᵀx, where each matrix A belongs to m/b consecutive examples."""
     rows = x.view(len(axes), len(x) // len(axes), x.shape[1])
     return (rows * axes[:, None] if axes.ndim == 2 else rows @ axes).flatten(0, 1)
 
 
-def back(axes: Tensor, z: Float[Tensor, "m e"]) -> Float[Tensor, "m d"]:
+def from_axes(axes: Tensor, z: Float[Tensor, "m e"]) -> Float[Tensor, "m d"]:
     """Compute A z, where each matrix A belongs to m/b consecutive examples."""
-    return onto(axes if axes.ndim == 2 else axes.mT, z)
+    return to_axes(axes if axes.ndim == 2 else axes.mT, z)
 
 
 def indicators(codes: Float[Tensor, "b c"], counts: tuple[int, ...]) -> Float[Tensor, "b k"]:
@@ -88,21 +89,25 @@ def indicators(codes: Float[Tensor, "b c"], counts: tuple[int, ...]) -> Float[Te
 
     ``counts``: how many values each code can have.
     """
-    parts = [codes.new_zeros(len(codes), 0)]
-    parts += [
+    one_hot = [
         (code[:, None] == torch.arange(k, device=codes.device)).to(codes)
         for code, k in zip(codes.T, counts, strict=True)
     ]
-    return torch.cat(parts, 1)
+    return torch.cat([codes.new_zeros(len(codes), 0), *one_hot], 1)
 
 
 def in_gaussian(counts: tuple[int, ...]) -> list[bool]:
-    """Which codes have indicators in the Gaussian: those of few values first."""
-    total, chosen = 0, [False] * len(counts)
-    for place in sorted(range(len(counts)), key=lambda i: counts[i]):
-        total += counts[place]
-        chosen[place] = total <= INDICATORS
-    return chosen
+    """For each code, whether it has indicators in the Gaussian, which is decided in the order of their number."""
+    total, included = 0, [False] * len(counts)
+    for code in sorted(range(len(counts)), key=lambda i: counts[i]):
+        total += counts[code]
+        included[code] = total <= MAX_INDICATORS
+    return included
+
+
+def count_in_gaussian(counts: tuple[int, ...]) -> int:
+    """The number of indicators in the Gaussian."""
+    return sum(k for k, included in zip(counts, in_gaussian(counts), strict=True) if included)
 
 
 class ConditionalModel(ScoreModel):
@@ -115,7 +120,7 @@ class ConditionalModel(ScoreModel):
     its regression on all others.  Where noise is small, these are the same for every choice of targets, so what the
     network learns about one choice also helps with the others.
 
-    ``network``: maps (b, 4d + k) and c = ¼ ln σ, (b,) or (1,), to (b, d + k); see ``shown`` for its input.
+    ``network``: maps (b, 4d + k) and c = ¼ ln σ, (b,) or (1,), to (b, d + k); see ``evaluate`` for its input.
     ``gaussian``: of numbers and indicators, with a positive definite covariance; saved with the weights.
     ``counts``: how many values each code can have; k is their sum.
     ``log_shares``: ln of the share of each value of each code in training, (k,).
@@ -132,8 +137,8 @@ class ConditionalModel(ScoreModel):
     order: Tensor
     indicator: Tensor
     gaps: Tensor
-    inside: Tensor
-    which: Tensor
+    value_code: Tensor
+    value_in_gaussian: Tensor
 
     def __init__(
         self,
@@ -148,12 +153,14 @@ class ConditionalModel(ScoreModel):
         autocast: torch.dtype | None = None,
     ) -> None:
         # Contiguous, as in a file, or a loaded run would round differently.
-        mean, covariance = (part.float().clone(memory_format=torch.contiguous_format) for part in gaussian)
-        self.counts, chosen = counts, in_gaussian(counts)
-        self.d = len(mean) - sum(k for k, inside in zip(counts, chosen, strict=True) if inside)
+        mean, covariance = (moment.float().clone(memory_format=torch.contiguous_format) for moment in gaussian)
+        self.counts = counts
+        self.d = len(mean) - count_in_gaussian(counts)
         centre = torch.cat([mean[: self.d], torch.zeros(len(counts))])
         super().__init__(network, centre, preconditioning=EDM(), autocast=autocast)
-        k, size, which = sum(counts), self.d + len(counts), [i for i, n in enumerate(counts) for _ in range(n)]
+        k, size = sum(counts), self.d + len(counts)
+        value_code = [code for code, n in enumerate(counts) for _ in range(n)]  # of each value of each code
+        included = in_gaussian(counts)
         buffers = {
             "mean": mean,
             "covariance": covariance,
@@ -161,11 +168,15 @@ class ConditionalModel(ScoreModel):
             "order": torch.zeros(size).long() if order is None else order.long(),
             "indicator": torch.full((self.d,), -1) if indicator is None else indicator.long(),
             "gaps": torch.full((len(counts),), -1) if gaps is None else gaps.long(),
-            "which": torch.tensor(which, dtype=torch.long),
-            "inside": torch.tensor([chosen[i] for i in which], dtype=torch.bool),
         }
         for name, buffer in buffers.items():
-            self.register_buffer(name, buffer.clone(), persistent=name not in ("which", "inside"))
+            self.register_buffer(name, buffer.clone())
+        derived = {
+            "value_code": torch.tensor(value_code, dtype=torch.long),
+            "value_in_gaussian": torch.tensor([included[code] for code in value_code], dtype=torch.bool),
+        }
+        for name, buffer in derived.items():
+            self.register_buffer(name, buffer, persistent=False)
 
     @classmethod
     def around(
@@ -176,12 +187,12 @@ class ConditionalModel(ScoreModel):
         ``size``: the number of numbers and codes of a row.
         """
         counts: tuple[int, ...] = tuple(getattr(network, "codes", ()))
-        size = size - len(counts) + sum(k for k, inside in zip(counts, in_gaussian(counts), strict=True) if inside)
+        f = size - len(counts) + count_in_gaussian(counts)
         if not start or "data_mean" in start:  # a file's tensors are loaded later, if their shapes fit
-            return cls(network, Gaussian(torch.zeros(size), torch.eye(size)), counts, autocast=autocast)
-        others = {name: torch.as_tensor(each) for name, each in start.items() if name not in Gaussian._fields}
-        gaussian = Gaussian(*(torch.as_tensor(start[name]) for name in Gaussian._fields))
-        return cls(network, gaussian, counts, autocast=autocast, **others)
+            return cls(network, Gaussian(torch.zeros(f), torch.eye(f)), counts, autocast=autocast)
+        tensors = {name: torch.as_tensor(value) for name, value in start.items()}
+        gaussian = Gaussian(tensors.pop("mean"), tensors.pop("covariance"))
+        return cls(network, gaussian, counts, autocast=autocast, **tensors)
 
     @torch.no_grad()
     def condition(
@@ -195,43 +206,48 @@ class ConditionalModel(ScoreModel):
         ``wanted``: the codes whose probabilities are of interest; of others they are the shares in training.
         """
         given, d = given.to(self.covariance), self.d
-        numbers, codes = given[:, :d], indicators(given[:, d:], self.counts)
+        numbers = given[:, :d]
+        codes = indicators(given[:, d:], self.counts)
         target, observed = numbers.isnan(), numbers.isfinite()
         values = torch.where(observed, numbers, 0.0)
-        off = torch.where(observed, values - self.mean[:d], 0.0)
-        level = torch.zeros(len(given), 1).to(values) if noise is None else noise[:, None].to(values)
-        chances = self.log_shares.expand(len(given), -1)
-        if not bool((self.covariance - self.covariance.diagonal().diag()).any()):
+        deviation = torch.where(observed, values - self.mean[:d], 0.0)
+        tau = torch.zeros(len(given), 1).to(values) if noise is None else noise[:, None].to(values)
+        log_chances = self.log_shares.expand(len(given), -1)
+        if not bool((self.covariance - self.covariance.diagonal().diag()).any()):  # nothing is correlated
             variances = self.covariance.diagonal()[:d]
-            stiffness = observed / (variances + level**2)
-            stds, nothing = variances.sqrt()[None], torch.zeros_like(off)
-            axes, pull = target.to(off), off * stiffness
-            return Condition(target, observed, values, codes, axes, stds, nothing, pull, stiffness, level, chances)
-        known = given[:, d:].isfinite()[:, self.which][:, self.inside]
-        off = torch.cat([off, torch.where(known, codes[:, self.inside] - self.mean[d:], 0.0)], 1).cpu().double()
+            axes, stds, shift = target.to(deviation), variances.sqrt()[None], torch.zeros_like(deviation)
+            stiffness = observed / (variances + tau**2)
+            pull = deviation * stiffness
+            return Condition(target, observed, values, codes, axes, stds, shift, pull, stiffness, tau, log_chances)
+        known = given[:, d:].isfinite()[:, self.value_code][:, self.value_in_gaussian]
+        code_deviation = torch.where(known, codes[:, self.value_in_gaussian] - self.mean[d:], 0.0)
+        deviation = torch.cat([deviation, code_deviation], 1).cpu().double()
         # The matrices of each pattern of targets and noise are few and small, so they are computed in float64 on the
-        # CPU.
-        kinds = torch.cat([target.int() - observed.int(), -known.int()], 1)
-        patterns, which = torch.unique(
-            torch.cat([kinds.to(level), level], 1).cpu().double(), dim=0, return_inverse=True
-        )
+        # CPU.  In a pattern, 1 is a target, −1 a known coordinate and 0 an absent one; its last number is τ.
+        roles = torch.cat([target.int() - observed.int(), -known.int()], 1)
+        roles_and_noise = torch.cat([roles.to(tau), tau], 1).cpu().double()
+        patterns, pattern = torch.unique(roles_and_noise, dim=0, return_inverse=True)
         inverse, variances, axes = self.gaussian_given(patterns[:, :-1] < 0, patterns[:, :d] > 0, patterns[:, -1:])
         if len(patterns) == 1:
-            shift, pull = off[:, d:] @ axes[0, d:], off @ inverse[0]
+            shift, pull = deviation[:, d:] @ axes[0, d:], deviation @ inverse[0]
         else:
-            shift = (off[:, None, d:] @ axes[which][:, d:])[:, 0]
-            pull = (inverse[which] @ off[..., None])[..., 0]
-        chances = self.discriminate(wanted, inverse, pull, which) if wanted else chances
-        stiffness, which = inverse.diagonal(dim1=1, dim2=2)[:, :d], which[: 1 if len(patterns) == 1 else None]
-        exact = (axes[:, :d][which], variances.sqrt()[which], shift, pull[:, :d], stiffness[which], level, chances)
-        return Condition(target, observed, values, codes, *(part.to(values) for part in exact))
+            shift = (deviation[:, None, d:] @ axes[pattern][:, d:])[:, 0]
+            pull = (inverse[pattern] @ deviation[..., None])[..., 0]
+        if wanted:
+            log_chances = self.discriminate(wanted, inverse, pull, pattern)
+        if len(patterns) == 1:  # which all examples share
+            pattern = pattern[:1]
+        axes, stds = axes[:, :d][pattern], variances.sqrt()[pattern]
+        stiffness = inverse.diagonal(dim1=1, dim2=2)[:, :d][pattern]
+        gaussian = (axes, stds, shift, pull[:, :d], stiffness, tau, log_chances)
+        return Condition(target, observed, values, codes, *(tensor.to(values) for tensor in gaussian))
 
     def discriminate(
         self,
         wanted: Sequence[int],
         inverse: Float64[Tensor, "p f f"],
         pull: Float64[Tensor, "b f"],
-        which: Int64[Tensor, "b"],
+        pattern: Int64[Tensor, "b"],
     ) -> Float64[Tensor, "b k"]:
         r"""Linear discriminant analysis with the Gaussian's moments: log probabilities of unknown codes.
 
@@ -239,45 +255,51 @@ class ConditionalModel(ScoreModel):
         identity, the inverse covariance within classes follows from K, and the discriminants are those of
         :math:`(E - G)^{-1}` times the linear prediction of e.
 
-        ``inverse``: K of each pattern.  ``pull``: K (x − μ).  ``which``: the pattern of each example.
+        ``wanted``: the codes whose probabilities are of interest.
+        ``inverse``: K of each pattern.  ``pull``: K (x − μ).  ``pattern``: the pattern of each example.
         """
         covariance, d = self.covariance.cpu().double(), self.d
-        chances = self.log_shares.cpu().double().repeat(len(pull), 1)
-        ends, place = torch.tensor([0, *self.counts]).cumsum(0).tolist(), torch.cumsum(self.inside, 0).cpu() - 1
+        log_shares = self.log_shares.cpu().double()
+        log_chances = log_shares.repeat(len(pull), 1)
+        ends = torch.tensor([0, *self.counts]).cumsum(0).tolist()
+        position = torch.cumsum(self.value_in_gaussian, 0).cpu() - 1  # of each value among the indicators
         for code in wanted:
-            if not self.inside[ends[code]]:
+            start, end = ends[code], ends[code + 1]
+            if not self.value_in_gaussian[start]:
                 continue
-            block = slice(d + int(place[ends[code]]), d + int(place[ends[code + 1] - 1]) + 1)
-            within, across = covariance[block, block], covariance[:, block]
-            explained = across.T @ inverse @ across
-            precision = torch.linalg.inv(within - explained + 1e-9 * torch.eye(len(within)).double())
-            apart = torch.eye(len(within)).double() - self.log_shares[ends[code] : ends[code + 1]].cpu().double().exp()
-            size = ((apart @ precision @ explained @ torch.linalg.inv(within)) * apart).sum(2)
-            scores = ((pull @ across)[:, None] @ precision[which].mT)[:, 0] - size[which] / 2
-            scores = scores - scores.mean(1, keepdim=True)
-            chances[:, ends[code] : ends[code + 1]] += scores.clamp(-SURE, SURE)
-        return chances
+            block = slice(d + int(position[start]), d + int(position[end - 1]) + 1)
+            total, cross = covariance[block, block], covariance[:, block]
+            explained = cross.T @ inverse @ cross
+            identity = torch.eye(len(total)).double()
+            precision = torch.linalg.inv(total - explained + 1e-9 * identity)
+            offsets = identity - log_shares[start:end].exp()  # of each value's indicators from their mean
+            norms = ((offsets @ precision @ explained @ torch.linalg.inv(total)) * offsets).sum(2)
+            discriminants = ((pull @ cross)[:, None] @ precision[pattern].mT)[:, 0] - norms[pattern] / 2
+            discriminants = discriminants - discriminants.mean(1, keepdim=True)
+            log_chances[:, start:end] += discriminants.clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS)
+        return log_chances
 
     def gaussian_given(
-        self, known: Bool[Tensor, "p f"], wanted: Bool[Tensor, "p d"], noise: Float64[Tensor, "p 1"]
+        self, known: Bool[Tensor, "p f"], target: Bool[Tensor, "p d"], noise: Float64[Tensor, "p 1"]
     ) -> tuple[Float64[Tensor, "p f f"], Float64[Tensor, "p d"], Float64[Tensor, "p f d"]]:
-        """K, Λ and L of each pattern of ``known`` coordinates and ``wanted`` numbers; ``noise``: τ of known numbers."""
-        covariance, both, d = self.covariance.cpu().double(), known[:, :, None] & known[:, None], self.d
-        targets = wanted[:, :, None]
+        """K, Λ and L of each pattern of ``known`` coordinates and ``target`` numbers; ``noise``: τ of known numbers."""
+        covariance, d = self.covariance.cpu().double(), self.d
+        both_known = known[:, :, None] & known[:, None]
+        targets = target[:, :, None]
         diagonal = torch.where(known, 0.0, 1.0)
         diagonal[:, :d] += torch.where(known[:, :d], noise**2, 0.0)
-        root = torch.linalg.cholesky(torch.where(both, covariance, 0.0) + torch.diag_embed(diagonal))
-        inverse = torch.where(both, torch.cholesky_inverse(root), 0.0)
-        if not bool(wanted.any()):  # then only K matters
+        root = torch.linalg.cholesky(torch.where(both_known, covariance, 0.0) + torch.diag_embed(diagonal))
+        inverse = torch.where(both_known, torch.cholesky_inverse(root), 0.0)
+        if not bool(target.any()):  # then only K matters
             return inverse, torch.ones_like(noise).expand(-1, d), torch.zeros(*known.shape, d).double()
         regression = torch.where(targets, covariance[:d] @ inverse, 0.0)  # C_to C_oo⁻¹
         explained = regression @ covariance[:, :d]
         conditional = torch.where(targets & targets.mT, covariance[:d, :d] - explained, 0.0)
         # An eigenvalue of −1 separates the axes of other coordinates from those of targets.
-        variances, axes = torch.linalg.eigh(conditional - torch.diag_embed((~wanted).double()))
+        variances, axes = torch.linalg.eigh(conditional - torch.diag_embed((~target).double()))
         axes = axes * targets
-        whole = torch.nn.functional.pad(axes, (0, 0, 0, len(covariance) - d)) - regression.mT @ axes
-        return inverse, variances.clamp(min=1e-8), whole
+        padded = torch.nn.functional.pad(axes, (0, 0, 0, len(covariance) - d))
+        return inverse, variances.clamp(min=1e-8), padded - regression.mT @ axes
 
     def evaluate(
         self, x: Float[Tensor, "m d"], sigma: Sigma, c: Condition
@@ -289,35 +311,40 @@ class ConditionalModel(ScoreModel):
         """
         std, dtype, d = expand(sigma, x), x.dtype, self.d
 
-        def each(part: Tensor) -> Tensor:
+        def repeat(values: Tensor) -> Tensor:
             """Repeat what belongs to an example for all its rows of ``x``."""
-            part = part.to(dtype) if part.is_floating_point() else part
-            return part if len(part) in (1, len(x)) else part.repeat_interleave(len(x) // len(part), 0)
+            values = values.to(dtype) if values.is_floating_point() else values
+            return values if len(values) in (1, len(x)) else values.repeat_interleave(len(x) // len(values), 0)
 
-        target, observed, values, axes = each(c.target), each(c.observed), each(c.values), c.axes.to(dtype)
+        target, observed = repeat(c.target), repeat(c.observed)
+        values, codes, noise = repeat(c.values), repeat(c.codes), repeat(c.noise)
+        axes, stds = c.axes.to(dtype), repeat(c.stds)
         present = target | observed
         centred = torch.where(present, torch.where(target, x, values) - self.mean[:d].to(dtype), 0.0)
         # (C + S)⁻¹(x − μ), which is minus the score.
-        along, variance = onto(axes, centred) + each(c.shift), each(c.stds) ** 2 + std**2
-        pull = back(axes, along / variance) + each(c.pull)
+        variance = stds**2 + std**2
+        along = to_axes(axes, centred) + repeat(c.shift)
+        pull = from_axes(axes, along / variance) + repeat(c.pull)
         # Divided by the root of the diagonal of (C + S)⁻¹, this is the residual of a regression on all other
         # coordinates.
-        stiffness = back(axes**2, 1 / variance.expand(x.shape)) + each(c.stiffness)
+        stiffness = from_axes(axes**2, 1 / variance.expand(x.shape)) + repeat(c.stiffness)
         residuals = torch.where(present, pull / stiffness.clamp(min=1e-12).sqrt(), 0.0)
-        noise, spread = each(c.noise), self.covariance.diagonal()[:d].to(dtype)
-        scaled = centred / (spread + std**2 * target + noise**2 * observed).sqrt()
-        shown = [part.expand(x.shape) for part in (residuals, scaled, observed / (1 + 4 * noise), (~present).to(dtype))]
-        network_input = torch.cat([*shown, each(c.codes).expand(len(x), -1)], 1).to(self.data_std.dtype)
+        data_variance = self.covariance.diagonal()[:d].to(dtype)
+        scaled = centred / (data_variance + std**2 * target + noise**2 * observed).sqrt()
+        certainty = observed / (1 + 4 * noise)
+        absent = (~present).to(dtype)
+        columns = [column.expand(x.shape) for column in (residuals, scaled, certainty, absent)]
+        network_input = torch.cat([*columns, codes.expand(len(x), -1)], 1).to(self.data_std.dtype)
         levels = place_level(sigma, self.data_std.dtype, x.device).reshape(-1)
         with torch.autocast(x.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            value = self.network(network_input, levels.log() / 4).to(dtype)
+            output = self.network(network_input, levels.log() / 4).to(dtype)
         # EDM's scale of a residual along the axes.  If nothing is known, the density approaches the Gaussian as noise
         # grows: to first order of an Edgeworth expansion, the residual decays by one more factor.
-        stds, wide = each(c.stds), variance
-        anything = observed.any(1, keepdim=True) | each(c.codes).any(1, keepdim=True)
-        fading = torch.where(anything, 1.0, stds**2 / wide)
-        residual = back(axes, stds / (std * wide.sqrt()) * fading * onto(axes, value[:, :d] * target))
-        return -pull, residual, value[:, d:] * anything  # if nothing is known, the shares in training are exact
+        any_known = observed.any(1, keepdim=True) | codes.any(1, keepdim=True)
+        fading = torch.where(any_known, 1.0, stds**2 / variance)
+        scale = stds / (std * variance.sqrt()) * fading
+        residual = from_axes(axes, scale * to_axes(axes, output[:, :d] * target))
+        return -pull, residual, output[:, d:] * any_known  # if nothing is known, the shares in training are exact
 
     def numbers(self, x: Float[Tensor, "m d"], sigma: Sigma, c: Condition) -> Float[Tensor, "m d"]:
         """∇ₓ log p_σ(targets | known); for other numbers the score of a single point, their value or 0.
@@ -334,7 +361,8 @@ class ConditionalModel(ScoreModel):
 
     def logits(self, c: Condition) -> Float[Tensor, "b k"]:
         """The logarithm, up to a constant for each code, of the probabilities of its values given what is known."""
-        return self.evaluate(c.values, 1.0, c)[2] + c.chances
+        _, _, logits = self.evaluate(c.values, 1.0, c)
+        return logits + c.log_chances
 
     def forward(
         self, x: Float[Tensor, "m e"], sigma: Sigma, given: Condition | Float[Tensor, "m e"] | None = None
@@ -358,7 +386,7 @@ class ConditionalModel(ScoreModel):
         return torch.full((n, len(self.order)), torch.nan, device=self.mean.device)
 
     def given(self, z: Float[Tensor, "b e"], target: Bool[Tensor, "b d"]) -> Float[Tensor, "b e"]:
-        """What is known of rows, for ``condition``: other numbers than targets that aren't known are absent."""
+        """Rows as ``condition`` takes them: unknown numbers that are not targets become absent."""
         numbers = z[:, : self.d]
         return torch.cat([torch.where(numbers.isnan() & ~target, ABSENT, numbers), z[:, self.d :]], 1)
 
@@ -398,10 +426,10 @@ class ConditionalModel(ScoreModel):
             rows = target.any(1)
             if not bool(rows.any()):
                 continue
-            wanted, state = target[rows], z
-            for step in self.draw_numbers(z[rows], wanted, sampling, generator, count):
+            state = z
+            for step in self.draw_numbers(z[rows], target[rows], sampling, generator, count):
                 state = z.clone()
-                state[rows, :d] = torch.where(wanted, step.x.to(z), z[rows, :d])
+                state[rows, :d] = torch.where(target[rows], step.x.to(z), z[rows, :d])
                 if group == last and step.sigma:
                     yield Step(step.sigma, state)
             z = state
@@ -412,7 +440,7 @@ class ConditionalModel(ScoreModel):
     def draw_code(
         self, z: Float[Tensor, "b e"], code: int, generator: torch.Generator, *, complete: bool
     ) -> Float[Tensor, "b"]:
-        """Draw a code given what is known of rows."""
+        """Values of a code, drawn given what is known of rows."""
         gap = int(self.gaps[code])
         if complete and gap >= 0 and self.counts[code] == 2:
             return torch.zeros_like(z[:, 0])
@@ -424,11 +452,11 @@ class ConditionalModel(ScoreModel):
     def log_chances(self, z: Float[Tensor, "b e"], code: int, *, complete: bool) -> Float[Tensor, "b n"]:
         """Log probabilities of the values of a code given what is known of rows; −∞ for a gap if ``complete``."""
         # Draws of one row often agree in what is known so far, and then so do their probabilities.
-        rows, which = torch.unique(z.where(~z.isnan(), ABSENT).cpu(), dim=0, return_inverse=True)
+        rows, row_of = torch.unique(z.where(~z.isnan(), ABSENT).cpu(), dim=0, return_inverse=True)
         logits = torch.split(self.logits(self.condition(rows, wanted=[code])), list(self.counts), 1)[code]
         if complete and self.gaps[code] >= 0:
             logits = logits.index_fill(1, self.gaps[code], -torch.inf)
-        return logits.log_softmax(1)[which]
+        return logits.log_softmax(1)[row_of]
 
     def draw_numbers(
         self,
@@ -438,13 +466,13 @@ class ConditionalModel(ScoreModel):
         generator: torch.Generator,
         count: Callable[[Score], Score],
     ) -> Iterator[Step]:
-        """The states of numbers from noise to data."""
+        """The states of the targets from noise to data, given what is known of rows."""
         c = self.condition(self.given(z, target))
         score = count(lambda x, sigma: self.numbers(x, sigma, c))
         # Start around each row's own mean, which is what pure noise is denoised to.
         means = tweedie(score, self.mean[: self.d].expand(len(z), -1), sampling.sigma_max)
         x = sampling.start(means, len(z), generator=generator)
-        yield from sampling.follow(score, x, generator=generator)
+        return sampling.follow(score, x, generator=generator)
 
     def log_densities(
         self,
@@ -456,29 +484,29 @@ class ConditionalModel(ScoreModel):
     ) -> LogDensities:
         """Log densities of complete rows by the chain rule, in the order of ``fill``.
 
-        ``solve``: those of a score, points and their mean, as ``ncsn.log_prob`` from ``sigma_max`` on.
-        ``known``: what is given, (e,).
+        ``solve``: the log densities of points by a score, given their mean, as ``ncsn.log_prob`` from ``sigma_max`` on.
+        ``known``: which coordinates are given, (e,).
         """
         d, b = self.d, len(z)
-        fixed = torch.zeros_like(self.order, dtype=torch.bool) if known is None else known
-        total, variance, nfe = torch.zeros(b).double(), torch.zeros(b).double(), 0
-        so_far = torch.where(fixed, z, torch.nan)
+        given = torch.zeros_like(self.order, dtype=torch.bool) if known is None else known
+        log_prob, variance, nfe = torch.zeros(b).double(), torch.zeros(b).double(), 0
+        so_far = torch.where(given, z, torch.nan)
         for group in sorted({*self.order.tolist()}):
-            new = (self.order == group) & ~fixed
+            new = (self.order == group) & ~given
             for code in new[d:].nonzero()[:, 0].tolist():
                 with torch.no_grad():
-                    chances = self.log_chances(so_far, code, complete=True)
-                right = z[:, d + code].long()[:, None]
-                total += chances.gather(1, right)[:, 0].cpu().double()
+                    log_chances = self.log_chances(so_far, code, complete=True)
+                value = z[:, d + code].long()[:, None]
+                log_prob += log_chances.gather(1, value)[:, 0].cpu().double()
                 so_far[:, d + code] = z[:, d + code]
             target = new[:d] & ~z[:, :d].isnan()
             if bool(target.any()):
-                part = self.density_of_numbers(so_far, z, target, solve, sigma_max)
-                total += part.log_prob
-                variance += part.standard_error**2
-                nfe += part.nfe
+                densities = self.density_of_numbers(so_far, z, target, solve, sigma_max)
+                log_prob += densities.log_prob
+                variance += densities.standard_error**2
+                nfe += densities.nfe
                 so_far[:, :d] = torch.where(target, z[:, :d], so_far[:, :d])
-        return LogDensities(total, variance.sqrt(), nfe)
+        return LogDensities(log_prob, variance.sqrt(), nfe)
 
     def density_of_numbers(
         self,
@@ -497,6 +525,7 @@ class ConditionalModel(ScoreModel):
         with torch.no_grad():
             means = tweedie(score, self.mean[: self.d].expand(len(z), -1), sigma_max)
         points = torch.where(target, z[:, : self.d], 0.0)
-        found = solve(score, points, mean=torch.where(target, means, 0.0))
-        noise = 0.5 * math.log(2 * math.pi * sigma_max**2)
-        return replace(found, log_prob=found.log_prob + noise * (~target).sum(1).cpu().double())
+        densities = solve(score, points, mean=torch.where(target, means, 0.0))
+        # Each number that stays 0 has the density N(0; 0, σ_max²) in the result of ``solve``.
+        log_normalizer = 0.5 * math.log(2 * math.pi * sigma_max**2)
+        return replace(densities, log_prob=densities.log_prob + log_normalizer * (~target).sum(1).cpu().double())

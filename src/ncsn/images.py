@@ -28,7 +28,16 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ncsn.batching import reals
-from ncsn.data.arrays import Arrays, arrays, check_finite, labels_of, part_of, split_arrays, split_of
+from ncsn.data.arrays import (
+    Arrays,
+    SplitArray,
+    check_finite,
+    labels_of,
+    read_arrays,
+    split_arrays,
+    split_indices,
+    split_named,
+)
 from ncsn.data.dataset import Dataset, Labels
 from ncsn.data.transforms import BYTES, Depth, Transform, stored_depth
 from ncsn.machine.messages import bar, log
@@ -58,13 +67,13 @@ class Images(Dataset):
 class Item(NamedTuple):
     """An image file, or several images of an array.
 
-    ``name``: the name in error messages.  ``read``: returns the file's bytes, or pixels (n, h, w, c).  ``part``: the
+    ``name``: the name in error messages.  ``read``: returns the file's bytes, or pixels (n, h, w, c).  ``split``: the
     split, if the data defines it.  ``label``: the class, "" for none; an array for several images.
     """
 
     name: str
     read: Callable[[], object]
-    part: Split | None = None
+    split: Split | None = None
     label: str | np.ndarray = ""
 
 
@@ -77,15 +86,16 @@ def walk(top: Path) -> Members:
     Raises OSError if a folder can't be read.
     """
 
-    def refuse(error: OSError) -> None:
+    def stop(error: OSError) -> None:
         raise error
 
-    files, seen = list[tuple[PurePosixPath, Callable[[], bytes]]](), set[str]()
-    for folder, folders, names in os.walk(top, onerror=refuse, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
+    files = list[tuple[PurePosixPath, Callable[[], bytes]]]()
+    visited = set[str]()
+    for folder, folders, names in os.walk(top, onerror=stop, followlinks=True):
+        if (real := os.path.realpath(folder)) in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in (Path(folder, name) for name in names):
             files.append((PurePosixPath(path.relative_to(top).as_posix()), partial(file_bytes, path)))
@@ -99,9 +109,11 @@ def file_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def refuse_link() -> bytes:
-    """Stands for reading a link in an archive.  Raises ValueError."""
-    raise ValueError("it is a link")
+def member_bytes(content: bytes | None) -> bytes:
+    """The bytes of a file in a tar archive.  Raises ValueError for a link, which has none."""
+    if content is None:
+        raise ValueError("it is a link")
+    return content
 
 
 def open_zip(path: Path) -> Members:
@@ -111,14 +123,14 @@ def open_zip(path: Path) -> Members:
     """
     with opened_as("a zip archive", path), path.open("rb") as file:
         archive = zipfile.ZipFile(path)
-        found = archive.infolist()
+        members = archive.infolist()
         file.seek(max(0, path.stat().st_size - 2**16 - 22))  # the end record, and at most its comment
         end = file.read().rpartition(b"PK\5\6")[2]
         count = int.from_bytes(end[6:8], "little")
-        if count not in (len(found) % 2**16, 2**16 - 1):  # the largest stands for more
-            raise ValueError(f"its directory is damaged: it lists {len(found)} of {count} files")
-    members = [info for info in found if not info.is_dir()]
-    return [(PurePosixPath(info.filename.replace("\\", "/")), partial(archive.read, info)) for info in members]
+        if count not in (len(members) % 2**16, 2**16 - 1):  # the largest stands for more
+            raise ValueError(f"its directory is damaged: it lists {len(members)} of {count} files")
+    files = [info for info in members if not info.is_dir()]
+    return [(PurePosixPath(info.filename.replace("\\", "/")), partial(archive.read, info)) for info in files]
 
 
 def catalogue(name: str, members: Members) -> tuple[list[Item], list[str]]:
@@ -131,21 +143,23 @@ def catalogue(name: str, members: Members) -> tuple[list[Item], list[str]]:
     """
     files = dict(members)
     outside = {path for path in files if path.is_absolute() or ".." in path.parts}
-    hidden = {path for path in files if any(part.startswith((".", "__MACOSX")) for part in path.parts)}
+    hidden = {path for path in files if any(word.startswith((".", "__MACOSX")) for word in path.parts)}
     visible = sorted(files.keys() - outside - hidden)
     paths = [path for path in visible if path.suffix.lower() in SUFFIXES]
     top = posixpath.commonpath([path.parent for path in paths]) if paths else ""
-    folders = [path.relative_to(top).parent.parts for path in paths]
-    parts = [next(filter(part_of, names), "") for names in folders]
-    if not {"validation", "test"} & {*map(part_of, parts)}:  # then a folder called train is a class
-        parts = [""] * len(paths)
-    labels = [next((word for word in names if word != part), "") for names, part in zip(folders, parts, strict=True)]
-    beside: Split | None = None if "train" in map(part_of, parts) else "train"
-    items = {
-        path: Item(f"{name}/{path}", files[path], part_of(part) or beside, label)
-        for path, part, label in zip(paths, parts, labels, strict=True)
-        if part or beside
-    }
+    folders = {path: path.relative_to(top).parent.parts for path in paths}
+    split_folders = {path: next(filter(split_named, words), "") for path, words in folders.items()}
+    splits = {split_named(word) for word in split_folders.values()}
+    if not {"validation", "test"} & splits:  # then a folder called train is a class
+        split_folders = dict.fromkeys(paths, "")
+        splits = {None}
+    split_of_others: Split | None = None if "train" in splits else "train"
+    items = dict[PurePosixPath, Item]()
+    for path in paths:
+        split = split_named(split_folders[path]) or split_of_others
+        if split is not None:
+            label = next((word for word in folders[path] if word != split_folders[path]), "")
+            items[path] = Item(f"{name}/{path}", files[path], split, label)
     left_out = Counter(path.suffix.lower() for path in visible if path not in items)
     if outside:
         left_out["outside the archive"] = len(outside)
@@ -153,8 +167,8 @@ def catalogue(name: str, members: Members) -> tuple[list[Item], list[str]]:
         left_out["with duplicate names"] = len(members) - len(files)
     listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common())
     if not items:
-        found, allowed = one_line(listed or "no files"), ", ".join(SUFFIXES)
-        raise ValueError(f"{name} holds no images, but {found}; images in folders, .zip and .tar end in {allowed}")
+        held, allowed = one_line(listed or "no files"), ", ".join(SUFFIXES)
+        raise ValueError(f"{name} holds no images, but {held}; images in folders, .zip and .tar end in {allowed}")
     notes = [one_line(f"{counted(left_out.total(), 'file')} left out: {listed}")] if left_out else []
     return [*items.values()], notes
 
@@ -165,9 +179,9 @@ def open_tar(path: Path) -> Members:
     with opened_as("a tar archive", path), tarfile.open(path) as archive:
         for info in archive:
             if info.issym() or info.islnk():
-                members.append((PurePosixPath(info.name), refuse_link))
+                members.append((PurePosixPath(info.name), partial(member_bytes, None)))
             elif (file := archive.extractfile(info)) is not None:
-                members.append((PurePosixPath(info.name), partial(bytes, file.read())))
+                members.append((PurePosixPath(info.name), partial(member_bytes, file.read())))
         # tarfile also stops at a damaged or missing header; a complete archive ends in a block of zeros.
         assert archive.fileobj is not None
         archive.fileobj.seek(archive.offset)
@@ -179,6 +193,7 @@ def open_tar(path: Path) -> Members:
 FORMATS = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else [])]
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's, of more than 8 bits
 AT_ONCE = 256  # images that are decoded together
+LANCZOS = Image.Resampling.LANCZOS
 Pixels = Shaped[np.ndarray, "n h w c"]
 
 
@@ -216,7 +231,8 @@ def picture(read: Callable[[], object], reading: Reading) -> Picture:
     content = read()
     pixels, notes = pixels_of_file(content, reading) if isinstance(content, bytes) else (np.asarray(content), [])
     if pixels.dtype.kind == "b":
-        pixels, notes = 255 * pixels.astype(np.uint8), [*notes, "booleans as 0 and 255"]
+        pixels = 255 * pixels.astype(np.uint8)
+        notes = [*notes, "booleans as 0 and 255"]
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if not np.isfinite(pixels).all():
         raise ValueError("it has values that aren't finite")
@@ -263,40 +279,41 @@ def drops_bits(image: ImageFile.ImageFile) -> bool:
     return image.format in ("PNG", "TIFF") and image.mode not in DEEP_MODES and ";16" in str(arguments)
 
 
-def fit_size(one: Picture, reading: Reading, why: str = "") -> Picture:
+def fit_size(images: Picture, reading: Reading, why: str = "") -> Picture:
     """Resize images as requested, with a Lanczos filter, and note ``why``.
 
     Raises ValueError if images are so long that padding would leave nothing of them.
     """
-    size, sides = reading.pixels(), one.pixels.shape[1:3]
+    size, sides = reading.pixels(), images.pixels.shape[1:3]
     if size is None or sides == size:
-        return one
-    scale = min(size[0] / sides[0], size[1] / sides[1])
+        return images
+    height, width = size
+    scale = min(height / sides[0], width / sides[1])
     if reading.fit == "pad" and round(min(sides) * scale) < 1:
-        raise ValueError(f"nothing of {sides[0]} x {sides[1]} pixels would be left in {size[0]} x {size[1]} with pad")
-    deep, colour = one.dtype != "uint8", reading.colour()
-    pixels = one.pixels.astype(np.float32) if deep else one.pixels
+        raise ValueError(f"nothing of {sides[0]} x {sides[1]} pixels would be left in {height} x {width} with pad")
+    deep, colour = images.dtype != "uint8", reading.colour()
+    pixels = images.pixels.astype(np.float32) if deep else images.pixels
     if reading.fit == "pad" and pixels.shape[3] == 1 and len({*colour}) > 1:
         pixels = pixels.repeat(3, 3)
     channels = pixels.shape[3]
-    edges = channels * [math.nan] if deep else np.resize(colour, channels).tolist()  # NaN until the depth is known
-    if rgba := channels == 4 and not deep:  # Pillow weights its colours by their opacity
-        edges = [(0, 0, 0, 0)]
+    edges = [math.nan] * channels if deep else np.resize(colour, channels).tolist()  # NaN until the depth is known
 
-    def fit(part: np.ndarray, channel: int) -> np.ndarray:
-        image, to, way = Image.fromarray(np.ascontiguousarray(part)), size[::-1], Image.Resampling.LANCZOS
+    def fit(plane: np.ndarray, edge: float | tuple[int, ...]) -> np.ndarray:
+        image = Image.fromarray(np.ascontiguousarray(plane))
         if reading.fit == "pad":
-            return np.asarray(ImageOps.pad(image, to, way, edges[channel]))
-        return np.asarray(ImageOps.fit(image, to, way) if reading.fit == "crop" else image.resize(to, way))
+            return np.asarray(ImageOps.pad(image, (width, height), LANCZOS, edge))  # type: ignore[arg-type]
+        if reading.fit == "crop":
+            return np.asarray(ImageOps.fit(image, (width, height), LANCZOS))
+        return np.asarray(image.resize((width, height), LANCZOS))
 
-    if rgba:
-        resized = np.stack([fit(image, 0) for image in pixels])
+    if channels == 4 and not deep:  # all channels at once, because Pillow weights colours by their opacity
+        resized = np.stack([fit(image, (0, 0, 0, 0)) for image in pixels])
     else:
-        resized = np.stack([np.stack([*map(fit, image.transpose(2, 0, 1), range(channels))], 2) for image in pixels])
+        resized = np.stack([np.stack([*map(fit, image.transpose(2, 0, 1), edges)], 2) for image in pixels])
     if deep:
         # The filter overshoots at edges; bytes are clipped to 0 and 255, reals to the image's own range.
         resized = resized.clip(pixels.min((1, 2), keepdims=True), pixels.max((1, 2), keepdims=True))
-    return one._replace(pixels=resized, notes=[*one.notes, f"{reading.fit} to {size[0]} x {size[1]}{why}"])
+    return images._replace(pixels=resized, notes=[*images.notes, f"{reading.fit} to {height} x {width}{why}"])
 
 
 def depth_of(pictures: Sequence[Picture]) -> Depth:
@@ -306,31 +323,33 @@ def depth_of(pictures: Sequence[Picture]) -> Depth:
     such as 12 bits in 16-bit files.  Floats in [0, 1] are unchanged.  For negative numbers, and floats above 1, the
     range is that of the dataset.
     """
-    deep = [one for one in pictures if one.dtype != "uint8"]
+    deep = [images for images in pictures if images.dtype != "uint8"]
     if not deep:
         return BYTES
-    dtypes = {one.dtype for one in deep}
-    dtype, low, high = np.result_type(*dtypes), min(one.low for one in deep), max(one.high for one in deep)
-    if dtype.kind != "f" and low >= 0 and 128 <= high <= 255:
+    dtype = np.result_type(*{images.dtype for images in deep})
+    low, high = min(images.low for images in deep), max(images.high for images in deep)
+    real = dtype.kind == "f"
+    if not real and low >= 0 and 128 <= high <= 255:
         return BYTES
-    if dtype.kind == "f" and low >= 0 and high <= 1:
+    if real and 0 <= low <= high <= 1:
         return Depth(dtype.name, 0.0, 1.0)
-    if dtype.kind == "f" or low < 0:
-        return Depth(dtype.name, low, high + 1 if dtype.kind != "f" or high == low else high)
+    if real or low < 0:
+        return Depth(dtype.name, low, high if real and low < high else high + 1)
     return Depth(dtype.name, 0.0, float(2 ** int(high).bit_length()))
 
 
-def scale_pixels(one: Picture, depth: Depth, background: tuple[int, ...]) -> Shaped[np.ndarray, "n c h w"]:
+def scale_pixels(images: Picture, depth: Depth, background: tuple[int, ...]) -> Shaped[np.ndarray, "n c h w"]:
     """Images as bytes, or, if ``depth`` has more than 8 bits, as float32 in [0, 1]; NaN is ``background``.
 
     Raises ValueError if one has integers and the other floats.
     """
-    if one.dtype != "uint8" and (np.dtype(one.dtype).kind == "f") != (np.dtype(depth.dtype).kind == "f"):
-        raise ValueError(f"images of {one.dtype} and {depth.dtype} have no common scale")
-    pixels: Shaped[np.ndarray, "n c h w"] = one.pixels.transpose(0, 3, 1, 2)
-    if depth == BYTES and one.dtype == "uint8":
+    in_bytes = images.dtype == "uint8"
+    if not in_bytes and (np.dtype(images.dtype).kind == "f") != (np.dtype(depth.dtype).kind == "f"):
+        raise ValueError(f"images of {images.dtype} and {depth.dtype} have no common scale")
+    pixels: Shaped[np.ndarray, "n c h w"] = images.pixels.transpose(0, 3, 1, 2)
+    if depth == BYTES and in_bytes:
         return pixels
-    low, high = (0, 255) if depth == BYTES or one.dtype == "uint8" else (depth.low, depth.high)
+    low, high = (0, 255) if depth == BYTES or in_bytes else (depth.low, depth.high)
     values = (pixels.astype(np.float64) - low) / (high - low)
     values = np.where(np.isnan(values), np.resize(background, (values.shape[1], 1, 1)) / 255, values)
     return np.rint(255 * values).astype(np.uint8) if depth == BYTES else values.astype(np.float32)
@@ -347,10 +366,11 @@ def mnist() -> Images:
         packed = (resources.files("ncsn") / "assets" / "mnist" / f"{name}-ubyte.gz").read_bytes()
         return torch.frombuffer(bytearray(gzip.decompress(packed)), dtype=torch.uint8, offset=header)
 
-    full, test = (content(f"{part}-images-idx3", 16).view(-1, 1, 28, 28) for part in ("train", "t10k"))
-    classes, held = (content(f"{part}-labels-idx1", 8).long() for part in ("train", "t10k"))
-    labels = Labels(train=classes[:-10_000], validation=classes[-10_000:], test=held, names=tuple("0123456789"))
-    return Images(full[:-10_000], full[-10_000:], test, labels, "mnist")
+    images, test = (content(f"{name}-images-idx3", 16).view(-1, 1, 28, 28) for name in ("train", "t10k"))
+    classes, test_classes = (content(f"{name}-labels-idx1", 8).long() for name in ("train", "t10k"))
+    train, validation = images[:-10_000], images[-10_000:]
+    labels = Labels(train=classes[:-10_000], validation=classes[-10_000:], test=test_classes, names=tuple("0123456789"))
+    return Images(train, validation, test, labels, "mnist")
 
 
 def images_in(name: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n h w c"]:
@@ -376,16 +396,16 @@ def read_images(name: str, reading: Reading) -> Images:
             raise ValueError(f"size is {reading.size}, but mnist is always 28x28")
         return mnist()
     if Path(name).suffix.lower() in (".npy", ".npz"):
-        return from_arrays(name, arrays(Path(name)), [], reading)
+        return from_arrays(name, read_arrays(Path(name)), [], reading)
     return from_files(name, reading)
 
 
-def from_arrays(name: str, found: Arrays, notes: Sequence[str], reading: Reading) -> Images:
+def from_arrays(name: str, arrays: Arrays, notes: Sequence[str], reading: Reading) -> Images:
     """The images in arrays.  Raises ValueError as ``split_arrays`` and ``images_of`` do.
 
     A large memory-mapped array of bytes isn't copied; its first images are held out.
     """
-    only = found.get("")
+    only = arrays.get("")
     if isinstance(only, np.memmap) and only.dtype == np.uint8 and only.nbytes > MAX_COPIED and reading.size is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, because nobody may write to the file
@@ -394,8 +414,8 @@ def from_arrays(name: str, found: Arrays, notes: Sequence[str], reading: Reading
         validation, test, train = torch.split(images, [held_out, held_out, len(images) - 2 * held_out])
         note = f"read from the file as needed: the first {2 * held_out:,} images are held out"
         return Images(train, validation, test, name=name, notes=(*notes, note))
-    parts = {part: items_of(*stack) for part, stack in split_arrays(name, found, images_in).items()}
-    return images_of(name, parts, notes, reading)
+    splits = {split: items_of(array) for split, array in split_arrays(name, arrays, images_in).items()}
+    return images_of(name, splits, notes, reading)
 
 
 def from_files(name: str, reading: Reading) -> Images:
@@ -406,73 +426,83 @@ def from_files(name: str, reading: Reading) -> Images:
     place = Path(name)
     read = walk if place.is_dir() else open_zip if place.suffix.lower() == ".zip" else open_tar
     items, notes = catalogue(name, read(place))
-    members = {part: [item for item in items if item.part == part] for part in PARTS}
-    indices = split_of({part: len(members[part]) for part in PARTS})
-    parts = {part: [members[source][k] for k in index.tolist()] for part, (source, index) in indices.items()}
-    return images_of(name, parts, notes, reading)
+    members = {split: [item for item in items if item.split == split] for split in PARTS}
+    indices = split_indices({split: len(members[split]) for split in PARTS})
+    splits = {split: [members[source][k] for k in index.tolist()] for split, (source, index) in indices.items()}
+    return images_of(name, splits, notes, reading)
 
 
-def items_of(name: str, stack: np.ndarray, labels: np.ndarray | None, index: np.ndarray) -> list[Item]:
-    """The images of a stack at an index, in parts that are decoded together."""
-    parts = [index[first : first + AT_ONCE] for first in range(0, len(index), AT_ONCE)]
-    known: Sequence[np.ndarray | str] = [""] * len(parts) if labels is None else [labels[part] for part in parts]
-    return [
-        Item(f"{name}[{part[0]}]", partial(stack.__getitem__, part), label=label)
-        for part, label in zip(parts, known, strict=True)
-    ]
+def items_of(array: SplitArray) -> list[Item]:
+    """The images of a split, in chunks that are decoded together."""
+    items = []
+    for first in range(0, len(array.places), AT_ONCE):
+        chunk = array.places[first : first + AT_ONCE]
+        label = "" if array.classes is None else array.classes[chunk]
+        items.append(Item(f"{array.name}[{chunk[0]}]", partial(array.examples.__getitem__, chunk), label=label))
+    return items
 
 
-def images_of(name: str, parts: Mapping[Split, list[Item]], notes: Sequence[str], reading: Reading) -> Images:
+def images_of(name: str, splits: Mapping[Split, list[Item]], notes: Sequence[str], reading: Reading) -> Images:
     """The images of three splits as a dataset.
 
     Images of other sizes are resized to that of the majority.
     Raises ValueError if a split is empty, if more images are broken than allowed, if no size is given and there is no
     majority, or if some are integers and others floats.
     """
-    items = [(part, item) for part, members in parts.items() for item in members]
+    items = [(split, item) for split, members in splits.items() for item in members]
     decoded = [*bar(decode_items([item for _, item in items], reading), "images", total=len(items))]
-    broken = [one for one in decoded if isinstance(one, str)]
-    whole = [(*item, one) for item, one in zip(items, decoded, strict=True) if isinstance(one, Picture)]
+    pictures, broken = list[Picture](), list[str]()
+    sizes: dict[Split, int] = dict.fromkeys(splits, 0)
+    classes: dict[Split, list[str | np.ndarray]] = {split: [] for split in splits}
+    for (split, item), images in zip(items, decoded, strict=True):
+        if isinstance(images, str):
+            broken.append(images)
+        else:
+            pictures.append(images)
+            sizes[split] += len(images.pixels)
+            classes[split].append(item.label)
     listed = f"{len(broken)} of {len(items)}: {', '.join(sorted(broken))}"
     if len(broken) > reading.max_broken:
         raise ValueError(f"more images are broken than --max-broken {reading.max_broken} allows: {listed}")
-    sizes = {part: sum(len(one.pixels) for where, _, one in whole if where == part) for part in parts}
-    if empty := [part for part in sizes if not sizes[part]]:
-        number, skipped = sum(sizes.values()), [f"broken images: {listed}"] if broken else []
-        facts = [f"{name} has {number} images, but none for {' and '.join(empty)}", *skipped, *notes]
+    if empty := [split for split in sizes if not sizes[split]]:
+        skipped = [f"broken images: {listed}"] if broken else []
+        facts = [f"{name} has {sum(sizes.values())} images, but none for {' and '.join(empty)}", *skipped, *notes]
         raise ValueError("; ".join(facts))
-    pixels, depth, lines = join_pictures([one for _, _, one in whole], reading)
+    pixels, depth, lines = join_pictures(pictures, reading)
     if broken:
         lines.append(f"broken images skipped: {listed}")
     validation, test, train = torch.split(torch.from_numpy(pixels), list(sizes.values()))
-    labels = labels_of({part: [item.label for where, item, _ in whole if where == part] for part in parts})
-    return Images(train, validation, test, labels, name, depth, (*notes, *lines))
+    return Images(train, validation, test, labels_of(classes), name, depth, (*notes, *lines))
 
 
-def join_pictures(found: list[Picture], reading: Reading) -> tuple[np.ndarray, Depth, list[str]]:
+def join_pictures(pictures: list[Picture], reading: Reading) -> tuple[np.ndarray, Depth, list[str]]:
     """The pixels of images as one array, their depth, and a line for each conversion.
 
     Raises ValueError if they have several sizes, unless most of them have the same.
     """
     sizes = Counter[tuple[int, ...]]()
-    for one in found:
-        sizes[one.pixels.shape[1:3]] += len(one.pixels)
-    total, ((h, w), most) = sizes.total(), sizes.most_common(1)[0]
+    for images in pictures:
+        sizes[images.pixels.shape[1:3]] += len(images.pixels)
+    total = sizes.total()
+    (height, width), most = sizes.most_common(1)[0]
     if len(sizes) > 1 and most <= total / 2:
         listed = ", ".join(f"{h} x {w} ({n})" for (h, w), n in sizes.most_common(5))
         raise ValueError(f"images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as 64")
     if len(sizes) > 1:
-        like = replace(reading, size=f"{h}x{w}")
-        found = [fit_size(one, like, " as most images are (--size sets another)") for one in found]
-    depth, channels = depth_of(found), max(one.pixels.shape[3] for one in found)
-    pixels = np.empty((total, channels, *found[0].pixels.shape[1:3]), np.uint8 if depth == BYTES else np.float32)
-    notes, end = Counter[str](), 0
-    for one in found:
-        n, end = len(one.pixels), end + len(one.pixels)
-        pixels[end - n : end] = scale_pixels(one, depth, reading.colour())
-        notes.update(dict.fromkeys(one.notes, n))
-        notes["as bytes"] += n * (one.dtype != "uint8" and depth == BYTES)
-        notes["as float32"] += n * (one.dtype == "float64")
+        usual = replace(reading, size=f"{height}x{width}")
+        pictures = [fit_size(images, usual, " as most images are (--size sets another)") for images in pictures]
+    depth = depth_of(pictures)
+    channels = max(images.pixels.shape[3] for images in pictures)
+    pixels = np.empty((total, channels, height, width), np.uint8 if depth == BYTES else np.float32)
+    notes = Counter[str]()
+    start = 0
+    for images in pictures:
+        n = len(images.pixels)
+        pixels[start : start + n] = scale_pixels(images, depth, reading.colour())
+        start += n
+        notes.update(dict.fromkeys(images.notes, n))
+        notes["as bytes"] += n * (images.dtype != "uint8" and depth == BYTES)
+        notes["as float32"] += n * (images.dtype == "float64")
     if depth != BYTES and (depth.low, depth.high) != (0, 1):
         notes[f"{depth.dtype}: {depth.low:g} to {depth.high:g} become 0 to 1"] = total
     return pixels, depth, [f"{note}: {count:,} of {total:,} images" for note, count in notes.items() if count]
@@ -498,32 +528,39 @@ def read_example(
     ``fit``: whether a file may be resized; measurements may not.
     Raises ValueError if there is no such image, if it can't be read, or if it has another shape.
     """
-    depth = stored_depth(transform)
-    if images is not None:
-        if int(name) >= len(images.test):
-            raise ValueError(f"input is {name}; the test images are 0 to {len(images.test) - 1}")
+    if images is None:
+        pixels = read_image(name, shape, reading, stored_depth(transform), fit=fit)
+    elif int(name) < len(images.test):
         pixels = images.test[int(name)]
     else:
-        try:
-            one = picture(partial(file_bytes, Path(name)), replace(reading, size=None))
-        except Exception as error:  # codecs raise many kinds
-            raise ValueError(f"input {name!r} is neither an index nor a readable image ({reason(error)})") from error
-        if shape[0] == 1 and one.pixels.shape[3] == 3:
-            one = one._replace(pixels=np.asarray(Image.fromarray(one.pixels[0]).convert("L"))[None, ..., None])
-            one.notes.append("converted to grey")
-        one = fit_size(one, replace(reading, size=f"{shape[1]}x{shape[2]}")) if fit else one
-        if depth == BYTES:
-            depth = depth_of([one])
-            if depth.low or (np.dtype(depth.dtype).kind == "f" and depth.high != 1):
-                one.notes.append(f"{depth.low:g} to {depth.high:g} become 0 to 1")
-        if one.notes:
-            log.warning(f"{name}: {', '.join(one.notes)}")
-        pixels = torch.from_numpy(scale_pixels(one, depth, reading.colour())[0].copy())
-        if shape[0] == 3 and len(pixels) == 1:
-            pixels = pixels.expand(3, -1, -1)
+        raise ValueError(f"input is {name}; the test images are 0 to {len(images.test) - 1}")
     if pixels.shape != shape:
         raise ValueError(f"{name} has shape {tuple(pixels.shape)} (channels, height, width); expected {shape}")
     return reals(pixels)
+
+
+def read_image(
+    name: str, shape: tuple[int, ...], reading: Reading, depth: Depth, *, fit: bool
+) -> Shaped[Tensor, "c h w"]:
+    """The pixels of a file, see ``read_example``; ``depth``: of the run's files."""
+    try:
+        image = picture(partial(file_bytes, Path(name)), replace(reading, size=None))
+    except Exception as error:  # codecs raise many kinds
+        raise ValueError(f"input {name!r} is neither an index nor a readable image ({reason(error)})") from error
+    channels, height, width = shape
+    if channels == 1 and image.pixels.shape[3] == 3:
+        grey = np.asarray(Image.fromarray(image.pixels[0]).convert("L"))
+        image = image._replace(pixels=grey[None, ..., None], notes=[*image.notes, "converted to grey"])
+    if fit:
+        image = fit_size(image, replace(reading, size=f"{height}x{width}"))
+    if depth == BYTES:
+        depth = depth_of([image])
+        if depth.low or (np.dtype(depth.dtype).kind == "f" and depth.high != 1):
+            image.notes.append(f"{depth.low:g} to {depth.high:g} become 0 to 1")
+    if image.notes:
+        log.warning(f"{name}: {', '.join(image.notes)}")
+    pixels = torch.from_numpy(scale_pixels(image, depth, reading.colour())[0].copy())
+    return pixels.expand(3, -1, -1) if channels == 3 and len(pixels) == 1 else pixels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from ncsn.machine.messages import log
-from ncsn.noise import place_of
-from ncsn.score import Copies, float64
+from ncsn.machine.tensors import Copies, float64
+from ncsn.noise import device_of
 from ncsn.validation import Region, as_numbers, check_type, one_line, real, whole
 
 Numbers = Tensor | np.ndarray | Sequence[object] | float
@@ -41,7 +41,7 @@ def known_pixels(
         raise ValueError(f"hide is {hide!r}; it must be one of {', '.join(get_args(Region))}")
     _, height, width = shape
     if hide == "random":
-        chance = torch.rand(1, height, width, generator=generator, device=place_of(generator))
+        chance = torch.rand(1, height, width, generator=generator, device=device_of(generator))
         return (chance < RANDOM_SHARE).expand(shape)
     rows = {"top": slice(height // 2), "bottom": slice(height // 2, None)}.get(hide, slice(None))
     columns = {"left": slice(width // 2), "right": slice(width // 2, None)}.get(hide, slice(None))

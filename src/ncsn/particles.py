@@ -16,11 +16,12 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ncsn.machine import hardware
+from ncsn.machine.tensors import Copies, float64
 from ncsn.measurements import Observation, repeat_for
 from ncsn.noise import check_generator
 from ncsn.prior import Classes, Prior
 from ncsn.samplers import Step
-from ncsn.score import Copies, Score, float64, tweedie
+from ncsn.score import Score, tweedie
 
 MAX_WHOLE = 16  # largest size of an example whose whole covariance particles use, however few numbers are measured
 MAX_FOR_PARTICLES = 64  # largest size of an example with particles by default: each number may take a backward pass

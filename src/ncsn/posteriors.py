@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ncsn.machine import hardware
+from ncsn.machine.tensors import Copies
 from ncsn.measurements import Measurement as Measurement
 from ncsn.measurements import Observation, apply, as_mask, linear_part, repeat_for
 from ncsn.measurements import blurred as blurred
@@ -28,7 +29,7 @@ from ncsn.noise import lengths, noise_like
 from ncsn.particles import Populations, Weight
 from ncsn.prior import Classes, Prior
 from ncsn.samplers import Step
-from ncsn.score import Copies, Score, Sigma, expand, tweedie
+from ncsn.score import Score, Sigma, expand, tweedie
 from ncsn.validation import as_numbers, real, whole
 
 

@@ -3,15 +3,16 @@
 Samplers and posteriors draw from it.  It evaluates the network in batches, and counts the evaluations.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ncsn.machine import hardware
-from ncsn.samplers import Sampling
-from ncsn.score import Counted, Score, ScoreModel, add_guidance, evaluate_in_batches, even_batch_size, tweedie
+from ncsn.sampling import Sampling
+from ncsn.score import Score, ScoreModel, add_guidance, tweedie
+from ncsn.score_calls import Counted, evaluate_in_batches, even_batch_size
 
 Classes = Int64[Tensor, "n"] | None
 """The class of each of n samples; None for all classes together."""
@@ -100,3 +101,19 @@ def class_means(
         classes, index = torch.unique(labels, return_inverse=True)
         score_of_classes = evaluate_in_batches(score, len(classes), classes)
         return tweedie(score_of_classes, origin.expand(len(classes), *shape), sigma_max)[index]
+
+
+def with_guide(sampling: Sampling, guide: Score | None, labels: Classes, weight: float | None = None) -> Sampling:
+    """The sampling with a guide that there is; without one, its default guidance is turned off.
+
+    ``weight``: the guidance that the user asked for.
+    Raises ValueError if that needs a guide.
+    """
+    if guide is None and labels is not None:
+        sampling = replace(sampling, guide="unconditional")
+    if (guide if sampling.guide == "smaller" else labels) is not None:
+        return sampling
+    if weight not in (None, 1):
+        problem = "the run has no such guide, so guidance must be 1"
+        raise ValueError(f"guidance is {weight}, guide is {sampling.guide}; {problem}")
+    return replace(sampling, guidance=1.0)

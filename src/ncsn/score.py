@@ -1,20 +1,33 @@
 r"""The score: the one function that everything else is built from.
 
-The score of a density p is the vector field :math:`s(x) = \nabla_x \log p(x)`.  Adding Gaussian noise of standard
-deviation σ to the data gives a family of smoother densities :math:`p_\sigma = p * N(0, \sigma^2 I)`, and a *noise
-conditional* score is a function ``score(x, sigma)`` that returns :math:`\nabla_x \log p_\sigma(x)` for each of them
-(Song & Ermon 2019, arXiv:1907.05600, section 4).  A trained network, an analytic mixture and a lambda are
-interchangeable.
+Four formulas define what follows.
 
-A network F of well-scaled inputs and outputs is turned into s(x, σ) in one of three ways, each a ``Preconditioning``:
-``EDM`` (the default: an exact Gaussian score plus a residual), ``Plain`` (NCSN: F) and ``Scaled`` (NCSNv2: F/σ).
+1. The *score* of a density p is the vector field :math:`\nabla_x \log p(x)`.  Noise of standard deviation σ, added to
+   the data, gives a family of smoother densities, and a *noise conditional* score is a function ``score(x, sigma)``
+   that returns the score of each of them (Song & Ermon 2019, arXiv:1907.05600, section 4):
 
-``tweedie`` is what a score is good for: the mean of the clean data.  ``add_guidance`` combines two scores.  What comes
-after ``ScoreModel`` is for the other files: checks, derivatives, batches, and levels on the right device.
+   .. math:: s(x, σ) = \nabla_x \log p_σ(x), \qquad p_σ = p * N(0, σ^2 I).
+
+2. A score is learned by denoising score matching (Vincent 2011), see ``objectives.dsm``: it is the minimiser of
+
+   .. math:: E\, \tfrac12 \| σ\, s(x_0 + σ z, σ) + z \|^2, \qquad x_0 \sim p, \; z \sim N(0, I).
+
+3. It gives the mean of the clean data by Tweedie's formula (``tweedie``):
+
+   .. math:: D(x, σ) = E[x_0 \mid x] = x + σ^2 s(x, σ).
+
+4. A network F of well-scaled inputs and outputs becomes a score by a ``Preconditioning``: ``Plain`` (NCSN) is s = F,
+   ``Scaled`` (NCSNv2) is s = F/σ, and ``EDM``, the default, is the exact score of a Gaussian plus a residual:
+
+   .. math:: s(x, σ) = -\frac{x-μ}{σ^2+σ_d^2} + \frac{σ_d}{σ\sqrt{σ^2+σ_d^2}} F.
+
+A trained network (``ScoreModel``), an analytic mixture and a lambda are interchangeable.  ``add_guidance`` combines two
+scores.  What comes after ``ScoreModel`` is for the other files: checks, derivatives, and noise levels on the right
+device.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -86,13 +99,15 @@ def add_guidance(score: Score, guide: Score, weight: float, *, between: tuple[fl
     weight = real("weight", weight)
 
     def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        s, std = score(x, sigma), expand(sigma, x)
+        s = score(x, sigma)
+        std = expand(sigma, x)
         level = as_level(sigma, x.dtype)
+        low, high = between
         # Compiled code must not depend on values, so there the guide is always evaluated.
-        asked = torch.compiler.is_compiling() or bool(((between[0] <= level) & (level <= between[1])).any())
-        if weight == 1 or not asked:
+        guided = torch.compiler.is_compiling() or bool(((low <= level) & (level <= high)).any())
+        if weight == 1 or not guided:
             return s
-        inside = (between[0] <= std) & (std <= between[1])
+        inside = (low <= std) & (std <= high)
         return s + (weight - 1) * inside * (s - guide(x, sigma))
 
     return evaluate
@@ -128,7 +143,7 @@ class EDM:
         return centred / (std**2 + data_std**2).sqrt()
 
     def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
-        """A Gaussian's score, plus the residual."""
+        """The Gaussian's score plus the residual, as above."""
         total_std = (std**2 + data_std**2).sqrt()
         return -centred / total_std**2 + data_std / (std * total_std) * value
 
@@ -149,7 +164,7 @@ class Plain:
         return centred
 
     def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
-        """F."""
+        """The network's output, unchanged."""
         return value
 
     def weight(self, sigma: Float[Tensor, "b"], data_std: Tensor) -> Float[Tensor, "b"]:
@@ -165,7 +180,7 @@ class Scaled(Plain):
     """
 
     def score(self, value: Tensor, centred: Tensor, std: Float[Tensor, "b *ones"], data_std: Tensor) -> Tensor:
-        """F/σ."""
+        """The network's output divided by σ."""
         return value / std
 
 
@@ -221,9 +236,10 @@ class ScoreModel(nn.Module):
         Raises ValueError for a number σ ≤ 0 (a tensor is not checked, because that would synchronise a GPU), and if the
         network returns another shape than that of x.
         """
-        std, centred, data_std = expand(sigma, x), x - self.data_mean, self.data_std
-        levels = place_level(sigma, self.data_std.dtype, x.device).reshape(-1)
-        network_input = self.preconditioning.network_input(centred, std, data_std).to(self.data_std.dtype)
+        std, data_std = expand(sigma, x), self.data_std
+        centred = x - self.data_mean
+        levels = place_level(sigma, data_std.dtype, x.device).reshape(-1)
+        network_input = self.preconditioning.network_input(centred, std, data_std).to(data_std.dtype)
         if label is None and self.num_classes:  # always passed, so that a compiled network has one signature
             label = torch.full((len(x),), -1, device=x.device)
         labels = () if label is None else (label,)
@@ -247,7 +263,7 @@ class ScoreModel(nn.Module):
         return self.preconditioning.weight(sigma, self.data_std)
 
 
-# A score as others evaluate it: checked, of some classes, differentiated, batch by batch, and counted.
+# A score as other files evaluate it: checked, given classes, and differentiated.
 
 
 def score_at(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tensor, "b *d"]:
@@ -265,11 +281,11 @@ def score_at(score: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -> Float[Tens
     return s
 
 
-def bind_condition(score: Callable[..., Tensor], on: object | None) -> Score:
+def bind_condition(score: Callable[..., Tensor], condition: object | None) -> Score:
     """Fix the third argument of a score (classes or observed coordinates); None returns the score itself."""
-    if on is None:
+    if condition is None:
         return score
-    return lambda x, sigma: score(x, sigma, on)
+    return lambda x, sigma: score(x, sigma, condition)
 
 
 def curvatures(
@@ -286,70 +302,14 @@ def curvatures(
         x = x.detach().clone().requires_grad_()
         s = score_at(score, x, sigma)
         products = [torch.autograd.grad(s, x, v, retain_graph=True, create_graph=learned)[0] for v in directions]
-        parts = torch.stack([(p * v)[:, None].flatten(1).sum(1) for p, v in zip(products, directions, strict=True)])
-    return (s, parts) if learned else (s.detach(), parts.detach())
+        curved = torch.stack([(p * v)[:, None].flatten(1).sum(1) for p, v in zip(products, directions, strict=True)])
+    return (s, curved) if learned else (s.detach(), curved.detach())
 
 
 def unit_directions(x: Float[Tensor, "b *d"]) -> Float[Tensor, "k b *d"]:
     """The unit vector of each coordinate, for every example."""
     d = x.shape[1:].numel()
     return torch.eye(d, dtype=x.dtype, device=x.device).view(d, 1, *x.shape[1:]).expand(d, *x.shape)
-
-
-def evaluate_in_batches(score: Callable[..., Tensor], size: int, label: Int64[Tensor, "b"] | None = None) -> Score:
-    """The same score, evaluated on ``size`` examples at a time, which bounds the memory that a network needs.
-
-    A sampler draws its noise for all examples at once, so samples do not depend on ``size``.  The last batch is padded,
-    so that a compiled network sees a single shape.
-
-    ``label``: a class for each example, passed as ``score(x, sigma, label)``.
-    """
-
-    def parts(values: Tensor) -> Sequence[Tensor]:
-        missing = -len(values) % size
-        whole = torch.cat([values, values[:1].expand(missing, *values.shape[1:])]) if missing else values
-        return torch.split(whole, size)
-
-    def evaluate(x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        examples = parts(x)
-        levels = parts(sigma) if isinstance(sigma, Tensor) and sigma.ndim else [sigma] * len(examples)
-        labels = () if label is None else (parts(label),)
-        value = torch.cat([score(*part) for part in zip(examples, levels, *labels, strict=True)])[: len(x)]
-        if value.shape != x.shape:
-            raise ValueError(f"the score returned shape {tuple(value.shape)}; expected that of x, {tuple(x.shape)}")
-        return value
-
-    return evaluate
-
-
-def even_batch_size(n: int, most: int) -> int:
-    """The batch size, at most ``most``, that splits ``n`` examples into batches of nearly equal size."""
-    return int(-(-n // -(-n // most)))
-
-
-class Counted:
-    """The same score, counting what a sampler costs.
-
-    ``nfe``, ``backward``: evaluations, and backward passes through them.
-    ``evaluated``, ``differentiated``: the number of examples in all of them.
-    """
-
-    def __init__(self, score: Callable[..., Tensor]) -> None:
-        self.score, self.nfe, self.backward, self.evaluated, self.differentiated = score, 0, 0, 0, 0
-
-    def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /, *label: Tensor) -> Float[Tensor, "b *d"]:
-        """Evaluate the score and count it."""
-        self.nfe += 1
-        self.evaluated += len(x)
-        value = self.score(x, sigma, *label)
-        if value.requires_grad:
-            value.register_hook(self.count)  # type: ignore[no-untyped-call]
-        return value
-
-    def count(self, gradient: Tensor) -> None:
-        """Count a backward pass."""
-        self.backward += 1
-        self.differentiated += len(gradient)
 
 
 # Noise levels and tensors in the precision and on the device where they are needed, without synchronising a GPU.
@@ -363,9 +323,10 @@ def expand(sigma: Sigma, x: Float[Tensor, "b *d"], *, zero: bool = False) -> Flo
     tensor is not checked, because that would synchronise a GPU); and if ``x`` has no floating-point numbers.
     """
     check_floats("x", x)
-    sigma = sigma if isinstance(sigma, Tensor) else real("sigma", sigma)
-    if not isinstance(sigma, Tensor) and not LEAST <= sigma <= LARGEST and (sigma or not zero):
-        raise ValueError(f"sigma is {sigma}; it must be a noise level between {LEAST} and {LARGEST}")
+    if not isinstance(sigma, Tensor):
+        sigma = real("sigma", sigma)
+        if not LEAST <= sigma <= LARGEST and (sigma or not zero):
+            raise ValueError(f"sigma is {sigma}; it must be a noise level between {LEAST} and {LARGEST}")
     levels = place_level(sigma, x.dtype, x.device)
     if levels.ndim > 1 or (levels.ndim == 1 and levels.shape[0] != x.shape[0]):
         allowed = f"expected () or ({len(x)},), one noise level per example"
@@ -383,33 +344,3 @@ def place_level(sigma: Sigma, dtype: torch.dtype, device: torch.device) -> Tenso
 def as_level(sigma: Sigma, dtype: torch.dtype) -> Tensor:
     """Noise levels of a type, on the device where they are; a number stays on the CPU, so that reading it is free."""
     return torch.as_tensor(sigma, dtype=dtype, device=sigma.device if isinstance(sigma, Tensor) else "cpu")
-
-
-def float64(x: Tensor) -> Tensor:
-    """``x`` in double precision, moved to the CPU if its device (one of Apple's GPUs) has none."""
-    check_floats("x", x)
-    return x.cpu().double() if x.device.type == "mps" else x.double()
-
-
-def move_to(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move a tensor to a device; float64 becomes float32 on Apple's GPUs, which have no double precision."""
-    single = device.type == "mps" and tensor.dtype == torch.float64
-    return (tensor.float() if single else tensor).to(device)
-
-
-class Copies:
-    """Tensors with one cached copy per device, because every copy synchronises.
-
-    Apple's GPUs have no double precision, so float64 tensors are copied there as float32.
-    """
-
-    def __init__(self, *tensors: Tensor) -> None:
-        self.by_device = {tensors[0].device: tensors}
-
-    @torch.inference_mode(False)
-    def on(self, device: torch.device) -> tuple[Tensor, ...]:
-        """The tensors on this device."""
-        if device not in self.by_device:
-            first = next(iter(self.by_device.values()))
-            self.by_device[device] = tuple(move_to(tensor, device) for tensor in first)
-        return self.by_device[device]

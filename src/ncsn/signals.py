@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
-from ncsn.data.arrays import Arrays, arrays, check_finite, labels_of, split_arrays
+from ncsn.data.arrays import Arrays, check_finite, labels_of, read_arrays, split_arrays
 from ncsn.data.dataset import Dataset
 from ncsn.data.transforms import Scale
 from ncsn.machine import storage
@@ -58,10 +58,10 @@ def read_signals(name: str, found: Arrays) -> Signals:
     Raises ValueError if there are too few signals, or if a channel is constant.
     """
     splits = split_arrays(name, found, signals_in)
-    arrays = [stack[index] for _, stack, _, index in splits.values()]
+    arrays = [split.examples[split.places] for split in splits.values()]
     if not all(map(len, arrays)):
         raise ValueError(f"{name} has too few signals; training needs at least 10 (1,000 or more for good samples)")
-    classes = {part: ["" if known is None else known[index]] for part, (_, _, known, index) in splits.items()}
+    classes = {name: ["" if split.classes is None else split.classes[split.places]] for name, split in splits.items()}
     learned, axes = arrays[-1], (0, *range(2, arrays[-1].ndim))
     shift = learned.mean(axes, dtype=np.float64, keepdims=True)[0]
     scale = learned.std(axes, dtype=np.float64, keepdims=True)[0]
@@ -81,7 +81,7 @@ class SignalRun(ImputingRun):
     examples: ClassVar[type[Dataset]] = Signals
 
     def _read(self, place: str, reading: Reading) -> Signals:
-        return read_signals(place, arrays(Path(place)))
+        return read_signals(place, read_arrays(Path(place)))
 
     def _numbers(self, x: object, unseen: Unseen = "error") -> Float64[Tensor, "b *d"]:
         """Signals of one channel may lack the channel axis."""
@@ -157,7 +157,7 @@ class SignalRun(ImputingRun):
         for path in (rows, out, draws or out):
             if path.suffix != ".npy":
                 raise ValueError(f"{path} ends in {path.suffix!r}; signals are read from and written to .npy")
-        signals = arrays(rows)[""]
+        signals = read_arrays(rows)[""]
         if signals.dtype.kind not in "iuf":
             raise ValueError(f"{rows} holds {signals.dtype}; signals must be numbers")
         imputed = self.impute(np.array(signals, np.float64), n, seed=seed)

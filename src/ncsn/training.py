@@ -1,31 +1,29 @@
 """Training: a state that survives a crash, and a loop that returns control after every step.
 
 ``train`` is an iterator of ``Progress``; progress bars, logs, pictures and checkpoints are up to its caller.
-
-``Muon``'s update is that of ``torch.optim.Muon``, with all matrices of one shape in one product: a small network has
-many small matrices, and one product for each costs more in overhead than in arithmetic.
 """
 
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ncsn.batching import Batch
-from ncsn.machine.hardware import ALONE, Group, fast_bfloat16, threads_for
+from ncsn.machine.hardware import ALONE, Group, threads_for
 from ncsn.machine.messages import STOPS, log
 from ncsn.machine.storage import atomic, read_checkpoint
+from ncsn.optimizers import muon_and_adam
 from ncsn.score import ScoreModel
 from ncsn.validation import Json, one_line, real, whole
 
-LOOK_STEPS, LOOK_SECONDS = 10, 1.0  # a GPU's losses are checked only after both have passed
+CHECK_STEPS, CHECK_SECONDS = 10, 1.0  # a GPU's losses are checked only after both have passed
 
 # What ``train`` minimises: (model, batch) → the losses and the noise levels, one of each per example.
 Loss = Callable[[ScoreModel, Batch], tuple[Float[Tensor, "b"], Float[Tensor, "b"]]]
@@ -234,15 +232,54 @@ def step_seed(seed: int, step: int, rank: int, processes: int) -> int:
     return (seed * 0x9E3779B1 + step * processes + rank) % 2**32
 
 
-def add_gradients(state: State, batches: Iterator[Batch], loss: Loss, group: Group) -> Float[Tensor, "2 b"]:
-    """Add the gradients of a batch; return its losses and noise levels, with zeros for those of other processes."""
-    if state.seed is not None:
-        state.generator.manual_seed(step_seed(state.seed, state.step, group.rank, group.size))
-    losses, sigmas = loss(state.model, next(batches))
-    (losses.mean() / group.size).backward()  # type: ignore[no-untyped-call]
-    whole = torch.zeros(2, group.size, len(losses), device=losses.device)
-    whole[:, group.rank] = torch.stack([losses.detach(), sigmas])
-    return whole.flatten(1)
+class Session:
+    """What surrounds the steps of a training: its clock, the other processes, and the signals that end it."""
+
+    def __init__(self, state: State, group: Group, signals: Sequence[int]) -> None:
+        self.state, self.group, self.signals = state, group, signals
+        self.began = time.monotonic() - state.seconds
+        self.checked = state.seconds
+
+    def reseed(self) -> None:
+        """Begin the random numbers of this process's next step, if the state has a seed."""
+        state, group = self.state, self.group
+        if state.seed is not None:
+            state.generator.manual_seed(step_seed(state.seed, state.step, group.rank, group.size))
+
+    def exchange(
+        self, losses: Float[Tensor, "b"], sigmas: Float[Tensor, "b"]
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"], int]:
+        """Add up the gradients of all processes, and set the state's clock to that of the leading one.
+
+        One message carries all that processes must agree on: gradients, losses, the clock, and signals to stop.
+        Returns the losses and the noise levels of all processes, and the number of a signal that one of them has
+        received, or 0.
+        """
+        group = self.group
+        gathered = torch.zeros(2, group.size, len(losses), device=losses.device)
+        gathered[:, group.rank] = torch.stack([losses.detach(), sigmas])
+        clock = time.monotonic() - self.began if group.is_main else 0.0
+        received = [float(number in self.signals) for number in STOPS]
+        facts = torch.tensor([clock, *received], dtype=torch.float64)
+        gradients = [p.grad for p in self.state.model.parameters() if p.grad is not None]
+        group.all_reduce([*gradients, gathered, facts])
+        self.state.seconds, *counts = facts.tolist()
+        stop = next((number for number, count in zip(STOPS, counts, strict=True) if count), 0)
+        all_losses, all_sigmas = gathered.flatten(1)
+        return all_losses, all_sigmas, stop
+
+    def note(self, losses: Float[Tensor, "b"]) -> None:
+        """Note whether losses are finite, and check them at once where this is free."""
+        self.state.note(losses)
+        if losses.device.type == "cpu":
+            self.state.check()
+
+    def check(self, *, last: bool) -> None:
+        """Check the losses that were noted, at the end or now and then."""
+        state = self.state
+        if last or (len(state.noted) >= CHECK_STEPS and state.seconds - self.checked > CHECK_SECONDS):
+            state.check()
+            self.checked = state.seconds
 
 
 def train(
@@ -280,121 +317,17 @@ def train(
     >>> progress.step, progress.fraction
     (20, 1.0)
     """
-    began, looked = time.monotonic() - state.seconds, state.seconds
+    session = Session(state, group, signals)
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
         with threads_for(state.model, steady=budget.seconds is None):
-            whole = add_gradients(state, batches, loss, group)
-            # One message carries all that processes must agree on: gradients, losses, the clock, and signals to stop.
-            clock = time.monotonic() - began if group.is_main else 0.0
-            facts = torch.tensor([clock, *(float(number in signals) for number in STOPS)], dtype=torch.float64)
-            group.all_reduce([*(p.grad for p in state.model.parameters() if p.grad is not None), whole, facts])
-            state.note(whole[0])
-            if whole.device.type == "cpu":  # where this is free
-                state.check()
+            session.reseed()
+            losses, sigmas = loss(state.model, next(batches))
+            (losses.mean() / group.size).backward()  # type: ignore[no-untyped-call]
+            losses, sigmas, stop = session.exchange(losses, sigmas)
+            session.note(losses)
             state.update(schedule(fraction, state.step))
-            state.seconds, *told = facts.tolist()
-            after = budget.fraction(state.step, state.seconds)
-            if after >= 1 or (len(state.noted) >= LOOK_STEPS and state.seconds - looked > LOOK_SECONDS):
-                state.check()
-                looked = state.seconds
+        fraction = budget.fraction(state.step, state.seconds)
+        session.check(last=fraction >= 1)
         yield Progress(
-            step=state.step,
-            fraction=after,
-            seconds=state.seconds,
-            losses=whole[0],
-            sigmas=whole[1],
-            stop=next((number for number, count in zip(STOPS, told, strict=True) if count), 0),
+            step=state.step, fraction=fraction, seconds=state.seconds, losses=losses, sigmas=sigmas, stop=stop
         )
-
-
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that brings singular values close to 1 in five iterations
-EDGES = ("stem", "head")  # layers of these names see the pixels, whose few channels have no directions to balance
-
-
-def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that act as matrices between hidden features: linear and convolutional layers, except ``EDGES``.
-
-    Embeddings are excluded, because a step of Muon would also change the rows of classes that are not in the batch.
-    """
-    found: dict[int, nn.Parameter] = {}
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        matrix = isinstance(weight, nn.Parameter) and weight.ndim in (2, 4) and not isinstance(module, nn.Embedding)
-        if matrix and name.rsplit(".", 1)[-1] not in EDGES:
-            found[id(weight)] = weight  # type: ignore[assignment]
-    return [p for p in model.parameters() if id(p) in found]
-
-
-def muon_and_adam(
-    model: nn.Module, *, muon_rate: float = 0.02, adam_rate: float = 2e-3, products: torch.dtype | None = None
-) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, Adam for everything else: biases, gains, embeddings, and the layers called stem and head.
-
-    Stem and head are the first and last layers of a U-Net.  Muon also trains those of an MLP, and of a network of your
-    own in which they have other names.
-
-    ``model``: the model whose parameters they change.
-    ``muon_rate``: the peak learning rate of the matrices, above 0.
-    ``adam_rate``: the peak learning rate of everything else, above 0.
-    ``products``: the dtype of Muon's matrix products, bfloat16 or float32; by default the faster one on this device.
-    """
-    matrices = hidden_matrices(model)
-    others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
-    muon = [Muon(matrices, lr=muon_rate, products=products)] if matrices else []
-    adam = [torch.optim.Adam(others, lr=adam_rate, betas=(0.9, 0.99), fused=True)] if others else []
-    return [*muon, *adam]
-
-
-def orthogonalize(matrices: Float[Tensor, "k m n"], products: torch.dtype | None = None) -> Float[Tensor, "k m n"]:
-    """Bring the singular values of each matrix to about 1 (0.7 to 1.2), by five steps of Newton–Schulz iteration.
-
-    ``products``: the dtype of the products; by default bfloat16 if the hardware has it, else float32, because emulating
-    bfloat16 makes training take twice as long.
-    Jordan 2024, https://kellerjordan.github.io/posts/muon.
-    """
-    a, b, c = COEFFICIENTS
-    tall = matrices.shape[1] > matrices.shape[2]
-    if products is None:
-        products = torch.bfloat16 if fast_bfloat16(matrices.device) else torch.float32
-    x = (matrices.mT if tall else matrices).to(products)
-    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(5):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).to(matrices.dtype)
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum whose singular values are set to one, so that all directions of a layer learn at the same speed.
-
-    ``params``: matrices, or kernels (outputs, inputs, h, w), which are treated as matrices with one row per output.
-    ``lr``: the singular values of a step for matrices that are wider than tall; √(rows/columns) times that for others.
-    ``products``: the dtype of the products, bfloat16 or float32; by default the faster one on this device.
-    """
-
-    def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, products: torch.dtype | None = None
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
-        self.products = products
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take one step; parameters without a gradient are unchanged."""
-        for group in self.param_groups:
-            shapes: dict[tuple[int, ...], list[Tensor]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    shapes.setdefault(tuple(p.shape), []).append(p)
-            for shape, weights in shapes.items():
-                self.update(shape, weights, group["lr"], group["momentum"])
-
-    def update(self, shape: tuple[int, ...], weights: list[Tensor], lr: float, momentum: float) -> None:
-        """Take one step for all parameters of one shape."""
-        gradients = torch.stack([p.grad for p in weights if p.grad is not None])
-        averages = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in weights]
-        torch._foreach_lerp_(averages, list(gradients), 1 - momentum)
-        update = orthogonalize(gradients.lerp(torch.stack(averages), momentum).flatten(2), products=self.products)
-        rows, columns = update.shape[1:]
-        scale = lr * max(1, rows / columns) ** 0.5
-        torch._foreach_sub_(weights, list((scale * update).view(len(weights), *shape)))

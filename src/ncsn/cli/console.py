@@ -39,8 +39,9 @@ from ncsn.validation import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ncsn.run.run import Run, SeededOptions
-    from ncsn.run.run import SamplingOptions as SamplingKeywords
+    from ncsn.run.options import SamplingOptions as SamplingKeywords
+    from ncsn.run.options import SeededOptions
+    from ncsn.run.run import Run
     from ncsn.run.steps import Drawn, Steps
 
 MIN_COLUMNS = 40  # of a terminal; in one or two columns tyro's help never ends
@@ -212,7 +213,7 @@ def draw(run: "Run", n: int, *, keep: int = 0, **options: "Unpack[SeededOptions]
 
 def compile_for(run: "Run", n: int, steps: "Steps") -> None:
     """Compile a run's networks if that pays off for ``n`` samples drawn like ``steps``."""
-    from ncsn.score import even_batch_size
+    from ncsn.score_calls import even_batch_size
 
     if run.examples.guided and n * steps.sampling.nfe >= MIN_CALLS_TO_COMPILE:
         run.compile(even_batch_size(n, steps.batch_size))

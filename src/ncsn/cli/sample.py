@@ -15,7 +15,7 @@ from ncsn.settings import TABLES, Given
 from ncsn.validation import Count, LangevinSteps, Seed, StepSize, counted
 
 if TYPE_CHECKING:
-    from ncsn.run.run import SamplingOptions as SamplingKeywords
+    from ncsn.run.options import SamplingOptions as SamplingKeywords
     from ncsn.tables.run import TableRun
 
 PICTURES = (".png", ".gif")

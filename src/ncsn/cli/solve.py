@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from ncsn import PosteriorRun, Run
     from ncsn.measurements import Measurement
-    from ncsn.run.run import PosteriorSteps
-    from ncsn.run.steps import Drawn
+    from ncsn.run.steps import Drawn, PosteriorSteps
 
 Shape = tuple[int, ...]
 Noise = Annotated[float, Interval(gt=0, le=100)]

@@ -1,4 +1,4 @@
-"""``ncsn train``: train a run in a folder, and draw samples and figures, as ``training_MNIST.py`` does."""
+"""``ncsn train``: train a run in a folder, and draw samples and figures.  ``training_MNIST.py`` shows how."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -39,12 +39,12 @@ def finish(run: "Run", data: "Dataset", record: "Record") -> None:
     """Write samples, figures and metrics to the record's folder."""
     from ncsn import plots
     from ncsn.evaluation.output import ANIMATED, show
-    from ncsn.learn.record import BAND_NAMES
+    from ncsn.learn.history import BAND_NAMES
 
     if record.writes:
         n, seed = run.settings["samples"], run.settings["seed"]
         drawn = console.draw(run, data.shown * n, seed=seed, keep=ANIMATED if data.guided else 0)
         show(run, data, drawn.samples, drawn.path, record.path())
         plots.loss_curves([vars(row) for row in record.rows], BAND_NAMES, record.path("loss.png"))
-        record.results(run, drawn)
+        record.write_results(run, drawn)
     record.group.broadcast()  # the other processes wait for the figures, so that all end together

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -142,7 +142,7 @@ class Number(Column):
     def __post_init__(self) -> None:
         """Reject knots that don't ascend."""
         start, end = self.knots
-        if len(start) != len(end) or any(sorted({*part}) != [*part] for part in (start, end, self.atoms)):
+        if len(start) != len(end) or any(sorted({*values}) != [*values] for values in (start, end, self.atoms)):
             raise ValueError(f"the knots of column {one_line(self.name)} must ascend")
 
     @property
@@ -174,8 +174,10 @@ class Number(Column):
 
     def encode(self, x: Numbers) -> Numbers:
         """The codes of numbers; NaN stays NaN."""
-        atom = x[:, None] == tensor(self.atoms)
-        codes = torch.where(atom.any(1), 1 + atom.double().argmax(1), 0) if self.atoms else torch.zeros_like(x)
+        codes = torch.zeros_like(x)
+        if self.atoms:
+            is_atom = x[:, None] == tensor(self.atoms)
+            codes = torch.where(is_atom.any(1), 1 + is_atom.double().argmax(1), 0)
         return codes.double().where(~x.isnan(), x)
 
     def forward(self, x: Numbers, place: Numbers | float = 0.5) -> Numbers:
@@ -213,8 +215,9 @@ class Number(Column):
         """The user's numbers; atoms and missing cells where the codes, if there are any, say so."""
         if codes is None:
             return self.inverse(z)
-        others = tensor((torch.nan, *self.atoms, torch.nan))
-        return torch.where(codes == 0, self.inverse(z), others[codes.nan_to_num(len(others) - 1).long()])
+        value_of_code = tensor((torch.nan, *self.atoms, torch.nan))
+        values = value_of_code[codes.nan_to_num(len(value_of_code) - 1).long()]
+        return torch.where(codes == 0, self.inverse(z), values)
 
     def possible(self, x: Numbers) -> Bool[Tensor, "b"]:
         """Which numbers the column can have, judging by the training data; NaN, for a missing cell, is possible.
@@ -223,10 +226,11 @@ class Number(Column):
         samples, numbers may lie outside the bounds, as held-out rows do, and off the grid.
         """
         z = interpolate((self.enter(x, 0.5) - self.shift) / self.scale, self.knots)[0]
-        back = self.reach(z)
-        near = torch.isclose(back, x) | ((back - x).abs() <= max(0.51 * self.step, 1e-9 * self.scale))
-        fits = near & (z.abs() <= FAR) & (x >= self.least) & ((x == x.round()) | (not self.whole))
-        return x.isnan() | (self.encode(x) > 0) | fits
+        inverse = self.reach(z)
+        invertible = torch.isclose(inverse, x) | ((inverse - x).abs() <= max(0.51 * self.step, 1e-9 * self.scale))
+        in_range = (z.abs() <= FAR) & (x >= self.least)
+        on_line = invertible & in_range & ((x == x.round()) | (not self.whole))
+        return x.isnan() | (self.encode(x) > 0) | on_line
 
 
 def tensor(values: tuple[float, ...]) -> Numbers:
@@ -325,7 +329,7 @@ class Columns(Transform):
         """The value of each code that stands for a missing cell; −1 if no cell is missing."""
         return tuple(self.columns[i].codes - 1 if self.columns[i].gaps else -1 for i in self.coded)
 
-    def each(self, x: Tensor) -> list[Numbers]:
+    def unbind(self, x: Tensor) -> list[Numbers]:
         """The numbers of each column, in double precision on the CPU."""
         return list(x.detach().cpu().double().unbind(-1))
 
@@ -339,11 +343,12 @@ class Columns(Transform):
 
     def forward(self, x: Shaped[Tensor, "b d"], generator: torch.Generator | None = None) -> Float[Tensor, "b e"]:
         """The user's rows as the model sees them; NaN stays NaN, and the number of an atom is NaN."""
-        cells, places = self.each(x), self.places(x, generator)
-        pairs = zip(self.numbers, places, strict=True)
-        parts = [self.columns[i].forward(cells[i], place) for i, place in pairs]  # type: ignore[union-attr]
-        parts += [self.columns[i].encode(cells[i]) for i in self.coded]
-        return torch.stack(parts, -1).to(x if x.is_floating_point() else torch.float64)
+        cells = self.unbind(x)
+        z = []
+        for i, place in zip(self.numbers, self.places(x, generator), strict=True):
+            z.append(self.columns[i].forward(cells[i], place))  # type: ignore[union-attr]
+        z += [self.columns[i].encode(cells[i]) for i in self.coded]
+        return torch.stack(z, -1).to(x if x.is_floating_point() else torch.float64)
 
     def log_abs_det_jacobian(
         self, x: Shaped[Tensor, "b d"], generator: torch.Generator | None = None
@@ -352,37 +357,40 @@ class Columns(Transform):
 
         Averaged over its cell, the density of a whole number is its probability.
         """
-        cells, total = self.each(x), torch.zeros(len(x), dtype=torch.float64, device="cpu")
+        cells = self.unbind(x)
+        total = torch.zeros(len(x), dtype=torch.float64, device="cpu")
         for i, place in zip(self.numbers, self.places(x, generator), strict=True):
             total = total + self.columns[i].log_abs_det_jacobian(cells[i], place)  # type: ignore[union-attr]
         return total
 
     def inverse(self, z: Float[Tensor, "b e"]) -> Float[Tensor, "b d"]:
         """The model's rows in the user's units, in double precision if the user's were; NaN for missing cells."""
-        cells, parts = self.each(z), list[Numbers]()
-        numbers = dict(zip(self.numbers, cells[: len(self.numbers)], strict=True))
-        codes = dict(zip(self.coded, cells[len(self.numbers) :], strict=True))
-        for i, column in enumerate(self.columns):
-            coordinates = [numbers[i]] if i in numbers else []
-            coordinates += [codes[i].round()] if i in codes else []
-            parts.append(column.decode(*coordinates))
-        x = torch.stack(parts, -1)
+        coordinates = self.unbind(z)
+        numbers = dict(zip(self.numbers, coordinates[: len(self.numbers)], strict=True))
+        codes = {i: code.round() for i, code in zip(self.coded, coordinates[len(self.numbers) :], strict=True)}
+        cells = [
+            column.decode(codes[i]) if isinstance(column, Discrete) else column.decode(numbers[i], codes.get(i))
+            for i, column in enumerate(self.columns)
+        ]
+        x = torch.stack(cells, -1)
         return x.to(z.device, z.dtype if self.single or z.device.type == "mps" else torch.float64)
 
     def restore(self, z: Float[Tensor, "b e"]) -> Float[Tensor, "b d"]:
-        free = (-UNBOUNDED, UNBOUNDED)
-        columns = [replace(column, bounds=free) if isinstance(column, Number) else column for column in self.columns]
-        return replace(self, columns=tuple(columns)).inverse(z)
+        unbounded = [
+            replace(column, bounds=(-UNBOUNDED, UNBOUNDED)) if isinstance(column, Number) else column
+            for column in self.columns
+        ]
+        return replace(self, columns=tuple(unbounded)).inverse(z)
 
     def with_gaps(self, z: Float[Tensor, "b e"]) -> Float[Tensor, "b e"]:
         """Rows in which the codes of missing cells say so, instead of being unknown."""
+        numbers, codes = z[:, : len(self.numbers)], z[:, len(self.numbers) :]
         gaps = torch.tensor(self.gaps, dtype=z.dtype, device=z.device)
-        codes = z[:, len(self.numbers) :]
-        return torch.cat([z[:, : len(self.numbers)], torch.where(codes.isnan() & (gaps >= 0), gaps, codes)], 1)
+        return torch.cat([numbers, torch.where(codes.isnan() & (gaps >= 0), gaps, codes)], 1)
 
     def possible(self, x: Float[Tensor, "b d"]) -> Bool[Tensor, "b d"]:
         """Which numbers the columns can have, judging by the training data; NaN, for a missing value, is possible."""
-        pairs = zip(self.columns, self.each(x), strict=True)
+        pairs = zip(self.columns, self.unbind(x), strict=True)
         return torch.stack([column.possible(cells) for column, cells in pairs], -1)
 
     def affine(self, shape: tuple[int, ...]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"], Bool[Tensor, "d"]]:
@@ -396,10 +404,10 @@ class Columns(Transform):
                 f"columns with categories or gaps can't be exported or measured ({listed}); "
                 "use run.sample(given=…) or run.impute"
             )
-        columns = [self.columns[i] for i in self.numbers]
-        shift, scale = (tensor(tuple(getattr(column, name) for column in columns)) for name in ("shift", "scale"))
-        affine = [isinstance(column, Number) and column.affine for column in columns]
-        return shift, scale, torch.tensor(affine, device="cpu")
+        columns = [column for column in self.columns if isinstance(column, Number)]
+        shift = tensor(tuple(column.shift for column in columns))
+        scale = tensor(tuple(column.scale for column in columns))
+        return shift, scale, torch.tensor([column.affine for column in columns], device="cpu")
 
     def place(self, example: int, channel: int) -> str:
         """A cell, for error messages."""
@@ -420,7 +428,7 @@ class Columns(Transform):
     def describe(self) -> tuple[str, ...]:
         """The conversions, one line each, with their columns."""
         numbers = [column for column in self.columns if isinstance(column, Number)]
-        said = {
+        converted = {
             "logarithm": [column.name for column in numbers if column.log],
             "whole numbers": [column.name for column in numbers if column.whole],
             "few values": [column.name for column in self.columns if isinstance(column, Discrete)],
@@ -428,7 +436,7 @@ class Columns(Transform):
             "normal scores": [column.name for column in numbers if column.knots[0]],
             "steps": [f"{column.name} ({column.step:g})" for column in numbers if column.step not in (0, 1)],
         }
-        return tuple(f"{kind}: {', '.join(names)}" for kind, names in said.items() if names)
+        return tuple(f"{conversion}: {', '.join(names)}" for conversion, names in converted.items() if names)
 
 
 def columns_of(transform: Transform, count: int) -> Columns:
@@ -439,15 +447,15 @@ def columns_of(transform: Transform, count: int) -> Columns:
 
 
 def select(columns: Columns, chosen: Bool[Tensor, "d"]) -> Columns:
-    """Some of the columns."""
-    some = tuple(compress(columns.columns, chosen.tolist()))
-    names = [column.name for column in some]
+    """The chosen columns."""
+    selected = tuple(compress(columns.columns, chosen.tolist()))
+    names = [column.name for column in selected]
     fields = tuple(field for field in columns.fields if field.name in names)
-    return replace(columns, columns=some, fields=fields, never=())  # never is of whole rows
+    return replace(columns, columns=selected, fields=fields, never=())  # never is of whole rows
 
 
 def insert_rest(row: Float64[Tensor, "1 d"], rest: Float[Tensor, "n k"]) -> Float64[Tensor, "n d"]:
-    """A row, repeated, with the numbers that it lacks."""
+    """The row with each row of ``rest`` in its missing cells."""
     rows = row.repeat(len(rest), 1)
     rows[:, row[0].isnan()] = rest.to(rows)
     return rows
@@ -467,11 +475,14 @@ def learn_columns(
     ``columns``: their names, or what is known of them.
     ``every``: all rows of the table, including held-out ones, whose values must be possible; by default ``x``.
     """
-    every, learned = x if every is None else every, list[AnyColumn]()
+    every = x if every is None else every
+    learned = list[AnyColumn]()
     for column, cells, all_cells in zip(bar(columns, "columns"), x.T.cpu(), every.T.cpu(), strict=True):
-        own = Column(name=column) if isinstance(column, str) else column
-        seen = all_cells[~all_cells.isnan()].double().numpy()
-        learned.append(learn_column(cells[~cells.isnan()], replace(own, gaps=len(seen) < len(every)), np.unique(seen)))
+        if isinstance(column, str):
+            column = Column(name=column)
+        observed = all_cells[~all_cells.isnan()].double().numpy()
+        column = replace(column, gaps=len(observed) < len(every))
+        learned.append(learn_column(cells[~cells.isnan()], column, np.unique(observed)))
     return Columns(columns=tuple(learned), single=x.dtype == torch.float32)
 
 
@@ -480,57 +491,69 @@ def learn_column(x: Float[Tensor, "n"], column: Column, distinct: Float64[np.nda
 
     ``x``: the numbers to learn from.  ``distinct``: all numbers that must be possible, ascending.
     """
-    exact, few, own = x.double(), len(x) < FEW, vars(column)
+    exact = x.double()
     whole = bool((distinct == distinct.round()).all() and np.max(abs(distinct)) < 2**52)
     extent = distinct[-1] - distinct[0] if len(distinct) > 2 else np.inf
     if column.categories or (whole and extent < DISCRETE):
         # Whole numbers between those in the rows are possible, too, unless there are just two.
         values = np.arange(0.0 if column.categories else distinct[0], distinct[-1] + 1)
-        return Discrete(**own, values=tuple(values.tolist()))
+        return Discrete(**vars(column), values=tuple(values.tolist()))
     most = DISCRETE if whole and extent < FEW else FEW  # the values of a range, up to a few gaps, are a sample of it
     if len(distinct) <= most and len(x) >= 5 * len(distinct):
-        return Discrete(**own, values=tuple(distinct.tolist()))  # with fewer rows, other values may be possible
-    number = type_of(exact.numpy(), column, distinct, whole=whole, single=x.dtype == torch.float32)
+        return Discrete(**vars(column), values=tuple(distinct.tolist()))  # with fewer rows, others may be possible
+    number = learn_grid(exact.numpy(), column, distinct, whole=whole, single=x.dtype == torch.float32)
     exact = exact[number.encode(exact) == 0]  # atoms have no place on the line
     share, places = ties(exact.numpy())
-    v, low, high = (number.enter(exact, place) for place in (torch.from_numpy(places), 0.0, 1.0))
+    v = number.enter(exact, torch.from_numpy(places))
+    low, high = number.enter(exact, 0.0), number.enter(exact, 1.0)
     shift, scale = v.mean(), v.std()
     first, middle, third = torch.from_numpy(np.quantile(v.numpy(), [0.25, 0.5, 0.75]))
+    few = len(x) < FEW
     if not few and scale > LOST * (third - first) > 0:
         shift, scale = middle, third - first
     bounds = float(exact.min()), float(exact.max())
     number = replace(number, shift=float(shift.to(x)), scale=float(scale.to(x)), bounds=bounds)
     if few:
         return number
-    t, low, high = ((each - number.shift) / number.scale for each in (v, low, high))
-    start, end = (tuple(each.tolist()) for each in normal_scores(t.numpy(), low.numpy(), high.numpy(), share))
-    return number if start == end else replace(number, knots=(start, end))
+    t, left, right = (((ends - number.shift) / number.scale).numpy() for ends in (v, low, high))
+    start, end = normal_scores(t, left, right, share).tolist()
+    return number if start == end else replace(number, knots=(tuple(start), tuple(end)))
 
 
-def type_of(
+def learn_grid(
     x: Float64[np.ndarray, "n"], column: Column, distinct: Float64[np.ndarray, "k"], *, whole: bool, single: bool
 ) -> Number:
     """The grid and the atoms of a column of numbers, and whether it becomes logarithms.
 
     ``whole``: whether all values are whole numbers.  ``single``: whether they have single precision.
     """
-    few, step, grid = len(x) < FEW, 0.0, dict[str, Any]()
-    decimals = next((d for d in range(7) if has_decimals(distinct, d, single=single)), None)
+    few = len(x) < FEW
+    step, origin, decimals = 0.0, 0.0, 0
+    fewest = next((d for d in range(7) if has_decimals(distinct, d, single=single)), None)
     # Other numbers, if they are few, can't tell a grid from chance.
-    if decimals is not None and (whole or not few) and np.max(abs(distinct)) * 10.0**decimals < 2**52:
+    if fewest is not None and (whole or not few) and np.max(abs(distinct)) * 10.0**fewest < 2**52:
+        decimals = fewest
         units = np.round(distinct * 10**decimals).astype(np.int64)
-        most = 1 if few else max(1, math.gcd(*np.diff(units).tolist()))  # the largest step that has all values
-        step = most / 10**decimals
-        grid = {"step": step, "origin": float(units[0] % most) / 10**decimals, "decimals": decimals}
+        largest = 1 if few else max(1, math.gcd(*np.diff(units).tolist()))  # the largest step that has all values
+        step = largest / 10**decimals
+        origin = float(units[0] % largest) / 10**decimals
     values, counts = np.unique(x, return_counts=True)
     atoms = values[counts > max(5, len(x) * max(ATOM, DENSE * step / x.std()))]
     if len(values) - len(atoms) < FEW:
         atoms = atoms[:0]
     rest = x[~np.isin(x, atoms)]
     gain = np.log(rest.std() / np.log(rest).std()) - np.log(rest).mean() if rest.min() > 0 else 0
-    log = bool(not few and not whole and gain > LOG_GAIN and rest.min() > step)
-    least = 0.0 if whole and distinct[0] >= 0 else -UNBOUNDED
-    return Number(**vars(column), shift=0, scale=1, log=log, atoms=tuple(atoms.tolist()), least=least, **grid)
+    return Number(
+        **vars(column),
+        shift=0,
+        scale=1,
+        log=bool(not few and not whole and gain > LOG_GAIN and rest.min() > step),
+        atoms=tuple(atoms.tolist()),
+        least=0.0 if whole and distinct[0] >= 0 else -UNBOUNDED,
+        step=step,
+        origin=origin,
+        decimals=decimals,
+    )
 
 
 def has_decimals(x: Float64[np.ndarray, "n"], decimals: int, *, single: bool) -> bool:
@@ -566,7 +589,8 @@ def normal_scores(
     """
     from scipy.special import ndtr, ndtri  # imported here, because it takes a quarter as long as torch
 
-    n, order = len(t), np.argsort(t)
+    n = len(t)
+    order = np.argsort(t)
     t, low, high, share = t[order], low[order], high[order], share[order]
     heavy = (share > np.maximum(ATOM, high - low)) & (high > low)
     end = min(3.0, -ndtri(2 / n))
@@ -584,14 +608,15 @@ def normal_scores(
     few = int(ATOM * n)
     jumps = few + (np.diff(t)[few : n - 1 - few] > JUMP).nonzero()[0]
     edges = [low[:1], high[-1:], low[heavy], high[heavy], high[jumps], low[jumps + 1]]
-    marks = np.concatenate([np.where(heavy, t, high)[ranks], *edges])
-    marks = np.unique(marks)
+    marks = np.unique(np.concatenate([np.where(heavy, t, high)[ranks], *edges]))
     marks = marks[np.append(np.diff(marks) > SAME * np.maximum(1, abs(marks[1:])), True)]
     places, index = np.unique(t, return_inverse=True)  # equal values share a knot
     below = np.bincount(index, np.arange(n) + 0.5) / np.bincount(index) / n
     edge = 1e-9 * max(t[-1] - t[0], 1e-300)
     z = ndtri(np.interp(marks, [low[0] - edge, *places, high[-1] + edge], [0.25 / n, *below, 1 - 0.25 / n]))
-    fall = (ndtri(4.5 / n) - z[0]) / max(t[4] - marks[0], 1e-9), (z[-1] + ndtri(4.5 / n)) / max(marks[-1] - t[-5], 1e-9)
-    first, last = np.maximum(1 / np.clip(fall, 0.25, 1), SAME * abs(marks[[0, -1]]))
+    # The slopes of z between the outermost knots and the fifth values from the ends.
+    left_slope = (ndtri(4.5 / n) - z[0]) / max(t[4] - marks[0], 1e-9)
+    right_slope = (z[-1] + ndtri(4.5 / n)) / max(marks[-1] - t[-5], 1e-9)
+    first, last = np.maximum(1 / np.clip([left_slope, right_slope], 0.25, 1), SAME * abs(marks[[0, -1]]))
     marks = np.array([marks[0] - first, *marks, marks[-1] + last])
     return np.stack([marks, [z[0] - 1, *z, z[-1] + 1]])

@@ -92,37 +92,13 @@ class Origin:
         return place
 
     def check(self, data: "Dataset", place: str) -> None:
-        """Raises ValueError if this isn't the data."""
+        """Raises ValueError if the data at ``place`` isn't what the run was trained on."""
         if data.digest != self.digest:
             raise ValueError(f"{place} does not hold the data that the run was trained on")
 
 
 Loss = Callable[[ScoreModel, Batch], tuple[Tensor, Tensor]]
 """The losses of a batch's examples and their noise levels, see ``training_loss``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reports:
-    """When training evaluates its averaged weights on held-out examples, and what it does with the result.
-
-    ``count``: the number of reports.
-    ``power``: report k comes after a share (k/count)^power of the budget.
-    ``spacing``: the smallest number of steps between two reports; those due earlier are skipped.
-    ``from_start``: whether there is a report before the first step, too.
-    ``tolerance``: the share by which the held-out loss may exceed its minimum before the best average is restored.
-    ``patience``: the share by which it may exceed its minimum before training stops.
-    """
-
-    count: int = 10
-    power: float = 1.0
-    spacing: int = 1
-    from_start: bool = False
-    tolerance: float = 0.01
-    patience: float = math.inf
-
-    def due(self, fraction: float) -> int:
-        """How many reports are due once this share of the budget is spent."""
-        return int(self.count * min(1.0, fraction) ** (1 / self.power) + 1e-9)
 
 
 @runtime_checkable
@@ -162,7 +138,7 @@ class Curriculum:
         return drawn
 
     def held_out(self, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
-        """Batches of held-out examples, the same at every report, given the generator that also draws their noise."""
+        """Batches of held-out examples, always the same, given the generator that also draws their noise."""
 
         def draw(generator: torch.Generator) -> Iterator[Batch]:
             for size in self.sizes:
@@ -200,7 +176,12 @@ class Dataset:
     ``prior``: the run in the package that a training on few examples starts from, if there is one.
     ``headroom``: the default σ_max in leading standard deviations of the data.
     ``log_sigma_mean``: limits for the rule that chooses the mean of ln σ; ``log_sigma_std``: its standard deviation.
-    ``held_out``: sizes of the batches of held-out examples in a report; ``reports``: when a training reports.
+    ``held_out``: sizes of the batches of held-out examples in an evaluation of the averaged weights.
+    ``evaluations``: how many there are: number k comes after a share (k/evaluations)^evaluation_power of the budget.
+    ``evaluation_spacing``: the smallest number of steps between two of them; those due earlier are skipped.
+    ``evaluates_start``: whether the first one comes before the first step.
+    ``tolerance``: the share by which the held-out loss may exceed its minimum before the best average is restored.
+    ``patience``: the share by which it may exceed its minimum before training stops.
     ``guided``: whether sampling uses guidance.
     ``posterior_targets``: whether training may use posterior targets at high noise.
     ``refused``: options that do not apply.
@@ -224,7 +205,12 @@ class Dataset:
     log_sigma_mean: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     log_sigma_std: ClassVar[float] = 1.2
     held_out: ClassVar[tuple[int, ...]] = (256, 256)
-    reports: ClassVar[Reports] = Reports()
+    evaluations: ClassVar[int] = 10
+    evaluation_power: ClassVar[float] = 1.0
+    evaluation_spacing: ClassVar[int] = 1
+    evaluates_start: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 0.01
+    patience: ClassVar[float] = math.inf
     guided: ClassVar[bool] = False
     posterior_targets: ClassVar[bool] = True
     refused: ClassVar[tuple[str, ...]] = ()
@@ -263,17 +249,16 @@ class Dataset:
         if not data.numel():
             return 0.0, 1.0
         if data.dtype == torch.uint8:  # counted in one pass, because an array on disk may be large
-            counts = (
-                torch.stack([torch.bincount(part.flatten(), minlength=256) for part in chunks(data)]).sum(0).double()
-            )
+            histograms = [torch.bincount(chunk.flatten(), minlength=256) for chunk in chunks(data)]
+            counts = torch.stack(histograms).sum(0).double()
             values = reals(torch.arange(256, dtype=torch.uint8, device=data.device)).double()
             mean = float(counts @ values) / data.numel()
             return mean, math.sqrt(float(counts @ (values - mean).square()) / data.numel())
         if bool((missing := data.isnan()).any()):
             data = data[~missing]
-        average = sum(float(part.double().sum()) for part in chunks(data)) / data.numel()
-        squares = sum(float((part.double() - average).square().sum()) for part in chunks(data))
-        return average, math.sqrt(squares / data.numel())
+        mean = sum(float(chunk.double().sum()) for chunk in chunks(data)) / data.numel()
+        squares = sum(float((chunk.double() - mean).square().sum()) for chunk in chunks(data))
+        return mean, math.sqrt(squares / data.numel())
 
     @property
     def width(self) -> str:
@@ -288,9 +273,10 @@ class Dataset:
         names = () if self.labels is None else self.labels.names
         # Their names reveal folders of splits that were mistaken for classes.
         listed = f" ({', '.join(names)})" if 0 < len(names) <= 5 else ""
-        parts = [len(part) for part in (self.train, self.validation, self.test)]
-        facts = [f"{sum(parts):,} {self.noun}{size}", self.width, *converted, f"{len(names) or 'no'} classes{listed}"]
-        return f"{', '.join(facts)}; {' / '.join(f'{part:,}' for part in parts)} for training, validation, test"
+        counts = [len(split) for split in (self.train, self.validation, self.test)]
+        facts = [f"{sum(counts):,} {self.noun}{size}", self.width, *converted, f"{len(names) or 'no'} classes{listed}"]
+        splits = " / ".join(f"{count:,}" for count in counts)
+        return f"{', '.join(facts)}; {splits} for training, validation, test"
 
     def announce(self) -> None:
         """Log the description, and what was done to the files."""
@@ -300,9 +286,8 @@ class Dataset:
     @cached_property
     def digest(self) -> str:
         """The sha256 of the numbers of all three splits, in hexadecimal."""
-        return self.sha256 or sha256_of(
-            chunk.numpy() for part in (self.train, self.validation, self.test) for chunk in chunks(part)
-        )
+        splits = (self.train, self.validation, self.test)
+        return self.sha256 or sha256_of(chunk.numpy() for split in splits for chunk in chunks(split))
 
     # How a score is learned.
 
@@ -313,6 +298,11 @@ class Dataset:
         """
         mean, std = self.statistics
         return {"data_mean": mean, "data_std": std}
+
+    @classmethod
+    def evaluations_due(cls, fraction: float) -> int:
+        """How many evaluations are due once this share of the budget is spent."""
+        return int(cls.evaluations * min(1.0, fraction) ** (1 / cls.evaluation_power) + 1e-9)
 
     def curriculum(self, model: ScoreModel, hidden: tuple[str, ...]) -> Curriculum:
         """How the model learns; ``hidden``: columns that half of the training is for."""

@@ -54,8 +54,8 @@ class Transform:
 
     def affine(self, shape: tuple[int, ...]) -> tuple[Float[Tensor, "*d"], Float[Tensor, "*d"], Bool[Tensor, "*d"]]:
         """Shift and scale of each number of an example, x = shift + scale·z, and which numbers that describes fully."""
-        zero = torch.zeros(shape, device="cpu")
-        return zero, torch.ones_like(zero), torch.ones_like(zero, dtype=torch.bool)
+        shift = torch.zeros(shape, device="cpu")
+        return shift, torch.ones_like(shift), torch.ones_like(shift, dtype=torch.bool)
 
     def place(self, example: int, channel: int) -> str:
         """The position of a number, for error messages; both arguments count from 0."""
@@ -63,9 +63,9 @@ class Transform:
 
     def check(self, x: Shaped[Tensor, "b *d"]) -> None:
         """Raise ValueError for impossible numbers, naming the first."""
-        for where in (~self.possible(x)).nonzero()[:1].tolist():
-            value = float(x[tuple(where)])
-            raise ValueError(f"{self.place(*where[:2])} cannot be {value:g}, judging by the training data")
+        for index in (~self.possible(x)).nonzero()[:1].tolist():
+            value = float(x[tuple(index)])
+            raise ValueError(f"{self.place(*index[:2])} cannot be {value:g}, judging by the training data")
 
     def describe(self) -> tuple[str, ...]:
         """What the transform does beyond shifting and scaling, one line each."""
@@ -94,11 +94,15 @@ class Depth(Transform):
 
     def forward(self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float[Tensor, "b *d"]:
         """Convert bytes to reals, dequantised at random if there is a ``generator``; reals are unchanged."""
-        return reals(x) if generator is None or x.dtype != torch.uint8 else dequantize(x, generator=generator)
+        if generator is None or x.dtype != torch.uint8:
+            return reals(x)
+        return dequantize(x, generator=generator)
 
     def possible(self, x: Shaped[Tensor, "b *d"]) -> Bool[Tensor, "b *d"]:
         """Bytes, and reals that aren't far from [0, 1], as on another scale."""
-        return torch.isnan(x) | ((x >= -0.5) & (x <= 1.5)) | torch.tensor(x.dtype == torch.uint8, device=x.device)
+        if x.dtype == torch.uint8:
+            return torch.ones_like(x, dtype=torch.bool)
+        return torch.isnan(x) | ((x >= -0.5) & (x <= 1.5))
 
     def place(self, example: int, channel: int) -> str:
         """Name the image, for error messages."""
@@ -108,13 +112,12 @@ class Depth(Transform):
         """Convert reals to the files' dtype; integers are rounded and clipped to [low, high), floats aren't."""
         if self == BYTES:
             return quantize(x).cpu().numpy()
-        span = self.high - self.low
-        values = x.detach().cpu().double().numpy() * span + self.low
+        values = x.detach().cpu().double().numpy() * (self.high - self.low) + self.low
         dtype = np.dtype(self.dtype)
         if dtype.kind == "f":
             return values.astype(dtype)
-        # Beyond 2⁵³, high − 1 is rounded to high.
-        return np.round(values).clip(self.low, min(self.high - 1, np.nextafter(self.high, 0))).astype(dtype)
+        largest = min(self.high - 1, np.nextafter(self.high, 0))  # beyond 2⁵³, high − 1 is rounded to high
+        return np.round(values).clip(self.low, largest).astype(dtype)
 
 
 BYTES = Depth()
@@ -138,26 +141,26 @@ class Scale(Transform):
     scale: tuple[float, ...] = ()
     axes: Annotated[int, Interval(ge=1, le=3)] = 1
 
-    def each(self, values: tuple[float, ...]) -> Float64[Tensor, "c *ones"]:
+    def per_channel(self, values: tuple[float, ...]) -> Float64[Tensor, "c *ones"]:
         """A number per channel, shaped to broadcast against a signal."""
         return torch.tensor(values, dtype=torch.float64, device="cpu").view(-1, *[1] * self.axes)
 
     def forward(self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None = None) -> Float[Tensor, "b *d"]:
-        z = (x.detach().cpu().double() - self.each(self.shift)) / self.each(self.scale)
+        z = (x.detach().cpu().double() - self.per_channel(self.shift)) / self.per_channel(self.scale)
         return z.to(x)
 
     def inverse(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
         """The model's examples in the user's units, in double precision if the device supports it."""
-        x = self.each(self.shift) + self.each(self.scale) * z.detach().cpu().double()
+        x = self.per_channel(self.shift) + self.per_channel(self.scale) * z.detach().cpu().double()
         return x.to(z.device, z.dtype if z.device.type == "mps" else torch.float64)
 
     def log_abs_det_jacobian(
         self, x: Shaped[Tensor, "b *d"], generator: torch.Generator | None = None
     ) -> Float64[Tensor, "b"]:
-        return -self.each(self.scale).expand(x.shape[1:]).log().sum().expand(len(x))
+        return -self.per_channel(self.scale).expand(x.shape[1:]).log().sum().expand(len(x))
 
     def affine(self, shape: tuple[int, ...]) -> tuple[Float[Tensor, "*d"], Float[Tensor, "*d"], Bool[Tensor, "*d"]]:
-        shift, scale = (self.each(values).expand(shape) for values in (self.shift, self.scale))
+        shift, scale = self.per_channel(self.shift).expand(shape), self.per_channel(self.scale).expand(shape)
         return shift, scale, torch.ones_like(shift, dtype=torch.bool)
 
     def possible(self, x: Float[Tensor, "b *d"]) -> Bool[Tensor, "b *d"]:

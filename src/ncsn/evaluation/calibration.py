@@ -18,8 +18,9 @@ from ncsn.machine.messages import bar, log, quieter
 from ncsn.measurements import Measurement, measure_rows
 from ncsn.metrics import MIN_TRIALS, Calibration, Trials, rank_all
 from ncsn.run.imputation import ImputingRun, choose_patterns
-from ncsn.run.run import PosteriorOptions, Run, SeededOptions, SeededPosteriorOptions, block_size
-from ncsn.run.steps import generator_of
+from ncsn.run.options import PosteriorOptions, SeededOptions, SeededPosteriorOptions
+from ncsn.run.run import Run
+from ncsn.run.steps import block_size, generator_of
 from ncsn.tables.run import TableRun
 from ncsn.validation import as_numbers, check_type, whole
 

@@ -19,7 +19,8 @@ from ncsn.evaluation.images import Ruler as ImageRuler
 from ncsn.evaluation.signals import SignalRuler
 from ncsn.evaluation.tables import TableRuler, show_rows
 from ncsn.machine.messages import bar, log
-from ncsn.run.run import Run, UserData
+from ncsn.run.options import UserData
+from ncsn.run.run import Run
 from ncsn.samplers import Step
 from ncsn.settings import TABLES
 from ncsn.signals import SignalRun, Signals
@@ -36,8 +37,8 @@ MAX_CLIPPED = 0.05  # excess share of pixels at the ends of the range, above whi
 def write(run: Run, samples: UserData, path: Sequence[Step], out: Path) -> None:
     """Write samples to a picture, an animation of the states of some (``path``), or a table."""
     if isinstance(run, TableRun):
-        framed = hasattr(samples, "columns")
-        write_frame(samples if framed else frame_of(run.columns, np.asarray(samples, np.float64)), out)
+        is_frame = hasattr(samples, "columns")
+        write_frame(samples if is_frame else frame_of(run.columns, np.asarray(samples, np.float64)), out)
     elif isinstance(run, SignalRun):
         plots.signal_rows({"samples": samples}, out)
     elif out.suffix == ".gif":
@@ -68,9 +69,15 @@ def show_images(run: Run, data: Dataset, samples: Float[Tensor, "n c h w"], path
     plots.image_grid(annealed, folder / "samples_annealed.png")
     plots.evolution(path, folder / "evolution.png")
     plots.evolution_animation(path, folder / "evolution.gif")
-    ours, theirs = (share_clipped(quantize(x)) for x in (samples, reals(data.train[: len(samples)])))
-    if ours > theirs + MAX_CLIPPED:
-        log.info(f"{ours:.0%} of pixels in samples, but {theirs:.0%} in training images, are fully black or white")
+    report_clipping(samples, data)
+
+
+def report_clipping(samples: Float[Tensor, "n c h w"], data: Dataset) -> None:
+    """Say so if many more pixels are fully black or white in samples than in training images."""
+    clipped = share_clipped(quantize(samples))
+    usual = share_clipped(quantize(reals(data.train[: len(samples)])))
+    if clipped > usual + MAX_CLIPPED:
+        log.info(f"{clipped:.0%} of pixels in samples, but {usual:.0%} in training images, are fully black or white")
 
 
 def share_clipped(pixels: Shaped[Tensor, "n c h w"]) -> float:
@@ -87,10 +94,10 @@ def ruler(run: Run, data: Dataset, features: object, n: int) -> Ruler:
     mirrored = bool(run.settings.get("flip"))
     match data:
         case Table():
-            shares, model = log_shares(data.columns, data.train), run.model
-            own = model.log_shares.cpu().double() if isinstance(model, ConditionalModel) else shares.cpu()
-            if not torch.allclose(own, shares.cpu()):
-                raise ValueError(OTHER_DATA)
+            if isinstance(run.model, ConditionalModel):
+                shares = log_shares(data.columns, data.train).cpu()
+                if not torch.allclose(run.model.log_shares.cpu().double(), shares):
+                    raise ValueError(OTHER_DATA)
             test = held_out_examples(data, n)
             return TableRuler(run, data, test, len(test))
         case Signals():

@@ -1,49 +1,79 @@
-"""Training runs: a plan follows from the data, the settings and the machine, and ``train`` carries it out."""
+"""``fit`` learns the score of any data: a plan follows from it, and ``Training`` carries it out."""
 
 import json
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from dataclasses import fields, replace
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
+import numpy as np
 import torch
-from pydantic import InstanceOf
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ncsn import metrics, training
 from ncsn.batching import Batch, batches, reals
-from ncsn.data.dataset import Dataset, Origin, absolute
+from ncsn.data.dataset import Curriculum, Dataset, Origin, absolute
 from ncsn.distributions import Empirical
+from ncsn.evaluation.images import Features
 from ncsn.learn import rules
 from ncsn.learn.guidance import choose_weight, features_for
-from ncsn.learn.record import BANDS, Ledger, Record, Row, best_row, until_spoiled, verdict
-from ncsn.loading import Classes, Examples, dataset_of, load, load_dataset, run_class, short_name
+from ncsn.learn.history import BANDS, History, Row, best_row, until_overfitted, verdict
+from ncsn.learn.plan import Plan, make_plan, storable_settings
+from ncsn.learn.record import Record
+from ncsn.learn.start import build_model
+from ncsn.loading import Classes, Examples, dataset_of, load_dataset, run_class, short_name
 from ncsn.machine import hardware
 from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective, dsm, posterior_dsm, training_loss
-from ncsn.run.folder import CHECKPOINT, check_folder, has_run, read_config, write_model
-from ncsn.run.recipe import Recipe
-from ncsn.run.run import Run, config_of
+from ncsn.run.folder import check_folder, has_own_run, has_run, read_config
+from ncsn.run.run import Run
 from ncsn.score import ScoreModel
-from ncsn.settings import Changes, ResolvedSettings, TrainSettings
+from ncsn.settings import Changes, TrainSettings
+from ncsn.signals import SignalRun, Signals
+from ncsn.tables.learning import Table
 from ncsn.tables.run import TableRun
-from ncsn.training import Budget, Progress, State, muon_and_adam
-from ncsn.validation import DeviceName, Json, check_ranges, check_type, counted, plain, refuse_options
+from ncsn.training import Budget, Progress, State
+from ncsn.validation import DeviceName, Json, check_type, counted, plain, refuse_options
 
-COLOUR_AXES = {"stem.weight": 1, "head.weight": 0, "head.bias": 0}  # of the U-Net's first and last layers
+if TYPE_CHECKING:
+    import pandas
+
 CHANCE = 3.0  # standard errors of a rise of the held-out loss; few, because small tables show a row several times
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
-FIGURES = 6.0  # seconds that they take on an idle processor
+FIGURE_SECONDS = 6.0  # that figures take on an idle processor
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
 
 
+class FitOptions(Changes, total=False):
+    """The keywords of ``fit``, so that its overloads needn't repeat them."""
+
+    settings: TrainSettings | None
+    labels: Classes
+    network: nn.Module | None
+    objective: Objective | None
+    noise: Proposal | None
+    start: Run | str | None
+    device: DeviceName | None
+    record: Record | None
+    quiet: bool
+
+
+@overload
+def fit(data: Signals, **options: Unpack[FitOptions]) -> SignalRun: ...
+@overload
+def fit(data: Table, **options: Unpack[FitOptions]) -> TableRun: ...
+@overload
+def fit(data: Tensor | np.ndarray | Dataset | str | Path, **options: Unpack[FitOptions]) -> Run: ...
+@overload
+def fit(data: "pandas.DataFrame | Mapping[str, object]", **options: Unpack[FitOptions]) -> TableRun: ...
 def fit(
     data: Examples,
     *,
@@ -102,20 +132,33 @@ def fit(
     torch.Size([100, 2])
     """
     refuse_options("fit", changes.keys() - Changes.__annotations__.keys())
-    named = {"start": start} if isinstance(start, str) else {}
-    own = OwnParts(network=network, objective=objective, noise=noise, start=None if isinstance(start, str) else start)
     check_type("settings", settings, TrainSettings, type(None))
     check_type("record", record, Record, type(None))
+    check_type("network", network, nn.Module, type(None))
+    check_type("objective", objective, Callable, type(None))
+    check_type("noise", noise, Proposal, type(None))
+    check_type("start", start, Run, str, type(None))
     base = TrainSettings(minutes=1.0) if settings is None else settings
-    job = base.job if device is None else replace(base.job, device=device)
-    ends = {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
-    given = {name: plain(value) for name, value in changes.items() if value is not None}
-    chosen = base.but(ends | named | given | {"job": job})
+    values = {name: plain(value) for name, value in changes.items() if value is not None}
+    if noise is not None:
+        values = noise_range(noise) | values
+    if isinstance(start, str):
+        values["start"] = start
+    if device is not None:
+        values["job"] = replace(base.job, device=device)
+    settings = base.but(values)
     with training_lock(), quieter(logging.ERROR) if quiet else nullcontext():
-        dataset = dataset_of(data, labels, reading=chosen.reading)
+        dataset = dataset_of(data, labels, reading=settings.reading)
         if record is None:  # a record says where the data is
-            chosen = replace(chosen, dataset=dataset.name)
-        return train(plan(dataset, chosen, own), dataset, record or Record())
+            settings = replace(settings, dataset=dataset.name)
+        first = start if isinstance(start, Run) else None
+        plan = make_plan(dataset, settings, network=network, objective=objective, noise=noise, start=first)
+        return train(plan, dataset, record or Record())
+
+
+def noise_range(noise: Proposal) -> Json:
+    """The settings of the largest and the smallest noise level, if the proposal has them."""
+    return {name: getattr(noise, name) for name in ("sigma_max", "sigma_min") if hasattr(noise, name)}
 
 
 @contextmanager
@@ -125,357 +168,270 @@ def training_lock() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True, kw_only=True)
-class OwnParts:
-    """What a user provides instead of the package's own parts."""
-
-    network: nn.Module | None = None
-    objective: Objective | None = None
-    noise: Proposal | None = None
-    start: InstanceOf[Run] | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a training will do.
-
-    ``settings``: including those that follow from the data and the machine.
-    ``recipe``, ``guide_recipe``: the models to train, and how to sample them.
-    ``noise``: the distribution of noise levels.
-    ``own``: the user's own parts.
-    ``effort``: the budget, and what it leaves time for.
-    ``device``, ``autocast``: of the network, see ``ScoreModel``.
-    """
-
-    settings: ResolvedSettings
-    recipe: Recipe
-    guide_recipe: Recipe | None
-    noise: Proposal
-    own: OwnParts
-    effort: rules.Effort
-    device: torch.device
-    autocast: torch.dtype | None
-
-    def facts(self) -> Json:
-        """The settings for config.json, with the names of the user's own parts instead of the settings they replace."""
-        settings, own = self.settings, self.own
-        facts = storable_settings(asdict(settings))
-        if own.network is not None:
-            facts |= {"network": rules.name_of(own.network), "channels": None, "blocks": None}
-        if own.objective is not None:
-            facts["objective"] = getattr(own.objective, "__qualname__", repr(own.objective))
-        if own.noise is not None and own.noise != rules.noise_of(settings):
-            facts |= {"proposal": repr(own.noise), "log_sigma_mean": None, "log_sigma_std": None}
-        return facts
-
-
-def storable_settings(settings: Json) -> Json:
-    """Settings as config.json stores them: without the job, which is a new one when the run is resumed."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items() if name != "job"}
-
-
-ALL_OURS = OwnParts()
-
-
-def plan(data: Dataset, given: TrainSettings, own: OwnParts = ALL_OURS, *, saved: Json | None = None) -> Plan:
-    """Plan a training on this data, and print a description of the data.
-
-    ``saved``: the settings of a run to resume, which take precedence over those that are given.
-    Raises ValueError for options that don't apply to the data, and for models that can't be built or sampled.
-    """
-    if given.hidden and own.network is not None:
-        raise ValueError("hidden doesn't apply to a network of your own, which learns all columns together")
-    if own.start is not None:
-        given = replace(given, start=str(own.start.folder or "a run in memory"))
-    elif own.network is not None and given.start is None and data.prior is not None:
-        given = replace(given, start="none")
-    if saved is None:
-        rules.check_options(given, data)  # before anything is printed
-    data.announce()  # before anything that takes seconds
-    device, start = hardware.choose_device(given.job.device), None if own.start is None else config_of(own.start)
-    settings = rules.resolve(given, data, device, start) if saved is None else rules.recall(given, saved)
-    recipe, guide_recipe = rules.recipes(settings, data, own.network)
-    recipe.sampling.but(sampler="annealed")
-    recipe.build(network=own.network)(torch.zeros(1, *recipe.shape), 1.0)
-    precision = data.precision if given.job.precision == "auto" else given.job.precision
-    return Plan(
-        settings=settings,
-        recipe=recipe,
-        guide_recipe=guide_recipe,
-        noise=own.noise or rules.noise_of(settings),
-        own=own,
-        effort=rules.Effort.of(settings, data),
-        device=device,
-        autocast=hardware.choose_autocast(precision, device),
-    )
-
-
 def train(plan: Plan, data: Dataset, record: Record) -> Run:
     """Carry out a plan: train the guide and the network, keep the best average, choose the guidance."""
     with training_lock():
-        return Training(plan, data, record).run()
+        # For initial weights; every training step is seeded separately.
+        torch.default_generator.manual_seed(plan.settings.seed)
+        model = build_model(plan, data, record)
+        generator = torch.Generator(plan.device).manual_seed(plan.settings.seed)
+        state = State(model, plan.optimizers(model), generator=generator, seed=plan.settings.seed)
+        return Training(plan, data, record, state).run_to_end()
 
 
 class Training:
-    """A training: what the network and its guide learn from, their states, and how far they are.
+    """A training of a network, and first of its guide, if it has one; ``run_to_end`` does all of it.
 
-    ``share``: the number of examples of a batch that this process learns from at a time.
-    ``labels``: the classes of the training examples, if the model is class-conditional.
+    ``state``: of the network; ``guide``: of the guide.
+    ``history``: a part of the state, so that a resumed training continues with its rows, sum and best average.
     ``examples``: the training examples, on the device unless they would take much of its memory.
+    ``labels``: the classes of the training examples, if the model is class-conditional.
     ``held_out``: the validation examples.
-    ``products``: the dtype of large products outside of the network.
+    ``share``: the number of examples of a batch that this process learns from at a time.
     ``objective``: the user's, or denoising score matching, with posterior targets at high noise.
-    ``ledger``: a part of the state, so that a resumed run continues with its rows, sum and best average.
+    ``budget``, ``guide_budget``: how long to train, known once the training has begun.
+    ``run``: what is made of it.
     """
 
-    def __init__(self, plan: Plan, data: Dataset, record: Record) -> None:
-        self.plan, self.data, self.record, self.settings = plan, data, record, plan.settings
-        device, labels = plan.device, data.labels if plan.settings.class_conditional else None
-        self.generator = torch.Generator(device).manual_seed(self.settings.seed)
-        self.share = record.group.share(self.settings.batch_size)
+    budget: Budget
+    guide_budget: Budget
+
+    def __init__(self, plan: Plan, data: Dataset, record: Record, state: State) -> None:
+        self.plan, self.data, self.record, self.settings, self.state = plan, data, record, plan.settings, state
+        device = plan.device
+        fits = data.train.nbytes <= hardware.memory_of(device) // 4
+        self.examples = data.train.to(device) if fits else data.train
+        labels = data.labels if self.settings.class_conditional else None
         self.labels = None if labels is None else labels.train.to(device)
-        small = data.train.nbytes <= hardware.memory_of(device) // 4
-        self.examples = data.train.to(device) if small else data.train
         self.held_out = Batch(data.validation.to(device), None if labels is None else labels.validation.to(device))
-        self.products = plan.autocast or torch.float32
-        self.objective: Objective = plan.own.objective or dsm
-        if plan.own.objective is None and self.settings.posterior_above < self.settings.sigma_max:
-            self.objective = self.posterior_objective()
-        start = self.start()
-        # For initial weights; every training step is seeded separately.
-        torch.default_generator.manual_seed(self.settings.seed)
-        self.state = self.initial_state(plan.recipe, plan.own.network, start)
-        self.guide = None if plan.guide_recipe is None else self.initial_state(plan.guide_recipe)
-        self.ledger = Ledger(self.state.average)
-        self.state.parts["ledger"] = self.ledger
-
-    def posterior_objective(self) -> Objective:
-        """Denoising score matching whose targets at high noise are the score of the whole training set."""
-        examples, labels = reals(self.examples), self.labels
-        if self.settings.flip:
-            examples = torch.cat([examples, examples.flip(-1)])
-            labels = None if labels is None else labels.repeat(2)
-        everything = Empirical(examples, labels, dtype=self.products)
-        return partial(posterior_dsm, data_score=everything, above=self.settings.posterior_above)
-
-    def start(self) -> Run | None:
-        """The run whose weights training starts from; a resumed run has weights of its own."""
-        record, start = self.record, self.plan.own.start
-        goes_on = record.folder is not None and record.job.resume and (record.folder / CHECKPOINT).exists()
-        if self.settings.start is None or start is not None or goes_on:
-            return start
-        return load(self.settings.start, device=self.settings.job.device)
-
-    def initial_state(self, recipe: Recipe, network: nn.Module | None = None, start: Run | None = None) -> State:
-        """The initial state of training a recipe's model, with the weights of ``start``."""
-        beginning = self.data.start(recipe.preconditioning)
-        model = recipe.build(beginning, network=network, autocast=self.plan.autocast).to(self.plan.device)
-        if start is not None:
-            take_weights(model, start, recipe.shape[0])
-        rates = {"muon_rate": self.settings.muon_rate, "adam_rate": self.settings.adam_rate}
-        optimizers = muon_and_adam(model, **rates, products=self.products)
-        return State(model, optimizers, generator=self.generator, seed=self.settings.seed)
-
-    def run(self) -> Run:
-        """Train, keep the best average, and choose the guidance."""
-        plan, record = self.plan, self.record
-        run = run_class(plan.recipe.shape)(
-            score=self.state.average,
+        self.share = record.group.share(self.settings.batch_size)
+        self.guide = self.guide_state()
+        self.objective = self.choose_objective()
+        self.history = History(state.average)
+        state.parts["ledger"] = self.history  # its name in checkpoints
+        self.features: Features | None = None
+        self.run = run_class(plan.recipe.shape)(
+            score=state.average,
             recipe=plan.recipe,
             guide=None if self.guide is None else self.guide.average,
             guide_recipe=plan.guide_recipe,
-            device=plan.device,
+            device=device,
             settings=plan.facts(),
             origin=record.origin,
         )
-        record.begin(run, self.state)
-        run = replace(run, folder=record.folder)
-        slowness = (time.perf_counter() - record.began) / time.process_time()  # by other programs
-        choose_guidance = self.prepare(run)
-        budget, guide_budget = self.budgets(run, FIGURES * max(1.0, slowness))
-        if self.guide is not None and plan.guide_recipe is not None:
-            record.begin(replace(run, recipe=plan.guide_recipe), self.guide, "guide")
-            for _ in record.watch(self.progress(self.guide, guide_budget), self.guide, part="guide"):
-                pass
-        self.learn(budget)
-        if choose_guidance is not None:
-            weight = choose_guidance(run, self.state.step * self.share * record.group.size, self.settings.seed)
-            run = replace(run, recipe=replace(plan.recipe, sampling=plan.recipe.sampling.but(guidance=weight)))
-        if record.group.is_main:
-            self.report()
-            measured = run.measure_coverage(self.data) if isinstance(run, TableRun) else {}
-            run = replace(run, measured=measured)
-        record.describe(run)
-        return run
 
-    def prepare(self, run: Run) -> Callable[[Run, int, int], float] | None:
-        """Compile the network if that pays off; return what chooses the guidance, if it is to be chosen."""
-        settings, effort, data, device = self.settings, self.plan.effort, self.data, self.plan.device
-        if effort.compiled and settings.compile:
-            model, example = self.state.model, torch.zeros(self.share, *run.recipe.shape, device=device)
-            sigma = torch.ones(self.share, device=device)
-            hardware.compile_network(model.network, lambda: model(example, sigma), seconds=effort.compiling)
-        guided = run.guide is not None or run.recipe.num_classes > 0
-        if not (self.record.group.is_main and settings.guidance == "chosen" and guided):
-            return None
-        features = features_for(data, device, seconds=effort.classifying, effort=effort.share)
-        return lambda run, seen, seed: choose_weight(run, data, features, seen=seen, seed=seed, effort=effort.share)
+    def choose_objective(self) -> Objective:
+        """The user's objective, or denoising score matching.
 
-    def budgets(self, run: Run, figures: float) -> tuple[Budget, Budget]:
-        """Those of the network and its guide; the leading process keeps the time.
-
-        ``figures``: the seconds that figures will take.
+        Its targets at high noise are the score of the whole training set, where there is time for it.
         """
-        record, settings, state = self.record, self.settings, self.state
-        elapsed = float(record.group.broadcast(repr(time.perf_counter() - record.began + figures).encode()))
-        # An evaluation takes a third as long as learning from an example, and the figures have samples of their own.
-        evaluations = self.data.shown * settings.samples * run.recipe.sampling.guided_nfe
-        after = 2 / 3 * evaluations / settings.batch_size
-        budgets = self.plan.effort.budgets(elapsed, guided=self.guide is not None, after=after)
-        if budgets[0].fraction(state.step, state.seconds) >= 1:
-            log.info(f"nothing is left to train after {state.step:,} steps; increase --steps or --minutes to continue")
-        return budgets
+        settings = self.settings
+        if self.plan.objective is not None:
+            return self.plan.objective
+        if settings.posterior_above >= settings.sigma_max:
+            return dsm
+        examples, labels = reals(self.examples), self.labels
+        if settings.flip:
+            examples = torch.cat([examples, examples.flip(-1)])
+            labels = None if labels is None else labels.repeat(2)
+        data_score = Empirical(examples, labels, dtype=self.plan.products)
+        return partial(posterior_dsm, data_score=data_score, above=settings.posterior_above)
 
-    def progress(self, state: State, budget: Budget) -> Iterator[Progress]:
-        """The training of a state."""
-        settings, labels = self.settings, self.labels if state.model.num_classes else None
-        drawn = batches(self.examples, self.share, labels, flip=settings.flip, generator=self.generator)
-        curriculum = self.data.curriculum(state.model, settings.hidden)
-        loss = curriculum.loss(training_loss(self.plan.noise, self.objective, generator=self.generator))
-        examples, record = curriculum.batches(drawn, self.generator), self.record
+    def guide_state(self) -> State | None:
+        """The initial state of the guide, a smaller network."""
+        recipe = self.plan.guide_recipe
+        if recipe is None:
+            return None
+        beginning = self.data.start(recipe.preconditioning)
+        model = recipe.build(beginning, autocast=self.plan.autocast).to(self.plan.device)
+        optimizers = self.plan.optimizers(model)
+        return State(model, optimizers, generator=self.state.generator, seed=self.settings.seed)
+
+    def run_to_end(self) -> Run:
+        """Train, keep the best average, and choose the guidance."""
+        self.begin()
+        self.train_guide()
+        self.train_network()
+        self.choose_guidance()
+        return self.finish()
+
+    def begin(self) -> None:
+        """Load the last checkpoint or write a first one, prepare what takes time, and divide the rest of it."""
+        record = self.record
+        record.begin(self.run, self.state)
+        record.rows = self.history.rows  # to which this session adds
+        self.run = replace(self.run, folder=record.folder)
+        slowness = (time.perf_counter() - record.began) / time.process_time()  # by other programs
+        self.compile()
+        self.features = self.choose_features()
+        self.budget, self.guide_budget = self.budgets(FIGURE_SECONDS * max(1.0, slowness))
+        if self.budget.fraction(self.state.step, self.state.seconds) >= 1:
+            steps = f"{self.state.step:,} steps"
+            log.info(f"nothing is left to train after {steps}; increase --steps or --minutes to continue")
+
+    def compile(self) -> None:
+        """Compile the network if that pays off."""
+        settings, device, model = self.settings, self.plan.device, self.state.model
+        if settings.compile and rules.pays_to_compile(settings):
+            example = torch.zeros(self.share, *self.plan.recipe.shape, device=device)
+            sigma = torch.ones(self.share, device=device)
+            seconds = rules.compiling_seconds(settings)
+            hardware.compile_network(model.network, lambda: model(example, sigma), seconds=seconds)
+
+    def choose_features(self) -> Features | None:
+        """The features by which guidance is chosen after training, in the leading process, if it is to be chosen."""
+        guided = self.run.guide is not None or self.plan.recipe.num_classes > 0
+        if not (guided and self.settings.guidance == "chosen" and self.record.group.is_main):
+            return None
+        seconds, effort = rules.classifier_seconds(self.settings), rules.guidance_effort(self.settings)
+        return features_for(self.data, self.plan.device, seconds=seconds, effort=effort)
+
+    def budgets(self, figure_seconds: float) -> tuple[Budget, Budget]:
+        """Those of the network and its guide, minus the time for figures; the leading process keeps the time."""
+        settings, record = self.settings, self.record
+        elapsed = time.perf_counter() - record.began + figure_seconds
+        elapsed = float(record.group.broadcast(repr(elapsed).encode()))
+        # An evaluation takes a third as long as learning from an example, and the figures have samples of their own.
+        evaluations = self.data.shown * settings.samples * self.plan.recipe.sampling.guided_nfe
+        after = 2 / 3 * evaluations / settings.batch_size
+        return rules.budgets(settings, elapsed, guided=self.guide is not None, after=after)
+
+    def steps(self, state: State, budget: Budget) -> Iterator[Progress]:
+        """Train a state until its budget is spent."""
+        generator = state.generator
+        labels = self.labels if state.model.num_classes else None
+        drawn = batches(self.examples, self.share, labels, flip=self.settings.flip, generator=generator)
+        curriculum = self.data.curriculum(state.model, self.settings.hidden)
+        loss = curriculum.loss(training_loss(self.plan.noise, self.objective, generator=generator))
+        examples, record = curriculum.batches(drawn, generator), self.record
         return training.train(state, examples, loss, budget=budget, group=record.group, signals=record.signals)
 
-    def learn(self, budget: Budget) -> None:
-        """Train the network, and report the training and held-out losses as often as the data says.
+    def train_guide(self) -> None:
+        """Train the guide, if there is one."""
+        if self.guide is not None and self.plan.guide_recipe is not None:
+            self.record.begin(replace(self.run, recipe=self.plan.guide_recipe), self.guide, "guide")
+            for _ in self.record.watch(self.steps(self.guide, self.guide_budget), self.guide, subfolder="guide"):
+                pass
 
-        If the held-out loss has risen by more than the tolerance and by more than chance, which is overfitting, the
-        best earlier average is restored at the end.
-        """
-        state, record, ledger, reports, done = self.state, self.record, self.ledger, self.data.reports, -1
-        held_out = HeldOut(self)
-        record.rows = ledger.rows
+    def train_network(self) -> None:
+        """Train the network, evaluate it as often as the data says, and keep the best average."""
+        state, history = self.state, self.history
+        if self.data.evaluates_start and not state.step:
+            self.add_row(0, 0.0, 0.0)
+        steps = self.steps(state, self.budget)
+        steps = until_overfitted(steps, history, self.data.patience, self.record.group)
+        for progress in self.record.watch(steps, state):
+            history.note(progress.losses)
+            if history.is_due(progress, self.data):
+                self.add_row(progress.step, progress.seconds, progress.fraction)
+        self.keep_best()
 
-        def look(step: int, seconds: float) -> None:
-            """Add a row, and keep the average if it is the best so far."""
-            state.check()
-            loss = float(ledger.sum) / ledger.count if step else None
-            ledger.add(held_out.report(step, loss, seconds), state.average)
-            record.write_rows()
-            record.draw_samples()
+    def add_row(self, step: int, seconds: float, fraction: float) -> None:
+        """Evaluate the average, and keep it if it is the best so far."""
+        self.history.add(self.evaluate(step, seconds), self.state.average, fraction)
+        self.record.report()
 
-        if reports.from_start and not state.step:
-            look(0, 0.0)
-        progress = until_spoiled(self.progress(state, budget), ledger.rows, reports.patience, record.group)
-        for p in record.watch(progress, state):
-            last = ledger.rows[-1].step if ledger.rows else 0
-            if done < 0:  # a resumed run already has some of its reports
-                done = reports.due(p.fraction * last / p.step)
-            ledger.note(p.losses)
-            if reports.due(p.fraction) > done and (p.step >= last + reports.spacing or p.fraction >= 1):
-                done = reports.due(p.fraction)
-                look(p.step, p.seconds)
-        if not ledger.rows:
-            return
-        best, record.kept = best_row(ledger.rows, reports.tolerance), ledger.rows[-1]
-        if best is not record.kept and held_out.is_worse_than(ledger.best):
-            record.kept = best
-            state.average.load_state_dict(ledger.best.state_dict())
-            if record.writes:
-                write_model(record.path(), state.average, origin=record.origin)
+    @cached_property
+    def curriculum(self) -> Curriculum:
+        """How the average is evaluated."""
+        return self.data.curriculum(self.state.average, self.settings.hidden)
 
-    def report(self) -> None:
-        """Say what was kept, and whether more training would help."""
-        if self.record.kept is not None:
-            log.info(verdict(self.ledger.rows, self.record.kept, self.data.n))
-        if self.plan.effort.steps is None and self.state.step < FEW_STEPS:
-            log.info(f"training took only {counted(self.state.step, 'step')}; more minutes give better samples")
-
-
-class HeldOut:
-    """Measures the loss of a training's average on held-out examples, always with the same noise."""
-
-    def __init__(self, training: Training) -> None:
-        self.average, self.noise = training.state.average, training.plan.noise
-        self.steady = training.plan.effort.steps is not None
-        examples = training.held_out
-        examples = examples if self.average.num_classes else Batch(examples.x)
-        self.curriculum, self.device = (
-            training.data.curriculum(self.average, training.settings.hidden),
-            examples.x.device,
-        )
-        self.batches = self.curriculum.held_out(examples)
+    @cached_property
+    def draw_held_out(self) -> Callable[[torch.Generator], Iterator[Batch]]:
+        """Batches of held-out examples, see ``Curriculum.held_out``."""
+        examples = self.held_out if self.state.average.num_classes else Batch(self.held_out.x)
+        return self.curriculum.held_out(examples)
 
     @torch.no_grad()
-    def losses(self, model: ScoreModel) -> tuple[Tensor, Tensor, dict[str, list[Tensor]]]:
-        """The losses of a model, their noise levels, and those of parts of the examples."""
-        generator = torch.Generator(self.device).manual_seed(0)
-        measure = self.curriculum.loss(training_loss(self.noise, drop_label=0.0, generator=generator))
-        found: list[tuple[Tensor, Tensor]] = []
+    def held_out_losses(self, model: ScoreModel) -> tuple[Tensor, Tensor, dict[str, list[Tensor]]]:
+        """The losses of held-out examples, always with the same noise, by a model.
+
+        Returns the losses, their noise levels, and the losses of parts of the examples, by name.
+        """
+        generator = torch.Generator(self.held_out.x.device).manual_seed(0)
+        measure = self.curriculum.loss(training_loss(self.plan.noise, drop_label=0.0, generator=generator))
+        all_losses: list[Tensor] = []
+        all_sigmas: list[Tensor] = []
         parts: dict[str, list[Tensor]] = {}
-        with hardware.nothing_compiled(), hardware.threads_for(model, steady=self.steady):
-            for batch in self.batches(generator):
-                found.append(measure(model, batch))
-                for name, chosen in self.curriculum.parts(batch).items():
-                    parts.setdefault(name, []).append(found[-1][0][chosen].cpu())
-        losses, sigmas = (torch.cat(column).cpu() for column in zip(*found, strict=True))
-        return losses, sigmas, parts
+        with hardware.nothing_compiled(), hardware.threads_for(model, steady=self.settings.steps is not None):
+            for batch in self.draw_held_out(generator):
+                losses, sigmas = measure(model, batch)
+                all_losses.append(losses)
+                all_sigmas.append(sigmas)
+                for name, belongs in self.curriculum.parts(batch).items():
+                    parts.setdefault(name, []).append(losses[belongs].cpu())
+        return torch.cat(all_losses).cpu(), torch.cat(all_sigmas).cpu(), parts
 
-    def is_worse_than(self, best: ScoreModel) -> bool:
-        """Whether the losses of the average are larger than those of ``best``, beyond chance."""
-        rise = (self.losses(self.average)[0] - self.losses(best)[0]).double()
-        return bool(rise.mean() > CHANCE * rise.std() / math.sqrt(len(rise)))
+    def evaluate(self, step: int, seconds: float) -> Row:
+        """The metrics of the average on held-out examples, and the training loss since the last evaluation.
 
-    def report(self, step: int, loss: float | None, seconds: float) -> Row:
-        """A row of metrics; ``loss``: the training loss, by default the held-out one."""
-        losses, sigmas, parts = self.losses(self.average)
-        held_out = losses.mean().item()
-        means = {name: torch.cat(part).mean().item() for name, part in parts.items() if sum(map(len, part))}
+        Raises NonFiniteLossError if that isn't finite.
+        """
+        self.state.check()
+        losses, sigmas, parts = self.held_out_losses(self.state.average)
+        held_out_loss = losses.mean().item()
+        history = self.history
         return Row(
             step=step,
-            loss=held_out if loss is None else loss,
-            validation_loss=held_out,
+            loss=float(history.sum) / history.count if step else held_out_loss,
+            validation_loss=held_out_loss,
             validation_bands=metrics.mean_by_bin(losses, sigmas, BANDS),
-            parts=means,
+            parts={name: torch.cat(part).mean().item() for name, part in parts.items() if sum(map(len, part))},
             seconds=seconds,
         )
 
+    def is_worse_than(self, best: ScoreModel) -> bool:
+        """Whether the held-out losses of the average are larger than those of ``best``, beyond chance."""
+        losses, *_ = self.held_out_losses(self.state.average)
+        best_losses, *_ = self.held_out_losses(best)
+        rise = (losses - best_losses).double()
+        return bool(rise.mean() > CHANCE * rise.std() / math.sqrt(len(rise)))
 
-def take_weights(model: ScoreModel, start: Run, colours: int) -> None:
-    """Copy the weights of a run, except for those of classes, and fit those of colours to the number of colours.
+    def keep_best(self) -> None:
+        """Restore the best average, if the held-out loss has risen since by more than the tolerance and chance.
 
-    Raises ValueError if other layers differ.
-    """
-    own, theirs = model.network.state_dict(), dict(start.model.network.state_dict())
-    for name in COLOUR_AXES.keys() & own.keys() & theirs.keys():
-        if own[name].shape != theirs[name].shape:
-            theirs[name] = of_other_colours(theirs[name], COLOUR_AXES[name], start.recipe.shape, colours)
-    fitting = {name: theirs[name] for name in own.keys() & theirs.keys() if own[name].shape == theirs[name].shape}
-    if other := [name for name in own if name not in fitting and not name.startswith("labels.")]:
-        where = start.folder or "the run to start from"
-        raise ValueError(f"{where} has a different network ({other[0]} differs); leave out --channels and --blocks")
-    model.network.load_state_dict(own | fitting)
+        Then say what was kept, and whether more training would help.
+        """
+        state, record, rows = self.state, self.record, self.history.rows
+        if rows:
+            best, record.kept = best_row(rows, self.data.tolerance), rows[-1]
+            if best is not rows[-1] and self.is_worse_than(self.history.best):
+                record.kept = best
+                state.average.load_state_dict(self.history.best.state_dict())
+                record.write_weights(state.average)
+            if record.group.is_main:
+                log.info(verdict(rows, record.kept, self.data.n))
+        if record.group.is_main and self.settings.steps is None and state.step < FEW_STEPS:
+            log.info(f"training took only {counted(state.step, 'step')}; more minutes give better samples")
 
+    def choose_guidance(self) -> None:
+        """Choose the guidance scale by samples at several scales, if it is to be chosen, in the leading process."""
+        if self.features is None:
+            return
+        seen = self.state.step * self.share * self.record.group.size
+        effort, seed = rules.guidance_effort(self.settings), self.settings.seed
+        weight = choose_weight(self.run, self.data, self.features, seen=seen, seed=seed, effort=effort)
+        sampling = self.plan.recipe.sampling.but(guidance=weight)
+        self.run = replace(self.run, recipe=replace(self.plan.recipe, sampling=sampling))
 
-def of_other_colours(weights: Tensor, axis: int, shape: tuple[int, ...], colours: int) -> Tensor:
-    """Weights of the first layer (axis 1) or the last (axis 0) of a network of that shape for other colours.
-
-    Colours beyond the network's three begin without influence; any other number sees the mean colour, and predicts it.
-    """
-    parts = torch.unflatten(weights, axis, (shape[0], -1)).movedim(axis, 0)
-    if colours > len(parts) > 1:
-        parts = torch.cat([parts, parts.new_zeros(colours - len(parts), *parts.shape[1:])])
-    else:
-        merged = parts.sum(0) / colours if axis else parts.mean(0)
-        parts = merged.expand(colours, *merged.shape)
-    return parts.movedim(0, axis).flatten(axis, axis + 1)
+    def finish(self) -> Run:
+        """The run, of which config.json has the guidance and, for a table, the coverage of intervals."""
+        if isinstance(self.run, TableRun) and self.record.group.is_main:
+            self.run = replace(self.run, measured=self.run.measure_coverage(self.data))
+        self.record.describe(self.run)
+        return self.run
 
 
 def folder_of(given: TrainSettings) -> Path:
     """The folder that a training writes its run to."""
     return given.job.out or Path("runs") / short_name(given.dataset)
+
+
+def replace_own_run(given: TrainSettings) -> TrainSettings:
+    """The same settings, with which a run replaces one in its default folder that ncsn has written there."""
+    if given.job.out is None and not given.job.resume and has_own_run(folder_of(given)):
+        return replace(given, job=replace(given.job, overwrite=True))
+    return given
 
 
 def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
@@ -487,7 +443,7 @@ def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
     leading process's; and if the folder holds another run.
     """
     group = hardware.join()
-    first = b"" if group.is_main else group.broadcast()
+    main_facts = b"" if group.is_main else group.broadcast()  # once the leading process has read the data
     folder = folder_of(given)
     if group.is_main:
         check_folder(folder, overwrite=given.job.overwrite, resume=given.job.resume)
@@ -501,12 +457,12 @@ def open_run(given: TrainSettings) -> tuple[Dataset, Plan, Record]:
                 log.info(f"{folder} holds no run to resume; starting a new one")
             data, saved = load_dataset(given.dataset, reading=given.reading), None
             origin = Origin.of(given.dataset, given.reading, data)
-        planned = plan(data, given, saved=saved)
-    here = json.dumps([storable_settings(asdict(planned.settings)), origin.digest]).encode()
-    if here != (group.broadcast(here) if group.is_main else first):
+        plan = make_plan(data, given, saved=saved)
+    facts = json.dumps([storable_settings(plan.settings), origin.digest]).encode()
+    if facts != (group.broadcast(facts) if group.is_main else main_facts):
         raise ValueError(f"process {group.rank} has other data or settings than process 0; they must be the same")
     record = Record(folder=folder, job=given.job, origin=origin, group=group, began=given.job.began)
-    return data, planned, record
+    return data, plan, record
 
 
 def reopen(folder: Path, given: TrainSettings) -> tuple[Dataset, Json, Origin]:

@@ -6,7 +6,7 @@ No number is specific to a dataset; those of MNIST follow from the same rules.
 import math
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import torch
 from jaxtyping import Float, Shaped
@@ -16,26 +16,28 @@ from torch.utils.flop_counter import FlopCounterMode
 from ncsn.batching import reals
 from ncsn.data.dataset import Dataset
 from ncsn.distributions import Empirical
+from ncsn.loading import run_class
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
 from ncsn.run.folder import Config, find, read_config
 from ncsn.run.recipe import Argument, Recipe
-from ncsn.samplers import SAMPLERS, Sampling
+from ncsn.sampling import SAMPLERS, Sampling
 from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.training import Budget
-from ncsn.validation import Json, NetworkName, validated
+from ncsn.validation import Json, NetworkName, from_json
 
 NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP"}
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
 BLOCKS = 2  # at each resolution
-WORTH = 0.4  # the most that posterior targets may cost, relative to the network's arithmetic
+MAX_SHARE_OF_TARGETS = 0.4  # the most that posterior targets may cost, relative to the network's arithmetic
 # The most bytes that posterior targets may need: a copy of the data as floats, and two more while it is made.
-MEMORY = 2**31
+MAX_BYTES_OF_TARGETS = 2**31
 # More of them leave less for the prior to add; measured were 200 to 5,000 images and 2 minutes of one processor.
 IMAGES_FROM_PRIOR, MINUTES_FROM_PRIOR = 10_000, 10
 WIDTHS = (64, 32, 16)  # of the U-Net's finest resolution, best first
 FREE = ("minutes", "steps", "compile")  # settings that may change when a run is resumed
+STEPS_TO_COMPILE = 2000  # in a training by steps
 SPEEDS = {"cuda": 10_000.0, "fast": 500.0, "slow": 60.0}  # images of 32 x 32 per second, at full width
 
 
@@ -56,8 +58,8 @@ def leading_std(data: Float[Tensor, "n d"]) -> float:
 def subsample(data: Shaped[Tensor, "n *d"], most: int) -> Float[Tensor, "m *d"]:
     """A fixed random subset of at most ``most`` examples as floats, and beyond 256 of at most 20 million numbers."""
     most = min(most, max(256, int(20e6 / max(1, math.prod(data.shape[1:])))))
-    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:most].to(data.device)
-    return reals(data[chosen]).nan_to_num(0.0)  # a missing cell of a table is the column's mean
+    index = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:most].to(data.device)
+    return reals(data[index]).nan_to_num(0.0)  # a missing cell of a table is the column's mean
 
 
 def detail(images: Float[Tensor, "n c *d"]) -> float:
@@ -85,13 +87,14 @@ def averaging_level(data: Shaped[Tensor, "n *d"]) -> float:
     it, the target is the example itself, and evaluating the whole dataset would waste time.
     """
     examples = subsample(data, len(data))
-    x, everything = examples[:64], Empirical(examples)
-    variance = float((x - everything.mean.view(x.shape[1:])).square().mean())
+    exact_score = Empirical(examples)
+    x = examples[:64]
+    variance = float((x - exact_score.mean.view(x.shape[1:])).square().mean())
     z = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(x)
 
     def is_noticed(sigma: float) -> bool:
-        off = sigma * z + sigma**2 * everything(x + sigma * z, sigma)  # the posterior mean minus the example
-        return float(off.square().mean()) > 0.01 * variance
+        error = sigma * z + sigma**2 * exact_score(x + sigma * z, sigma)  # the posterior mean minus the example
+        return float(error.square().mean()) > 0.01 * variance
 
     first = bisect_left(POSTERIOR_LEVELS, True, key=is_noticed)
     return POSTERIOR_LEVELS[min(first, len(POSTERIOR_LEVELS) - 1)]
@@ -104,19 +107,20 @@ def posterior_above(
 
     ``network``: the network to train.  ``noise``: the distribution of its noise levels.
     """
-    level, numbers = averaging_level(images), (2 if mirrored else 1) * images.numel()
-    drawn = noise.sample(10_000, generator=torch.Generator().manual_seed(0))
+    level = averaging_level(images)
+    numbers = (2 if mirrored else 1) * images.numel()
+    sigmas = noise.sample(10_000, generator=torch.Generator().manual_seed(0))
     # At those noise levels, one matrix product with all examples in each direction.
-    asked = float((drawn > level).float().mean()) * 4 * numbers
-    worth = 12 * numbers <= MEMORY and asked <= WORTH * 3 * arithmetic(network, images.shape[1:])
-    return level if worth else top
+    operations = float((sigmas > level).float().mean()) * 4 * numbers
+    cheap = operations <= MAX_SHARE_OF_TARGETS * 3 * arithmetic(network, images.shape[1:])
+    return level if cheap and 12 * numbers <= MAX_BYTES_OF_TARGETS else top
 
 
 def arithmetic(network: nn.Module, shape: tuple[int, ...]) -> int:
     """Floating point operations of evaluating a network for one example; training takes three times as many."""
-    place = next(network.parameters()).device
+    device = next(network.parameters()).device
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, *shape, device=place), torch.zeros(1, device=place))
+        network(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device))
     return int(counter.get_total_flops())
 
 
@@ -129,52 +133,49 @@ def guidance_interval(log_sigma_mean: float) -> tuple[float, float]:
     return round_to(0.3 * middle), round_to(2.2 * middle)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """The budget of a training, and what it leaves time for.
+def minutes_of(settings: TrainSettings, data: Dataset) -> float:
+    """The minutes that a training takes; one by steps counts as ten minutes."""
+    if settings.steps is not None:
+        return 10.0
+    return data.minutes if settings.minutes is None else settings.minutes
 
-    ``steps``: the number of steps; None for a training by the clock.
-    ``minutes``: the time; a training by steps counts as one of ten minutes.
-    ``compiled``: whether compiling pays off.
-    ``compiling``: the most seconds for compiling, which takes minutes on a busy machine; 0 for no limit.
-    ``classifying``: the most seconds for a classifier that chooses the guidance.
-    ``share``: the share of the usual images and samples for choosing the guidance.
+
+def pays_to_compile(settings: ResolvedSettings) -> bool:
+    """Whether a training is long enough for compiling the network."""
+    if settings.minutes is None:
+        return settings.steps is not None and settings.steps >= STEPS_TO_COMPILE
+    return settings.minutes >= (2 if settings.network == "unet" else 5)  # only the U-Net has equal blocks
+
+
+def compiling_seconds(settings: ResolvedSettings) -> float:
+    """The most seconds for compiling, which takes minutes on a busy machine; 0 for no limit."""
+    return 0.0 if settings.minutes is None else 15 * settings.minutes
+
+
+def classifier_seconds(settings: ResolvedSettings) -> float:
+    """The most seconds for a classifier that chooses the guidance; 0 for none."""
+    if settings.minutes is None:
+        return math.inf if pays_to_compile(settings) else 0.0
+    return 3 * settings.minutes if settings.minutes >= 2 else 0.0  # a twentieth; sampling at several scales is another
+
+
+def guidance_effort(settings: ResolvedSettings) -> float:
+    """The share of the usual images and samples for choosing the guidance."""
+    return 1.0 if settings.minutes is None or settings.minutes >= 60 else 0.5
+
+
+def budgets(settings: ResolvedSettings, elapsed: float, *, guided: bool, after: float = 0.0) -> tuple[Budget, Budget]:
+    """The budgets of the network and its guide: what remains after ``elapsed`` seconds, at least a tenth of all.
+
+    The guide gets a twentieth of the time, or a tenth of the steps, which take half as long.  A fortieth of the
+    total is reserved for choosing guidance, and the time of ``after`` steps for samples.
     """
-
-    steps: int | None
-    minutes: float
-    compiled: bool
-    compiling: float
-    classifying: float
-    share: float
-
-    @classmethod
-    def of(cls, settings: TrainSettings, data: Dataset) -> "Effort":
-        """What the settings say, or else the kind of data."""
-        if (steps := settings.steps) is not None:
-            limit = math.inf if steps >= 2000 else 0.0
-            return cls(steps=steps, minutes=10.0, compiled=limit > 0, compiling=0.0, classifying=limit, share=1.0)
-        minutes = data.minutes if settings.minutes is None else settings.minutes
-        return cls(
-            steps=None,
-            minutes=minutes,
-            compiled=minutes >= (2 if data.network == "unet" else 5),  # only the U-Net has equal blocks
-            compiling=15 * minutes,
-            classifying=3 * minutes if minutes >= 2 else 0.0,  # a twentieth; sampling at several scales takes another
-            share=0.5 if minutes < 60 else 1.0,
-        )
-
-    def budgets(self, elapsed: float, *, guided: bool, after: float = 0.0) -> tuple[Budget, Budget]:
-        """The budgets of the network and its guide: what is left by ``elapsed`` seconds, at least a tenth of all.
-
-        The guide gets a twentieth of the time, or a tenth of the steps, which take half as long.  A fortieth of the
-        total is reserved for choosing guidance, and the time of ``after`` steps for samples.
-        """
-        if self.steps is not None:
-            return Budget(steps=self.steps), Budget(steps=math.ceil(self.steps / 10))
-        whole = 60 * self.minutes
-        seconds = max(whole / 10, 39 / 40 * whole - elapsed)
-        return Budget(seconds=seconds * (0.95 if guided else 1.0), after=after), Budget(seconds=seconds / 20)
+    if settings.steps is not None:
+        return Budget(steps=settings.steps), Budget(steps=math.ceil(settings.steps / 10))
+    assert settings.minutes is not None  # as in all settings without steps
+    total = 60 * settings.minutes
+    seconds = max(total / 10, 39 / 40 * total - elapsed)
+    return Budget(seconds=seconds * (0.95 if guided else 1.0), after=after), Budget(seconds=seconds / 20)
 
 
 def widths_and_batch(
@@ -192,11 +193,11 @@ def widths_and_batch(
     _, *sides = dataset.shape
     fast = hardware.fast_bfloat16(device) and dataset.precision == "auto"
     speed = SPEEDS["cuda" if device.type != "cpu" else "fast" if fast else "slow"]
-    whole = speed * 60 * minutes / (math.prod(sides) / 32**2)
+    at_full_width = speed * 60 * minutes / (math.prod(sides) / 32**2)
 
     def images_seen(finest: int) -> float:
         """Images seen: half the width takes a quarter of the arithmetic, and in practice a third of the time."""
-        return float(whole / (finest / WIDTHS[0]) ** 1.6)
+        return float(at_full_width / (finest / WIDTHS[0]) ** 1.6)
 
     # A wider network that sees fewer than 2,200 images per channel learns less.
     finest = next((w for w in WIDTHS if images_seen(w) >= 2200 * w), WIDTHS[-1])
@@ -209,19 +210,19 @@ def widths_and_batch(
 
 def changed_options(settings: TrainSettings, names: Iterable[str]) -> list[str]:
     """Those of the names whose value is not the default."""
-    usual = {field.name: field.default for field in fields(TrainSettings)}
-    return [name for name in names if getattr(settings, name) != usual[name]]
+    defaults = {field.name: field.default for field in fields(TrainSettings)}
+    return [name for name in names if getattr(settings, name) != defaults[name]]
 
 
 def check_options(settings: TrainSettings, dataset: Dataset) -> None:
     """Raises ValueError for options that do not apply to this kind of data, or to the proposal."""
-    if vain := changed_options(settings, dataset.refused):
-        listed = ", ".join("start (--from)" if name == "start" else name for name in vain)
+    if refused := changed_options(settings, dataset.refused):
+        listed = ", ".join("start (--from)" if name == "start" else name for name in refused)
         raise ValueError(f"{listed}: doesn't apply to {dataset.noun}; leave it out")
     names = dataset.names
-    if strangers := [name for name in settings.hidden if name not in names]:
-        found = f"the columns are {', '.join(names)}" if names else f"{dataset.noun} have no columns"
-        raise ValueError(f"hidden names {', '.join(strangers)}; {found}")
+    if unknown := [name for name in settings.hidden if name not in names]:
+        columns = f"the columns are {', '.join(names)}" if names else f"{dataset.noun} have no columns"
+        raise ValueError(f"hidden names {', '.join(unknown)}; {columns}")
     if dataset.network == "mlp" and len(settings.channels or (1,)) != 1:
         raise ValueError(f"channels is {settings.channels}; {dataset.noun} take one number")
     if settings.proposal != "lognormal" and settings.log_sigma_std is not None:
@@ -233,9 +234,9 @@ def start_of(settings: TrainSettings, dataset: Dataset) -> str | None:
     if settings.start is not None:
         return None if settings.start == "none" else settings.start
     _, *sides = dataset.shape
-    little = dataset.n <= IMAGES_FROM_PRIOR and Effort.of(settings, dataset).minutes <= MINUTES_FROM_PRIOR
+    few = dataset.n <= IMAGES_FROM_PRIOR and minutes_of(settings, dataset) <= MINUTES_FROM_PRIOR
     small = all(8 <= side <= 64 for side in sides)
-    if dataset.prior is None or not (little and small) or settings.channels or settings.blocks:
+    if dataset.prior is None or not (few and small) or settings.channels or settings.blocks:
         return None
     log.info("training starts from the prior, a small network in the package; start='none' (--from none) turns it off")
     return dataset.prior
@@ -247,13 +248,14 @@ def adopt_network(settings: TrainSettings, start: Config, data: Dataset) -> Trai
     The sizes of a user's own network are not part of its run's settings.
     Raises ValueError if the run generates another kind of data.
     """
-    theirs = start.settings
-    if len(start.recipe.shape) != len(data.shape):
-        raise ValueError(f"{settings.start} generates examples of shape {start.recipe.shape}; expected {data.noun}")
-    if theirs.get("network") not in NETWORKS:
+    saved = start.settings
+    examples = run_class(start.recipe.shape).examples
+    if examples is not run_class(data.shape).examples:
+        raise ValueError(f"{settings.start} generates {examples.noun}; expected a run of {data.noun}")
+    if saved.get("network") not in NETWORKS:
         return settings
-    channels, blocks = settings.channels or tuple(theirs["channels"]), settings.blocks or theirs["blocks"]
-    return replace(settings, channels=channels, blocks=blocks)
+    channels = settings.channels or tuple(saved["channels"])
+    return replace(settings, channels=channels, blocks=settings.blocks or saved["blocks"])
 
 
 def knows_classes(settings: TrainSettings, dataset: Dataset) -> bool:
@@ -262,10 +264,10 @@ def knows_classes(settings: TrainSettings, dataset: Dataset) -> bool:
     if not settings.class_conditional or labels is None:
         return False
     # The score of fewer than 20 examples memorises them.
-    able = 2 <= len(labels.names) <= dataset.n / 20
-    if not able:
+    enough = 2 <= len(labels.names) <= dataset.n / 20
+    if not enough:
         log.info("classes are ignored: they need at least two classes of 20 images each")
-    return able
+    return enough
 
 
 def resolve(
@@ -279,11 +281,12 @@ def resolve(
     settings = replace(settings, start=start_of(settings, dataset))
     if settings.start is not None:
         settings = adopt_network(settings, start or read_config(find(settings.start)), dataset)
-    minutes = Effort.of(settings, dataset).minutes
-    looked, std = subsample(dataset.numbers, 2048), dataset.statistics[1]
-    if not looked.numel():  # a table without numbers has no noise to choose
-        looked = torch.tensor([[-1.0], [1.0]])
-    leading = leading_std(looked.flatten(1))
+    minutes = minutes_of(settings, dataset)
+    _, std = dataset.statistics
+    examples = subsample(dataset.numbers, 2048)
+    if not examples.numel():  # a table without numbers has no noise to choose
+        examples = torch.tensor([[-1.0], [1.0]])
+    leading = leading_std(examples.flatten(1))
     if not leading > 1e-6:
         raise ValueError("all training examples are the same, so there is no score to learn")
     # At 4.5 times the leading standard deviation p_σ is N(μ, σ²I), where sampling starts, to 2.5 % in every direction;
@@ -294,7 +297,7 @@ def resolve(
     widths, size = widths_and_batch(settings, minutes, dataset, device)
     unguided = not dataset.guided or SAMPLERS[settings.sampler].langevin
     least, most = dataset.log_sigma_mean
-    ruled = min(most, max(least, log_sigma_mean(detail(looked), std)))
+    mean = min(most, max(least, log_sigma_mean(detail(examples), std)))
     values = vars(settings) | {
         "minutes": minutes if settings.steps is None else None,
         "network": dataset.network,
@@ -304,7 +307,7 @@ def resolve(
         "batch_size": size,
         "sigma_max": top,
         "sigma_min": settings.sigma_min or min(0.01, round_to(std / 20, 1)),
-        "log_sigma_mean": ruled if settings.log_sigma_mean is None else settings.log_sigma_mean,
+        "log_sigma_mean": mean if settings.log_sigma_mean is None else settings.log_sigma_mean,
         "log_sigma_std": settings.log_sigma_std or dataset.log_sigma_std,
         "posterior_above": settings.posterior_above or top,
         "guidance": 1.0 if unguided and settings.guidance == "chosen" else settings.guidance,
@@ -313,8 +316,8 @@ def resolve(
     if settings.posterior_above is not None or not dataset.posterior_targets:
         return resolved
     network = recipes(resolved, dataset)[0].build().network
-    worth = posterior_above(dataset.train, network, noise_of(resolved), top, mirrored=settings.flip)
-    return replace(resolved, posterior_above=worth)
+    above = posterior_above(dataset.train, network, noise_of(resolved), top, mirrored=settings.flip)
+    return replace(resolved, posterior_above=above)
 
 
 def recall(given: TrainSettings, saved: Json) -> ResolvedSettings:
@@ -322,12 +325,13 @@ def recall(given: TrainSettings, saved: Json) -> ResolvedSettings:
 
     Raises ValueError if the saved settings are invalid.
     """
-    own = validated(ResolvedSettings, saved, "config.json: settings")
-    own = own.but({name: getattr(given, name) for name in changed_options(given, FREE)} | {"job": given.job})
+    settings = from_json(ResolvedSettings, saved, "config.json: settings")
+    budget = {name: getattr(given, name) for name in changed_options(given, FREE)}
+    settings = settings.but(budget | {"job": given.job})
     names = changed_options(given, vars(given).keys() - {"job", "dataset"})
-    if vain := sorted(name for name in names if getattr(given, name) != getattr(own, name)):
-        log.info(f"--resume keeps the run's own settings; these options have no effect: {', '.join(vain)}")
-    return own
+    if ignored := sorted(name for name in names if getattr(given, name) != getattr(settings, name)):
+        log.info(f"--resume keeps the run's own settings; these options have no effect: {', '.join(ignored)}")
+    return settings
 
 
 def noise_of(settings: ResolvedSettings) -> Proposal:
@@ -352,8 +356,8 @@ def recipes(
     if network is not None and settings.guidance not in ("chosen", 1):
         raise ValueError(f"guidance is {settings.guidance}; your own network has no guide")
     if network is not None and dataset.codes:
-        others = "leave out or fill in columns with categories, few or frequent values, or gaps"
-        raise ValueError(f"your own network learns numbers without gaps; {others}")
+        advice = "leave out or fill in columns with categories, few or frequent values, or gaps"
+        raise ValueError(f"your own network learns numbers without gaps; {advice}")
     labels = dataset.labels if settings.class_conditional and network is None else None
     shares = {} if labels is None else labels.shares
     guided = settings.guidance != 1 and network is None
@@ -387,8 +391,8 @@ def sampling_of(settings: ResolvedSettings, data: Dataset, *, classes: bool) -> 
     levels = None if settings.sampler == "langevin" else settings.levels  # which uses a single level
     # Given the class, less is decided at high noise, so fewer levels suffice.  This was measured for images and the
     # default sampler only.  The levels of a geometric proposal are also those of training.
-    usual = settings.sampler == TrainSettings.sampler and settings.proposal != "geometric" and data.guided
-    if levels is None and classes and usual:
+    measured = settings.sampler == TrainSettings.sampler and settings.proposal != "geometric" and data.guided
+    if levels is None and classes and measured:
         levels = round(0.4 * sampling.count)
     return sampling.but(levels=levels, steps=settings.langevin_steps)
 

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from ncsn.machine.storage import atomic, check_out
 from ncsn.noise import Geometric
+from ncsn.prior import with_guide
 from ncsn.run.recipe import Recipe
-from ncsn.run.run import Run, guidance_of
+from ncsn.run.run import Run
 from ncsn.score import ScoreModel, expand
 from ncsn.validation import Json, check_type
 
@@ -54,8 +55,8 @@ def export(run: Run, path: str | Path, *, overwrite: bool = False) -> list[Path]
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise ValueError(f"export needs {', '.join(missing)}: pip install 'ncsn[export]'")
     if not bool(run.transform.affine(run.recipe.shape)[2].all()):
-        bent = "; ".join(run.transform.describe())
-        raise ValueError(f"ONNX files only support shift and scale, not {bent}; use ncsn sample instead")
+        transformed = "; ".join(run.transform.describe())
+        raise ValueError(f"ONNX files only support shift and scale, not {transformed}; use ncsn sample instead")
     if type(run.model) is not ScoreModel:  # for which torch would print its whole graph
         raise ValueError(
             "the network of a table learns conditionals, for which ONNX files have no place; use ncsn sample"
@@ -83,17 +84,17 @@ def description(run: Run) -> Json:
     """
     recipe = run.recipe
     shift, scale, _ = recipe.transform.affine(recipe.shape)
-    own = recipe.transform.type in ("identity", "depth")
+    in_users_units = recipe.transform.type in ("identity", "depth")
     label = run.recipe.labels(None, 1, torch.Generator(run.device))
-    sampling = guidance_of(run, recipe.sampling, label, None)
+    sampling = with_guide(recipe.sampling, run.guide, label)
     return {
         "format": 1,
         "run": run.digest,
         "recipe": asdict(replace(recipe, sampling=sampling)),
         "levels": sampling.ladder().tolist(),
         "names": list(recipe.shares),
-        "shift": [] if own else shift.flatten().tolist(),
-        "scale": [] if own else scale.flatten().tolist(),
+        "shift": [] if in_users_units else shift.flatten().tolist(),
+        "scale": [] if in_users_units else scale.flatten().tolist(),
     }
 
 
@@ -116,15 +117,16 @@ def convert(model: ScoreModel, run: Run) -> bytes:
 
 def probes(model: ScoreModel, recipe: Recipe) -> Iterator[tuple[Tensor, ...]]:
     """Batches of several sizes with noised data over the whole range of noise levels, for every class and none."""
-    sampling, generator = recipe.sampling, torch.Generator().manual_seed(0)
+    sampling = recipe.sampling
+    generator = torch.Generator().manual_seed(0)
     index = torch.arange(CHECKED + model.num_classes)
     levels = Geometric(sampling.sigma_max, sampling.sigma_min, CHECKED).sigmas()
     labels = torch.arange(-1, model.num_classes).repeat(len(index))
-    for part in (*torch.split(index, 7), index[:1]):
-        noise = torch.randn((len(part), *recipe.shape), generator=generator, dtype=torch.float32)
-        sigma = levels[part % CHECKED]
+    for batch in (*torch.split(index, 7), index[:1]):
+        noise = torch.randn((len(batch), *recipe.shape), generator=generator, dtype=torch.float32)
+        sigma = levels[batch % CHECKED]
         x = model.data_mean + expand(torch.hypot(sigma, model.data_std), noise) * noise
-        yield (x, sigma, labels[part]) if model.num_classes else (x, sigma)
+        yield (x, sigma, labels[batch]) if model.num_classes else (x, sigma)
 
 
 def onnx_of(model: ScoreModel, example: tuple[Tensor, ...], metadata: Json) -> bytes:
@@ -154,9 +156,9 @@ def remove_traces(file: "onnx.ModelProto") -> None:
     """Remove notes of the exporter, which name the source file of each operation on this machine."""
     graph = file.graph
     del graph.value_info[:]
-    for part in (file, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
-        del part.metadata_props[:]
-        part.doc_string = ""
+    for described in (file, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        del described.metadata_props[:]
+        described.doc_string = ""
 
 
 def largest_error(content: bytes, model: ScoreModel, batches: list[tuple[Tensor, ...]]) -> float:
@@ -164,10 +166,11 @@ def largest_error(content: bytes, model: ScoreModel, batches: list[tuple[Tensor,
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    apart = []
+    errors = []
     for batch in batches:
         inputs = {name: value.numpy() for name, value in zip(INPUTS, batch, strict=False)}
-        score, expected = torch.from_numpy(session.run(["score"], inputs)[0]), model(*batch)
+        score = torch.from_numpy(session.run(["score"], inputs)[0])
+        expected = model(*batch)
         largest = expected.abs().flatten(1).amax(1).clamp_min(torch.finfo(expected.dtype).tiny)
-        apart.append((score - expected).abs().flatten(1).amax(1) / largest)
-    return float(torch.cat(apart).max())
+        errors.append((score - expected).abs().flatten(1).amax(1) / largest)
+    return float(torch.cat(errors).max())

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float64, Int64, Shaped
 from torch import Tensor
 
 from ncsn.metrics import Trials
-from ncsn.run.run import Run, UserData
+from ncsn.run.options import UserData
+from ncsn.run.run import Run
 from ncsn.validation import real
 
 CONFORMAL, LEAST_CONFORMAL = 1000, 300  # held-out examples for conformal intervals; fewer are used several times

@@ -1,16 +1,13 @@
-"""A run: a score and everything you can do with it, such as sampling, conditioning, evaluating and saving.
-
-``Run`` is any score with what is needed to use it; ``PosteriorRun`` draws examples given a measurement.
-"""
+"""Runs: a score and everything you can do with it; and ``PosteriorRun``, which draws examples given a measurement."""
 
 import copy
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, TypedDict
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,65 +20,25 @@ from ncsn.data.dataset import Dataset, Origin
 from ncsn.data.transforms import BYTES, Depth, Transform
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
-from ncsn.machine.messages import bar, log
+from ncsn.machine.messages import bar
 from ncsn.machine.storage import bytes_of, sha256_of
+from ncsn.machine.tensors import move_to
 from ncsn.measurements import Measurement, Numbers, Observation, apply, as_mask
 from ncsn.noise import check_generator
-from ncsn.particles import Weight
 from ncsn.posteriors import MomentMatching, Posterior, Replacement
-from ncsn.prior import Classes, Prior, class_means
+from ncsn.prior import Classes, Prior, class_means, with_guide
 from ncsn.run.folder import VERSION, Config, claim, write_config, write_model
+from ncsn.run.options import SamplingChanges, SamplingOptions, SeededOptions, SeededPosteriorOptions, UserData
 from ncsn.run.recipe import Label, Recipe
-from ncsn.run.steps import Steps, generator_of
-from ncsn.samplers import Sampling, Step
-from ncsn.score import Score, ScoreModel, move_to
+from ncsn.run.steps import PosteriorSteps, Steps, block_seed, block_size, generator_of
+from ncsn.samplers import Step
+from ncsn.sampling import Sampling
+from ncsn.score import Score, ScoreModel
 from ncsn.settings import Reading
 from ncsn.validation import Json, as_floats, as_numbers, check_type, real, refuse_options, whole
 
-Levels: TypeAlias = int | Sequence[float] | Float[Tensor | np.ndarray, "levels"]
-
-
-class SamplingChanges(TypedDict, total=False):
-    """The fields of ``Sampling`` that the keywords of ``Run.steps`` replace; None keeps the run's own value."""
-
-    sampler: str | None
-    levels: Levels | None
-    steps: int | None
-    eps: float | None
-    guidance: float | None
-
-
-class SamplingOptions(SamplingChanges, total=False):
-    """The keyword arguments of ``Run.steps`` that say how to sample."""
-
-    label: Label | None
-    batch_size: int
-    start: Float[Tensor, "n *d"] | None
-
-
-class SeededOptions(SamplingOptions, total=False):
-    """``SamplingOptions`` with a seed: the keyword arguments of ``Run.steps``."""
-
-    seed: int | torch.Generator
-
-
-class PosteriorOptions(SamplingOptions, total=False):
-    """The keyword arguments of ``PosteriorRun.steps`` that say how to sample."""
-
-    particles: int | None
-
-
-class SeededPosteriorOptions(PosteriorOptions, total=False):
-    """``PosteriorOptions`` with a seed: the keyword arguments of ``PosteriorRun.steps``."""
-
-    seed: int | torch.Generator
-
-
 CPU = torch.device("cpu")
-BLOCK, BLOCK_VALUES = 1000, 2**24  # the most samples, and numbers in them, that ``Run.blocks`` draws together
 DENSITY_VALUES = 4096  # numbers in the examples whose densities are computed together
-UserData: TypeAlias = Any
-"""Examples, or numbers about them, in the user's form: a tensor, or pandas' DataFrame or Series, which has no types."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,8 +200,8 @@ class Run:
         prior = prior_of(
             self, n, sampling, changes, labels=labels, generator=generator, batch_size=batch_size, start=start
         )
-        states = self._states(prior, n, labels)
-        return Steps(states, prior, n, self.transform, allow_nan=isinstance(self.score, ConditionalModel))
+        allow_nan = isinstance(self.score, ConditionalModel)  # a missing cell
+        return Steps(self._states(prior, n, labels), prior, n, self.transform, allow_nan=allow_nan)
 
     def sample(self, n: int = 1, **options: Unpack[SeededOptions]) -> UserData:
         """Draw ``n`` samples in the units of the data, (n, *d).
@@ -446,11 +403,10 @@ class Run:
         ``place``: the seed of a random place of each discrete value in its cell; by default it is the middle.
         """
         score, sampling = self.score, self.recipe.sampling
-        place_of_z, place_of_volume = (
-            None if place is None else torch.Generator().manual_seed(place) for _ in range(2)
-        )
-        z = move_to(self.transform.forward(x, place_of_z), self.device)
-        volume = self._log_volume(x, place_of_volume)
+        # The same places for both.
+        places = [None if place is None else torch.Generator().manual_seed(place) for _ in range(2)]
+        z = move_to(self.transform.forward(x, places[0]), self.device)
+        volume = self._log_volume(x, places[1])
         if isinstance(score, ScoreModel):
             score = copy.copy(score)
             score.autocast = None  # an adaptive solver would mistake rounding for curvature
@@ -512,51 +468,6 @@ class Run:
                 place.mkdir(exist_ok=True)
                 write_model(place, model, origin=run.origin)
                 write_config(place, config_of(run))
-
-
-class PosteriorSteps(Steps):
-    """``Steps`` of a posterior.  The quality of the samples is known after the last state.
-
-    ``particles``: the number of particles in a population; 1 means none.
-    ``weight``: the weights of the particles, see ``Weight``; None without particles.
-    ``disagreeing``: how many samples are farther from the measurement than its noise explains.
-    """
-
-    def __init__(self, posterior: Posterior, prior: Prior, n: int, labels: Classes, transform: Transform) -> None:
-        self.posterior = posterior
-        self.weight: Weight | None = None
-        self.disagreeing = 0
-        super().__init__(self.follow(prior, n, labels), prior, n, transform)
-
-    def follow(self, prior: Prior, n: int, labels: Classes) -> Iterator[Step]:
-        """The states in the score's units; messages at the end name unreliable samples."""
-        for step, weight in self.posterior.states(prior, n, labels):
-            self.weight = weight
-            yield step
-        self.disagreeing = self.posterior.count_disagreeing(step.x)
-        if self.disagreeing:
-            problem = "disagree with the measurement by more than its noise explains"
-            log.warning(f"{self.disagreeing} of {n} samples {problem}")
-        if self.weight is not None:
-            unreliable = int(self.weight.standard_error.isinf().sum())
-            if unreliable:
-                populations = f"{unreliable} of {len(self.weight.effective)} populations of particles"
-                advice = "try more particles or levels"
-                log.warning(f"{populations} descend from a single one and are unreliable; {advice}")
-
-    @property
-    def particles(self) -> int:
-        """The number of particles in a population; 1 means none."""
-        return self.posterior.particles
-
-    @property
-    def effective(self) -> float:
-        """The mean effective sample size of the particles, known after the last state."""
-        return math.inf if self.weight is None else float(self.weight.effective.mean())
-
-    @property
-    def sampler(self) -> str:
-        return self.sampling.sampler if self.particles == 1 else "particles"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -673,7 +584,7 @@ def prior_of(
         changes = {**changes, "levels": tuple(map(float, levels))}  # type: ignore[arg-type]
     if start is not None:
         start = as_floats("start", start, ", ".join(map(str, (n, *run.recipe.shape)))).to(run.device)
-    sampling = guidance_of(run, sampling.but(**changes), labels, changes.get("guidance"))
+    sampling = with_guide(sampling.but(**changes), run.guide, labels, changes.get("guidance"))
     return Prior(
         network=run.score,
         guide=run.guide,
@@ -685,38 +596,6 @@ def prior_of(
     )
 
 
-def guidance_of(run: Run, sampling: Sampling, labels: Tensor | None, weight: float | None) -> Sampling:
-    """The sampling with the guide that the run has; without one, its default guidance is turned off.
-
-    ``weight``: the guidance that the user asked for.  Raises ValueError if it needs a guide.
-    """
-    if run.guide is None and labels is not None:
-        sampling = replace(sampling, guide="unconditional")
-    if (run.guide if sampling.guide == "smaller" else labels) is not None:
-        return sampling
-    if weight not in (None, 1):
-        missing = "the run has no such guide, so guidance must be 1"
-        raise ValueError(f"guidance is {weight}, guide is {sampling.guide}; {missing}")
-    return replace(sampling, guidance=1.0)
-
-
 def config_of(run: Run) -> Config:
     """The content of a run's config.json."""
     return Config(version=VERSION, settings=run.settings, recipe=run.recipe, data=run.origin, measured=run.measured)
-
-
-def block_size(shape: tuple[int, ...]) -> int:
-    """The number of examples of this shape that ``Run.blocks`` draws together."""
-    return max(1, min(BLOCK, BLOCK_VALUES // math.prod(shape)))
-
-
-def block_seed(seed: int, number: int) -> int:
-    """The seed of a block of samples; the first block has the user's.
-
-    CPU generators have 2³² seeds.  Blocks count up from a seed that is far from the user's, so that no two blocks share
-    a seed, and seeds 0 and 1 have no blocks in common.
-    """
-    if number == 0:
-        return seed
-    start = np.random.SeedSequence(seed % 2**64).generate_state(1)[0]
-    return (int(start) + number) % 2**32

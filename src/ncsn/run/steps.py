@@ -1,18 +1,26 @@
 """Samples step by step: the states from noise to data, and what they cost."""
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ncsn.data.transforms import Transform
 from ncsn.machine.hardware import threads_for
-from ncsn.prior import Prior
-from ncsn.samplers import NonFiniteSampleError, Step
+from ncsn.machine.messages import log
+from ncsn.particles import Weight
+from ncsn.posteriors import Posterior
+from ncsn.prior import Classes, Prior
+from ncsn.samplers import Step
+from ncsn.sampling import NonFiniteSampleError
 from ncsn.validation import counted, whole
+
+BLOCK, BLOCK_VALUES = 1000, 2**24  # the most samples, and numbers in them, that ``Run.blocks`` draws together
 
 
 class Steps(Iterator[Step]):
@@ -99,6 +107,51 @@ def is_broken(x: Float[Tensor, "b *d"], *, allow_nan: bool) -> bool:
     return bool(x.isinf().any()) if allow_nan else not bool(x.isfinite().all())
 
 
+class PosteriorSteps(Steps):
+    """``Steps`` of a posterior.  The quality of the samples is known after the last state.
+
+    ``particles``: the number of particles in a population; 1 means none.
+    ``weight``: the weights of the particles, see ``Weight``; None without particles.
+    ``disagreeing``: how many samples are farther from the measurement than its noise explains.
+    """
+
+    def __init__(self, posterior: Posterior, prior: Prior, n: int, labels: Classes, transform: Transform) -> None:
+        self.posterior = posterior
+        self.weight: Weight | None = None
+        self.disagreeing = 0
+        super().__init__(self.follow(prior, n, labels), prior, n, transform)
+
+    def follow(self, prior: Prior, n: int, labels: Classes) -> Iterator[Step]:
+        """The states in the score's units; messages at the end name unreliable samples."""
+        for step, weight in self.posterior.states(prior, n, labels):
+            self.weight = weight
+            yield step
+        self.disagreeing = self.posterior.count_disagreeing(step.x)
+        if self.disagreeing:
+            problem = "disagree with the measurement by more than its noise explains"
+            log.warning(f"{self.disagreeing} of {n} samples {problem}")
+        if self.weight is not None:
+            unreliable = int(self.weight.standard_error.isinf().sum())
+            if unreliable:
+                populations = f"{unreliable} of {len(self.weight.effective)} populations of particles"
+                advice = "try more particles or levels"
+                log.warning(f"{populations} descend from a single one and are unreliable; {advice}")
+
+    @property
+    def particles(self) -> int:
+        """The number of particles in a population; 1 means none."""
+        return self.posterior.particles
+
+    @property
+    def effective(self) -> float:
+        """The mean effective sample size of the particles, known after the last state."""
+        return math.inf if self.weight is None else float(self.weight.effective.mean())
+
+    @property
+    def sampler(self) -> str:
+        return self.sampling.sampler if self.particles == 1 else "particles"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
     """Samples and their cost.
@@ -130,3 +183,20 @@ def generator_of(seed: int | torch.Generator, device: torch.device) -> torch.Gen
     if isinstance(seed, torch.Generator):
         return seed
     return torch.Generator(device).manual_seed(whole("seed", seed, 0))
+
+
+def block_size(shape: tuple[int, ...]) -> int:
+    """The number of examples of this shape that ``Run.blocks`` draws together."""
+    return max(1, min(BLOCK, BLOCK_VALUES // math.prod(shape)))
+
+
+def block_seed(seed: int, number: int) -> int:
+    """The seed of a block of samples; the first block has the user's.
+
+    CPU generators have 2³² seeds.  Blocks count up from a seed that is far from the user's, so that no two blocks share
+    a seed, and seeds 0 and 1 have no blocks in common.
+    """
+    if number == 0:
+        return seed
+    start = np.random.SeedSequence(seed % 2**64).generate_state(1)[0]
+    return (int(start) + number) % 2**32

@@ -1,5 +1,12 @@
 """Learning from tables with missing cells: the Gaussian that training starts around, and the masks of training rows.
 
+A mask gives each number and code of a row its role:
+
+- an *observed* number is an input of the network, often with noise, and so is a *known* code;
+- a *target* is a number that gets noise and whose score is learned;
+- an *absent* number is neither, because it is unknown or doesn't exist: the cell is missing or has a frequent value;
+- an *unknown* code isn't an input; in the rows that codes are learned from, its probabilities are learned.
+
 A missing cell is a value of its column's code, so every row is complete, and what is known in a mask doesn't depend on
 what is missing in the row.  So no conditional is learned from the rows without gaps only.
 """
@@ -8,16 +15,18 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
 
 from ncsn.batching import Batch, batches
 from ncsn.conditionals import ABSENT, Condition, ConditionalModel, Gaussian, in_gaussian, indicators
 from ncsn.data.columns import Columns, columns_of
-from ncsn.data.dataset import Curriculum, Dataset, Loss, Reports
+from ncsn.data.dataset import Curriculum, Dataset, Loss
 from ncsn.noise import noise_like
 from ncsn.score import PreconditioningName, ScoreModel
 from ncsn.settings import OF_IMAGES
@@ -26,6 +35,7 @@ from ncsn.validation import NetworkName
 NARROW = 256  # coordinates; with more, a covariance takes longer than the network
 INDEPENDENT = 3  # rows added to a table's covariance, as if their columns were independent
 MAX_ROWS = 2000
+EM_STEPS = 20
 NARROW_WITH_GAPS, MAX_PAIRWISE_ROWS = 40, 20_000  # numbers for EM with missing cells; rows for pairs of wider tables
 FLOORS = (0.01, 0.05, 0.2)  # of a correlation's eigenvalues
 NUMBERS_AT_ONCE = 2**24  # in the matrices of a chunk of rows
@@ -53,18 +63,19 @@ def e_step(
     Missing cells get their conditional means: μ_m + S_mo S_oo⁻¹ (x_o − μ_o).  NaN is missing.
     """
     mean, covariance = gaussian
-    for part in torch.split(x.double(), max(1, NUMBERS_AT_ONCE // len(mean) ** 2)):
-        missing = part.isnan()
+    for rows in torch.split(x.double(), max(1, NUMBERS_AT_ONCE // len(mean) ** 2)):
+        missing = rows.isnan()
         patterns, which, counts = torch.unique(missing, dim=0, return_inverse=True, return_counts=True)
         known = ~(patterns[:, :, None] | patterns[:, None])
+        # S_oo and its inverse in the places of observed cells; ones, and then zeros, in those of missing cells.
         factors = torch.linalg.cholesky(torch.where(known, covariance, 0.0) + torch.diag_embed(patterns.double()))
         inverses = torch.where(known, torch.cholesky_inverse(factors), 0.0)
-        volumes = factors.diagonal(dim1=1, dim2=2).log().sum(1)
-        off = (part - mean).masked_fill(missing, 0.0)
-        solved = off @ inverses[0] if len(patterns) == 1 else (off[:, None] @ inverses[which])[:, 0]
-        logs = -(solved * off).sum(1) / 2 - volumes[which]
+        log_volumes = factors.diagonal(dim1=1, dim2=2).log().sum(1)
+        centred = (rows - mean).masked_fill(missing, 0.0)
+        solved = centred @ inverses[0] if len(patterns) == 1 else (centred[:, None] @ inverses[which])[:, 0]
+        logs = -(solved * centred).sum(1) / 2 - log_volumes[which]
         conditional = (counts[:, None, None] * (covariance - covariance @ inverses @ covariance)).sum(0)
-        yield torch.where(missing, mean + solved @ covariance, part), logs, conditional
+        yield torch.where(missing, mean + solved @ covariance, rows), logs, conditional
 
 
 def log_densities(gaussian: Gaussian, x: Float[Tensor, "n d"]) -> Float64[Tensor, "n"]:
@@ -75,7 +86,8 @@ def log_densities(gaussian: Gaussian, x: Float[Tensor, "n d"]) -> Float64[Tensor
 def improve(gaussian: Gaussian, x: Float[Tensor, "n d"]) -> Gaussian:
     """One step of EM (Dempster, Laird & Rubin 1977)."""
     n, d = x.shape
-    total, squares = torch.zeros(d).double(), INDEPENDENT * torch.eye(d).double()
+    total = torch.zeros(d).double()
+    squares = INDEPENDENT * torch.eye(d).double()
     for rows, _, conditional in e_step(gaussian, x):
         total += rows.sum(0)
         squares += rows.T @ rows + conditional
@@ -88,10 +100,13 @@ def pairwise(x: Float[Tensor, "n d"]) -> Iterator[Gaussian]:
 
     Such a covariance can have negative eigenvalues: each Gaussian has another floor for those of the correlation.
     """
-    observed, values = (~x.isnan()).double(), x.double().nan_to_num(0.0)
+    observed = (~x.isnan()).double()
+    values = x.double().nan_to_num(0.0)
     mean = values.sum(0) / observed.sum(0).clamp(min=1)
-    off, counts, prior = (values - mean) * observed, observed.T @ observed, INDEPENDENT * torch.eye(x.shape[1])
-    covariance = (off.T @ off + prior) / (counts + INDEPENDENT)
+    centred = (values - mean) * observed
+    counts = observed.T @ observed
+    prior = INDEPENDENT * torch.eye(x.shape[1])
+    covariance = (centred.T @ centred + prior) / (counts + INDEPENDENT)
     stds = covariance.diagonal().sqrt()
     eigenvalues, axes = torch.linalg.eigh(covariance / stds / stds[:, None])
     for floor in FLOORS:
@@ -115,18 +130,21 @@ def fit_gaussian(train: Float[Tensor, "n f"], held_out: Float[Tensor, "m f"]) ->
     x = train[order[:MAX_ROWS]].cpu()
     incomplete = bool(x.isnan().any())
     if incomplete and d > NARROW_WITH_GAPS:
-        judges = held_out[: affordable_rows(held_out, MAX_ROWS)].cpu()
-        found = list(pairwise(train[order[:MAX_PAIRWISE_ROWS]].cpu()))
-        return max(found, key=lambda gaussian: float(log_densities(gaussian, judges).mean()))
+        held_out = held_out[: affordable_rows(held_out, MAX_ROWS)].cpu()
+        candidates = list(pairwise(train[order[:MAX_PAIRWISE_ROWS]].cpu()))
+        return max(candidates, key=lambda gaussian: float(log_densities(gaussian, held_out).mean()))
     gaussian = Gaussian(torch.zeros(d).double(), torch.eye(d).double())
-    for rows in [x.nan_to_num(0.0), *[x] * (20 if incomplete else 0)]:
-        gaussian = improve(gaussian, rows)
+    gaussian = improve(gaussian, x.nan_to_num(0.0))
+    for _ in range(EM_STEPS if incomplete else 0):
+        gaussian = improve(gaussian, x)
     return gaussian
 
 
 def affordable_rows(x: Float[Tensor, "n d"], most: int) -> int:
     """How many held-out rows to use: with gaps, each may have a pattern of its own, whose matrix is inverted."""
-    return min(most, max(128, int(ARITHMETIC / max(1, x.shape[1]) ** 3))) if bool(x.isnan().any()) else most
+    if not bool(x.isnan().any()):
+        return most
+    return min(most, max(128, int(ARITHMETIC / max(1, x.shape[1]) ** 3)))
 
 
 def log_shares(columns: Columns, train: Float[Tensor, "n e"]) -> Float64[Tensor, "k"]:
@@ -142,16 +160,20 @@ def group_columns(columns: Columns, train: Float[Tensor, "n e"]) -> list[int]:
     the earlier ones.  If that holds for none, the one with the weakest dependence comes next.
     """
     missing, facts, owner = facts_of(columns, train)
-    shares, groups, left = missing.mean(0).tolist(), [0] * len(columns.names), {*range(len(columns.names))}
+    shares = missing.mean(0).tolist()
+    groups = [0] * len(columns.names)
     if sum(share > 0 for share in shares) > NARROW:
         return groups
+    remaining = {*range(len(columns.names))}
     for group in range(MOST_GROUPS):
-        gappy = [i for i in left if shares[i]]
-        search = gappy and group < MOST_GROUPS - 1
-        found = dependence(missing, facts, owner, left, gappy) if search else dict[int, float]()
-        for i in (left - found.keys()) or sorted(found, key=lambda i: found[i])[:1]:
+        gappy = [i for i in remaining if shares[i]]
+        dependent = dict[int, float]()
+        if gappy and group < MOST_GROUPS - 1:
+            dependent = dependence(missing, facts, owner, remaining, gappy)
+        weakest = sorted(dependent, key=lambda i: dependent[i])[:1]
+        for i in (remaining - dependent.keys()) or weakest:
             groups[i] = group
-            left.remove(i)
+            remaining.remove(i)
     return groups
 
 
@@ -165,13 +187,14 @@ def facts_of(
     d = len(columns.numbers)
     x = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))].cpu()
     x = x[: max(1000, MOST_FACTS // (2 * d + sum(columns.codes)))].double()
-    missing, owner = torch.zeros(len(x), len(columns.columns)).double(), 2 * columns.numbers
-    parts = [x[:, :d], x[:, :d] ** 2]
+    missing = torch.zeros(len(x), len(columns.columns)).double()
+    blocks = [x[:, :d], x[:, :d] ** 2]
+    owner = 2 * columns.numbers
     for i, count, gap, code in zip(columns.coded, columns.codes, columns.gaps, x.T[d:], strict=True):
         missing[:, i] = code == gap
-        parts.append(indicators(code[:, None], (count,)).where((code != gap)[:, None], torch.nan))
+        blocks.append(indicators(code[:, None], (count,)).where((code != gap)[:, None], torch.nan))
         owner = owner + [i] * count
-    facts = torch.cat(parts, 1)
+    facts = torch.cat(blocks, 1)
     return missing, (facts - facts.nanmean(0)).nan_to_num(0.0), torch.tensor(owner)
 
 
@@ -179,32 +202,35 @@ def dependence(
     missing: Float64[Tensor, "n m"],
     facts: Float64[Tensor, "n k"],
     owner: Int64[Tensor, "k"],
-    left: set[int],
+    remaining: set[int],
     gappy: list[int],
 ) -> dict[int, float]:
-    """The columns of ``gappy`` with gaps that depend on a column of ``left`` given the others, and how much.
+    """The columns of ``gappy`` with gaps that depend on a column of ``remaining`` given the others, and how much.
 
     That is their largest correlation beyond chance with a fact of such a column, among the rows in which it is
-    observed, after linear regression on the facts of all columns that aren't left.
+    observed, after linear regression on the facts of all columns that don't remain.
     """
-    drawn = torch.tensor([i not in left for i in range(missing.shape[1])])
-    known = torch.cat([torch.ones_like(missing[:, :1]), missing[:, drawn], facts[:, drawn[owner]]], 1)
+    earlier = torch.tensor([i not in remaining for i in range(missing.shape[1])])
+    known = torch.cat([torch.ones_like(missing[:, :1]), missing[:, earlier], facts[:, earlier[owner]]], 1)
     known = known if known.shape[1] <= NARROW else known[:, :1]
-    known, found = known / known.norm(dim=0).clamp(min=1e-9), torch.zeros(len(gappy)).double()
-    complete = [i for i in left if i not in gappy]
+    known = known / known.norm(dim=0).clamp(min=1e-9)
+    strengths = torch.zeros(len(gappy)).double()
+    complete = [i for i in remaining if i not in gappy]
     for block in filter(None, [complete, *([i] for i in gappy)]):
         rows = (missing[:, block] == 0).all(1)
-        both = torch.cat([missing[:, gappy], facts[:, torch.isin(owner, torch.tensor(block))]], 1)[rows]
-        both, base = both - both.mean(0), known[rows]
-        ridge = base.T @ base + 1e-9 * torch.eye(base.shape[1])
-        residuals = both - base @ torch.linalg.solve(ridge, base.T @ both)
+        of_block = torch.isin(owner, torch.tensor(block))
+        responses = torch.cat([missing[:, gappy], facts[:, of_block]], 1)[rows]
+        responses = responses - responses.mean(0)
+        predictors = known[rows]
+        ridge = predictors.T @ predictors + 1e-9 * torch.eye(predictors.shape[1])
+        residuals = responses - predictors @ torch.linalg.solve(ridge, predictors.T @ responses)
         norms = residuals.norm(dim=0)
-        residuals = residuals / norms.where(norms > EXPLAINED * both.norm(dim=0), torch.inf)
+        residuals = residuals / norms.where(norms > EXPLAINED * responses.norm(dim=0), torch.inf)
         correlations = (residuals[:, : len(gappy)].T @ residuals[:, len(gappy) :]).abs()
-        chance = DEPENDENT / math.sqrt(max(1, len(base) - base.shape[1]))
-        correlations = torch.nn.functional.pad(correlations.where(correlations > chance, 0.0), (1, 0))
-        found = torch.maximum(found, correlations.amax(1))
-    return {i: strength for i, strength in zip(gappy, found.tolist(), strict=True) if strength}
+        chance = DEPENDENT / math.sqrt(max(1, len(predictors) - predictors.shape[1]))
+        correlations = pad(correlations.where(correlations > chance, 0.0), (1, 0))
+        strengths = torch.maximum(strengths, correlations.amax(1))
+    return {i: strength for i, strength in zip(gappy, strengths.tolist(), strict=True) if strength}
 
 
 class Masked(NamedTuple):
@@ -222,7 +248,7 @@ class Masked(NamedTuple):
 
 @dataclass(frozen=True)
 class Masks:
-    """Draws masks of training rows, with the same choice of columns for many of them.
+    """Draws the masks of training rows: the rows of a pattern have the same one.
 
     ``owner``: the column of each number and code.
     ``noisy``: the share of patterns whose observed values have noise; its level is an input of the model.
@@ -251,45 +277,117 @@ class Masks:
         owner = torch.tensor([*columns.numbers, *columns.coded], device=model.order.device)
         # With few columns, all numbers of observed columns are equally likely.
         joint = max(joint, 1 / max(1, model.d))
-        chosen = torch.tensor([columns.names[i] in hidden for i in owner.tolist()], device=owner.device)
-        return cls(model, owner, joint, min(NOISY, NOISY_ROWS / rows) if noisy else 0.0, chosen.bool())
+        share_noisy = min(NOISY, NOISY_ROWS / rows) if noisy else 0.0
+        is_hidden = torch.tensor([columns.names[i] in hidden for i in owner.tolist()], device=owner.device)
+        return cls(model, owner, joint, share_noisy, is_hidden.bool())
 
     @property
     def share(self) -> float:
         """The share of rows that codes are learned from."""
-        gaps = self.model.gaps
-        if not len(gaps) or not self.model.d:
+        d, gaps = self.model.d, self.model.gaps
+        if not len(gaps) or not d:
             return float(len(gaps) > 0)
-        counts = torch.tensor(self.model.counts, device=gaps.device) - (gaps >= 0).long()
-        share = ONLY_GAPS if bool((counts == 1).all()) else CODES
-        numbers, codes = bool(self.hidden[: self.model.d].any()), bool(self.hidden[self.model.d :].any())
-        wanted = float(codes) if numbers != codes else share  # what rows teach that are there for hidden columns
-        return share + HIDDEN * (wanted - share)
+        values = torch.tensor(self.model.counts, device=gaps.device) - (gaps >= 0).long()
+        share = ONLY_GAPS if bool((values == 1).all()) else CODES
+        hides_numbers, hides_codes = bool(self.hidden[:d].any()), bool(self.hidden[d:].any())
+        # The rows that are there for hidden columns teach only what these consist of.
+        share_if_hidden = float(hides_codes) if hides_numbers != hides_codes else share
+        return share + HIDDEN * (share_if_hidden - share)
 
     def draw(self, x: Float[Tensor, "b e"], generator: torch.Generator, repeats: int = 1) -> Batch:
         """A batch of masked rows.  ``repeats``: divides their number; those for numbers occur as often instead."""
+        d = self.model.d
         x = x[: -(-len(x) // repeats)]
-        last = round(self.share * len(x))
-        rows, others = x[: len(x) - last], x[len(x) - last :]
-        numbers, clean = self.numbers(rows, generator) if len(rows) else (None, rows[:, : self.model.d])
-        codes, truth = self.codes(others, generator) if last else (None, others[:, self.model.d :])
-        clean = torch.cat([clean.repeat_interleave(repeats, 0), others[:, : self.model.d].nan_to_num(0.0)])
+        n = len(x) - round(self.share * len(x))
+        numbers, clean = self.numbers(x[:n], generator) if n else (None, x[:0, :d])
+        codes, truth = self.codes(x[n:], generator) if n < len(x) else (None, x[:0, d:])
+        clean = torch.cat([clean.repeat_interleave(repeats, 0), x[n:, :d].nan_to_num(0.0)])
         return Batch(clean, given=Masked(numbers, codes, truth))
 
-    def uniform(self, *shape: int, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Numbers between 0 and 1."""
-        return torch.rand(*shape, generator=generator, device=like.device, dtype=like.dtype)
+    def numbers(self, x: Float[Tensor, "b e"], generator: torch.Generator) -> tuple[Condition, Float[Tensor, "b d"]]:
+        """The condition of rows that numbers are learned from, and these numbers without noise."""
+        d = self.model.d
+        which = assign_patterns(x)
+        groups = torch.unique(self.model.order[:d])
+        patterns = min(PATTERNS, len(x))
+        group = groups[torch.randint(len(groups), (patterns, 1), generator=generator, device=x.device)]
+        known, target = self.known_in_group(group, x, generator)
+        if bool((self.model.gaps >= 0).any()):  # now and then, other columns are unknown as well
+            dropped = self.drop_columns(patterns, x, generator)
+            known, target = known & ~dropped, target & ~dropped[:, :d]
+        if bool(self.hidden[:d].any()):
+            hides, known_others, hidden_target = self.hidden_columns(group, x, generator)
+            known = torch.where(hides, known_others, known)
+            target = torch.where(hides, hidden_target, target)
+        condition = self.condition(x, known[which], target[which], which, generator)
+        return condition, torch.where(condition.target, x[:, :d], condition.values)
 
-    def add_noise(
-        self, x: Float[Tensor, "b e"], which: Int64[Tensor, "b"], generator: torch.Generator
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b"]]:
-        """Observed numbers with the noise of each pattern, and its level."""
-        few = int(which.max()) + 1 if len(which) else 1
-        levels = torch.randn(few, generator=generator, device=x.device, dtype=x.dtype) * LOG_NOISE_STD + LOG_NOISE_MEAN
-        chosen = self.uniform(few, like=x, generator=generator) < self.noisy
-        noise = (levels.exp().clamp(max=MAX_NOISE) * chosen)[which]
-        numbers = x[:, : self.model.d]
-        return numbers + noise[:, None] * noise_like(numbers, generator), noise
+    def known_in_group(
+        self, group: Int64[Tensor, "p 1"], x: Float[Tensor, "b e"], generator: torch.Generator
+    ) -> tuple[Bool[Tensor, "p e"], Bool[Tensor, "p d"]]:
+        """What is known in each pattern, and the targets: the other numbers of its group.
+
+        That is random numbers of the group, all of its codes, the earlier groups, and sometimes later columns.
+        """
+        d, order = self.model.d, self.model.order
+        columns = self.draw_for_columns(len(group), x, generator)
+        rates = uniform(len(group), 2, x, generator)
+        inside = (order == group)[:, :d]
+        ranks = torch.where(inside, columns[:, :d], 2.0).argsort(1).argsort(1)
+        most = inside.sum(1, keepdim=True) - 1
+        counts = ((rates[:, :1] * most).floor() + 1).minimum(most)
+        joint = torch.arange(len(group), device=x.device) < round(len(group) * self.joint)
+        target = inside & ((ranks >= counts) | joint[:, None])
+        known = (order <= group) | (columns < 2 * rates[:, 1:] - 1)
+        known[:, :d] &= ~target
+        return known, target
+
+    def drop_columns(self, patterns: int, x: Float[Tensor, "b e"], generator: torch.Generator) -> Bool[Tensor, "p e"]:
+        """The numbers and codes of columns that are unknown in each pattern: up to half of the columns."""
+        return self.draw_for_columns(patterns, x, generator) < DROPPED * uniform(patterns, 1, x, generator)
+
+    def hidden_columns(
+        self, group: Int64[Tensor, "p 1"], x: Float[Tensor, "b e"], generator: torch.Generator
+    ) -> tuple[Bool[Tensor, "p 1"], Bool[Tensor, "p e"], Bool[Tensor, "p d"]]:
+        """Which patterns are for the columns to be hidden, and for these what is known in them and what is a target.
+
+        The targets are the hidden numbers of the group.  Other columns are known, and so is what is drawn before.
+        """
+        d, order = self.model.d, self.model.order
+        target = (order == group)[:, :d] & self.hidden[:d]
+        hides = target.any(1, keepdim=True) & (uniform(len(group), 1, x, generator) < HIDDEN)
+        known = ~self.hidden | (order <= group)
+        known[:, :d] &= ~target
+        return hides, known, target
+
+    def codes(self, x: Float[Tensor, "b e"], generator: torch.Generator) -> tuple[Condition, Float[Tensor, "b c"]]:
+        """The condition of rows that codes are learned from, and these codes: from one to all, given random columns."""
+        d, count = self.model.d, self.column_count
+        which = assign_patterns(x)
+        patterns = min(PATTERNS, len(x))
+        order = uniform(patterns, count, x, generator)
+        # One column with a code is last in its pattern's order, so that it's unknown.
+        coded = torch.unique(self.owner[d:])
+        last = coded[torch.randint(len(coded), (patterns,), generator=generator, device=x.device)]
+        order[torch.arange(patterns, device=x.device), last] = 2.0
+        ranks = order.argsort(1).argsort(1)
+        known = ranks < torch.randint(0, count, (patterns, 1), generator=generator, device=x.device)
+        known = known[:, self.owner]
+        if bool(self.hidden[d:].any()):
+            hides = uniform(patterns, 1, x, generator) < HIDDEN
+            known = torch.where(hides, ~self.hidden, known)
+        known = known[which]
+        condition = self.condition(x, known, torch.zeros_like(known[:, :d]), which, generator)
+        return condition, x[:, d:].masked_fill(known[:, d:], torch.nan)
+
+    @property
+    def column_count(self) -> int:
+        """The number of columns."""
+        return int(self.owner.max()) + 1
+
+    def draw_for_columns(self, patterns: int, like: Tensor, generator: torch.Generator) -> Float[Tensor, "p e"]:
+        """A number between 0 and 1 for each column of each pattern, which the column's number and code share."""
+        return uniform(patterns, self.column_count, like, generator)[:, self.owner]
 
     def condition(
         self,
@@ -299,79 +397,47 @@ class Masks:
         which: Int64[Tensor, "b"],
         generator: torch.Generator,
     ) -> Condition:
-        """The condition of rows given what is known."""
+        """The condition of rows given what is known; ``which``: the pattern of each row."""
         d = self.model.d
         values, noise = self.add_noise(x, which, generator)
-        missing = x[:, :d].isnan()
-        numbers = torch.where(known[:, :d], values, torch.where(target, torch.nan, ABSENT)).masked_fill(missing, ABSENT)
+        unknown = torch.where(target, torch.nan, ABSENT)
+        numbers = torch.where(known[:, :d], values, unknown).masked_fill(x[:, :d].isnan(), ABSENT)
         codes = torch.where(known[:, d:], x[:, d:], torch.nan)
         noise = noise * numbers.isfinite().any(1)
         wanted = () if bool(target.any()) else range(len(self.model.counts))
         return self.model.condition(torch.cat([numbers, codes], 1), noise, wanted=wanted)
 
-    def numbers(self, x: Float[Tensor, "b e"], generator: torch.Generator) -> tuple[Condition, Float[Tensor, "b d"]]:
-        """Numbers of one group given all codes of that group, random other numbers of it, and the earlier groups.
+    def add_noise(
+        self, x: Float[Tensor, "b e"], which: Int64[Tensor, "b"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b"]]:
+        """Observed numbers with the noise of their pattern, and its level; many patterns have none."""
+        patterns = int(which.max()) + 1
+        normal = torch.randn(patterns, generator=generator, device=x.device, dtype=x.dtype)
+        levels = (normal * LOG_NOISE_STD + LOG_NOISE_MEAN).exp().clamp(max=MAX_NOISE)
+        is_noisy = torch.rand(patterns, generator=generator, device=x.device, dtype=x.dtype) < self.noisy
+        noise = (levels * is_noisy)[which]
+        numbers = x[:, : self.model.d]
+        return numbers + noise[:, None] * noise_like(numbers, generator), noise
 
-        Later groups are unknown, or some of their columns are known.
-        """
-        d, n = self.model.d, len(x)
-        few = max(1, min(PATTERNS, n))
-        which = torch.arange(n, device=x.device) * few // max(1, n)
-        order = self.model.order
-        groups = torch.tensor(sorted({*order[:d].tolist()}), device=x.device)
-        joint = torch.arange(few, device=x.device) < round(few * self.joint)
-        group = groups[torch.randint(len(groups), (few, 1), generator=generator, device=x.device)]
-        columns = self.uniform(few, int(self.owner.max()) + 1, like=x, generator=generator)[:, self.owner]
-        rates = self.uniform(few, 2, like=x, generator=generator)
-        inside, later = order == group, order > group
-        ranks = torch.where(inside[:, :d], columns[:, :d], 2.0).argsort(1).argsort(1)
-        most = inside[:, :d].sum(1, keepdim=True) - 1
-        counts = ((rates[:, :1] * most).floor() + 1).minimum(most)
-        observed = (ranks < counts) & ~joint[:, None]
-        known = torch.where(later, (columns < 2 * rates[:, 1:] - 1), True)
-        known[:, :d] &= torch.where(inside[:, :d], observed, True)
-        target = inside[:, :d] & ~observed
-        if bool((self.model.gaps >= 0).any()):  # now and then, other columns are unknown as well
-            dropped = self.uniform(few, int(self.owner.max()) + 1, like=x, generator=generator)[:, self.owner]
-            dropped = dropped < DROPPED * self.uniform(few, 1, like=x, generator=generator)
-            known, target = known & ~dropped, target & ~dropped[:, :d]
-        if bool(self.hidden[:d].any()):
-            here = inside[:, :d] & self.hidden[:d]
-            chosen = here.any(1, keepdim=True) & (self.uniform(few, 1, like=x, generator=generator) < HIDDEN)
-            earlier = (order < group) | inside
-            earlier[:, :d] &= ~here
-            known = torch.where(chosen, ~self.hidden | earlier, known)
-            target = torch.where(chosen, here, target)
-        condition = self.condition(x, known[which], target[which], which, generator)
-        return condition, torch.where(condition.target, x[:, :d], condition.values)
 
-    def codes(self, x: Float[Tensor, "b e"], generator: torch.Generator) -> tuple[Condition, Float[Tensor, "b c"]]:
-        """Codes of random columns, from one to all, given random others."""
-        d, n, m = self.model.d, len(x), int(self.owner.max()) + 1
-        few = max(1, min(PATTERNS, n))
-        which = torch.arange(n, device=x.device) * few // max(1, n)
-        ranks = self.uniform(few, m, like=x, generator=generator)
-        coded = torch.tensor(sorted({*self.owner[d:].tolist()}), device=x.device)
-        wanted = coded[torch.randint(len(coded), (few,), generator=generator, device=x.device)]
-        ranks[torch.arange(few, device=x.device), wanted] = 2.0
-        ranks = ranks.argsort(1).argsort(1)
-        counts = torch.randint(0, m, (few, 1), generator=generator, device=x.device)
-        known = (ranks < counts)[:, self.owner]
-        if bool(self.hidden[d:].any()):
-            chosen = self.uniform(few, 1, like=x, generator=generator) < HIDDEN
-            known = torch.where(chosen, ~self.hidden, known)
-        known = known[which]
-        condition = self.condition(x, known, torch.zeros_like(known[:, :d]), which, generator)
-        return condition, x[:, d:].masked_fill(known[:, d:], torch.nan)
+def assign_patterns(x: Float[Tensor, "b e"]) -> Int64[Tensor, "b"]:
+    """The pattern of each row; consecutive rows share one."""
+    return torch.arange(len(x), device=x.device) * min(PATTERNS, len(x)) // len(x)
+
+
+def uniform(rows: int, columns: int, like: Tensor, generator: torch.Generator) -> Float[Tensor, "r c"]:
+    """Numbers between 0 and 1, with the dtype and on the device of ``like``."""
+    return torch.rand(rows, columns, generator=generator, device=like.device, dtype=like.dtype)
 
 
 def code_losses(model: ConditionalModel, given: Masked) -> Float[Tensor, "b"]:
     """The cross-entropy of unknown codes of each row in nats, divided by the number of codes."""
     assert given.codes is not None
-    logits, total = model.logits(given.codes), torch.zeros(len(given.truth), device=given.truth.device)
-    for values, truth in zip(torch.split(logits, list(model.counts), 1), given.truth.T, strict=True):
-        right = truth.nan_to_num(-100.0).long()
-        total = total + torch.nn.functional.cross_entropy(values, right, reduction="none")
+    total = torch.zeros(len(given.truth), device=given.truth.device)
+    logits = torch.split(model.logits(given.codes), list(model.counts), 1)
+    for code_logits, truth in zip(logits, given.truth.T, strict=True):
+        labels = truth.nan_to_num(-100.0).long()  # torch's label for an example without a loss
+        total = total + cross_entropy(code_logits, labels, reduction="none")
     return total / max(1, len(model.counts))
 
 
@@ -380,7 +446,9 @@ class MaskedCurriculum(Curriculum):
 
     def __init__(self, data: "Table", model: ConditionalModel, hidden: tuple[str, ...]) -> None:
         super().__init__(data.held_out)
-        self.data, self.model, self.columns, self.hidden = data, model, data.columns, hidden
+        self.data = data
+        self.model = model
+        self.hidden = hidden
 
     def batches(self, drawn: Iterator[Batch], generator: torch.Generator) -> Iterator[Batch]:
         """Endless random batches, in which random cells are known.
@@ -388,44 +456,50 @@ class MaskedCurriculum(Curriculum):
         If inverting a matrix for each row with gaps would take longer than the network, a batch has fewer rows, and
         numbers are learned from each of them several times, with fresh noise.
         """
-        masks = Masks.of(self.model, self.columns, self.data.n, noisy=True, hidden=self.hidden)
-        gappy, size = bool(self.data.numbers.isnan().any()), len(self.model.mean)
-        repeats = min(MAX_REPEATS, max(1, size // COLUMNS_PER_REPEAT)) if gappy else 1
+        masks = Masks.of(self.model, self.data.columns, self.data.n, noisy=True, hidden=self.hidden)
+        has_gaps = bool(self.data.numbers.isnan().any())
+        repeats = min(MAX_REPEATS, max(1, len(self.model.mean) // COLUMNS_PER_REPEAT)) if has_gaps else 1
         for batch in drawn:
             yield masks.draw(batch.x, generator, repeats)
 
     def held_out(self, examples: Batch) -> Callable[[torch.Generator], Iterator[Batch]]:
         """Half of the held-out rows are for the joint density, the other half for conditionals with fixed masks."""
         generator = torch.Generator(examples.x.device).manual_seed(1)
-        rows = next(batches(examples.x, affordable_rows(examples.x, sum(self.sizes)), generator=generator)).x
-        masks = Masks.of(self.model, self.columns, self.data.n, noisy=False, joint=0.5, hidden=self.hidden)
+        count = affordable_rows(examples.x, sum(self.sizes))
+        rows = next(batches(examples.x, count, generator=generator)).x
+        masks = Masks.of(self.model, self.data.columns, self.data.n, noisy=False, joint=0.5, hidden=self.hidden)
         batch = masks.draw(rows, generator)
         return lambda _: iter([batch])
 
     def loss(self, loss: Loss) -> Loss:
         """The loss of scores for the rows that numbers are learned from, followed by that of codes for the others."""
 
-        def both(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
+        def loss_of_both(model: ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
             given = batch.given
             assert isinstance(given, Masked) and isinstance(model, ConditionalModel)  # noqa: PT018
-            chosen = batch.x[: len(batch.x) - len(given.truth)]
-            found = [loss(model, Batch(chosen, given=given.numbers))] if given.numbers is not None else []
+            losses, sigmas = list[Tensor](), list[Tensor]()
+            if given.numbers is not None:
+                numbers = batch.x[: len(batch.x) - len(given.truth)]
+                score_losses, levels = loss(model, Batch(numbers, given=given.numbers))
+                losses.append(score_losses)
+                sigmas.append(levels)
             if len(given.truth):
-                found.append((code_losses(model, given), torch.full_like(given.truth[:, 0], torch.nan)))
-            losses, sigmas = (torch.cat(parts) for parts in zip(*found, strict=True))
-            return losses, sigmas
+                losses.append(code_losses(model, given))
+                sigmas.append(torch.full_like(given.truth[:, 0], torch.nan))
+            return torch.cat(losses), torch.cat(sigmas)
 
-        return both
+        return loss_of_both
 
     def parts(self, batch: Batch) -> dict[str, Bool[Tensor, "b"]]:
         """The rows for the joint density, those for conditionals of numbers, and those for codes."""
-        assert isinstance(batch.given, Masked)
-        given, which = batch.given, torch.full((len(batch.x),), 2, device=batch.x.device)
+        given = batch.given
+        assert isinstance(given, Masked)
+        part_of_row = torch.full((len(batch.x),), 2, device=batch.x.device)
         names = {2: "codes"} if len(given.truth) else {}
         if given.numbers is not None:
-            which[: len(batch.x) - len(given.truth)] = given.numbers.observed.any(1).long()
+            part_of_row[: len(batch.x) - len(given.truth)] = given.numbers.observed.any(1).long()
             names = {0: "joint", 1: "conditionals"} | names
-        return {name: which == part for part, name in names.items()}
+        return {name: part_of_row == part for part, name in names.items()}
 
 
 @dataclass(frozen=True)
@@ -439,16 +513,21 @@ class Table(Dataset):
     # Where a network of standardised columns has most to learn.
     log_sigma_mean: ClassVar[tuple[float, float]] = (-0.8, -0.8)
     log_sigma_std: ClassVar[float] = 1.6
-    # Rows are cheap, and a small table is soon memorised.  A report costs up to four steps.
+    # Rows are cheap, and a small table is soon memorised.  An evaluation costs up to four steps.
     held_out: ClassVar[tuple[int, ...]] = (4096,)
-    reports: ClassVar[Reports] = Reports(count=100, power=2, spacing=25, from_start=True, tolerance=0.0, patience=0.25)
+    evaluations: ClassVar[int] = 100
+    evaluation_power: ClassVar[float] = 2.0
+    evaluation_spacing: ClassVar[int] = 25
+    evaluates_start: ClassVar[bool] = True
+    tolerance: ClassVar[float] = 0.0
+    patience: ClassVar[float] = 0.25
     posterior_targets: ClassVar[bool] = False
     refused: ClassVar[tuple[str, ...]] = (*OF_IMAGES, "flip", "start", "posterior_above")
     shown: ClassVar[int] = 10  # a picture shows more points than images
 
     @cached_property
     def columns(self) -> Columns:
-        """Those of the table."""
+        """The columns of the table; called 0, 1, … if its rows aren't transformed."""
         return columns_of(self.transform, self.shape[0])
 
     @property
@@ -472,21 +551,24 @@ class Table(Dataset):
         """A Gaussian, the shares of codes, and the order of columns, from rows with the codes of missing cells."""
         if preconditioning != "conditional":
             return super().start(preconditioning)
-        columns, d, counts = self.columns, len(self.columns.numbers), self.codes
-        inside = torch.tensor(in_gaussian(counts), dtype=torch.bool, device=self.train.device)
-        shown = tuple(count for count, chosen in zip(counts, inside.tolist(), strict=True) if chosen)
+        columns, d = self.columns, len(self.columns.numbers)
+        inside = torch.tensor(in_gaussian(self.codes), dtype=torch.bool, device=self.train.device)
+        counts = tuple(compress(self.codes, inside.tolist()))
 
         def coordinates(x: Tensor) -> Tensor:
-            return torch.cat([x[:, :d], indicators(x[:, d:][:, inside], shown)], 1)
+            return torch.cat([x[:, :d], indicators(x[:, d:][:, inside], counts)], 1)
 
-        place = {column: i for i, column in enumerate(columns.coded)}
-        indicator = [place[i] if columns.columns[i].codes else -1 for i in columns.numbers]
-        groups = group_columns(columns, self.train)
-        order = [groups[i] for i in [*columns.numbers, *columns.coded]]
         gaussian = fit_gaussian(coordinates(self.train), coordinates(self.validation))
-        longs = {"order": order, "indicator": indicator, "gaps": [*columns.gaps]}
-        shares = {"log_shares": log_shares(columns, self.train)}
-        return gaussian._asdict() | shares | {k: torch.tensor(v).long() for k, v in longs.items()}
+        groups = group_columns(columns, self.train)
+        code_of = {column: code for code, column in enumerate(columns.coded)}
+        return {
+            "mean": gaussian.mean,
+            "covariance": gaussian.covariance,
+            "log_shares": log_shares(columns, self.train),
+            "order": torch.tensor([groups[i] for i in [*columns.numbers, *columns.coded]]).long(),
+            "indicator": torch.tensor([code_of.get(i, -1) for i in columns.numbers]).long(),
+            "gaps": torch.tensor(columns.gaps).long(),
+        }
 
     def curriculum(self, model: ScoreModel, hidden: tuple[str, ...]) -> Curriculum:
         """Random cells of each row are known; a network of the user's own learns the joint density."""

@@ -22,7 +22,7 @@ from ncsn.machine.messages import bar, log
 from ncsn.metrics import Trials, rank
 from ncsn.prior import Classes, Prior
 from ncsn.run.imputation import Imputed, ImputingRun, Unseen, check_unseen, choose_patterns
-from ncsn.run.run import SeededOptions, UserData
+from ncsn.run.options import SeededOptions, UserData
 from ncsn.run.steps import generator_of
 from ncsn.samplers import Step
 from ncsn.score import Sigma, tweedie

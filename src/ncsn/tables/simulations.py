@@ -16,7 +16,8 @@ from typing_extensions import Unpack
 from ncsn.data.columns import Columns, insert_rest, name_of, select
 from ncsn.likelihood import LogDensities
 from ncsn.machine.messages import log
-from ncsn.run.run import Run, SeededOptions, UserData
+from ncsn.run.options import SeededOptions, UserData
+from ncsn.run.run import Run
 from ncsn.run.steps import generator_of
 from ncsn.tables.frames import frame_of
 from ncsn.tables.run import TableRun, Values, places_of
@@ -291,5 +292,5 @@ def effective_size(log_weights: Float64[Tensor, "k"]) -> float:
 def temper(log_weights: Float64[Tensor, "k"]) -> Float64[Tensor, "k"]:
     """Weights to the power 1, ½, ¼, …: the largest for which a tenth of the particles is effective."""
     powers = [log_weights / 2**halvings for halvings in range(20)]
-    enough = (power for power in powers if effective_size(power) >= len(power) / 10)
-    return next(enough, powers[-1]).softmax(0)
+    enough: list[Tensor] = [power for power in powers if effective_size(power) >= len(power) / 10]
+    return (enough or powers[-1:])[0].softmax(0)
