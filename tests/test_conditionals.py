@@ -736,10 +736,10 @@ def table(n: int = 2000, *, gaps: bool = True, seed: int = 0) -> pandas.DataFram
 
 @cache
 def begun(data: Dataset) -> ConditionalModel:
-    """A model of the data, whose Gaussian and order its training doesn't change."""
-    model = trained(data, 1, TrainSettings(channels=(8,), blocks=1)).score
-    assert isinstance(model, ConditionalModel)
-    return model
+    """A model before its first step."""
+    start = {name: torch.as_tensor(value) for name, value in data.start("conditional").items()}
+    gaussian = Gaussian(start.pop("mean"), start.pop("covariance"))
+    return built(gaussian, Waves(data.codes), **start)
 
 
 def test_a_training_starts_around_the_moments_of_numbers_and_codes() -> None:
@@ -953,7 +953,7 @@ def test_only_observed_numbers_have_noise() -> None:
     assert not numbers.noise[~numbers.observed.any(1)].any()
     z, levels = (off / noise)[noise > 0], torch.unique(numbers.noise[numbers.observed.any(1)])
     assert 0 in levels, "some patterns are exact"
-    assert len(levels) > 3
+    assert len(levels) > 2
     assert float(z.mean()) == pytest.approx(0, abs=4 / len(z) ** 0.5)
     assert float(z.std()) == pytest.approx(1, abs=4 / (2 * len(z)) ** 0.5)
     (batch,) = curriculum_of(MIXED).held_out(Batch(MIXED.validation))(torch.Generator())

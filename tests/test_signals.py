@@ -145,8 +145,8 @@ def test_distances_of_signals_are_those_by_hand() -> None:
         products = [float(np.mean([np.mean(s[c, : 10 - lag] * s[c, lag:]) for s in z])) for lag in (k, 0)]
         return products[0] / products[1]
 
-    examples = torch.from_numpy(x)
-    data = Signals(examples, examples, examples)
+    signals = torch.from_numpy(x)
+    data = Signals(signals, signals, signals)
     run = SignalRun.of(SEASON, (2, 10), sigma_max=20.0, sigma_min=0.02)
     found = judge(run, data, torch.from_numpy(y))
     for name, number in (("log_spectrum", power), ("autocorrelation", correlation)):
