@@ -79,7 +79,8 @@ def solution_by(m: Tensor, b: Tensor, steps: int, noise: float) -> Tensor:
         return (jacobian.mT @ x[..., None])[..., 0] - x
 
     found = posterior(score, identity, b, noise, steps=steps)(torch.zeros_like(b), 1.0)
-    return torch.linalg.solve(jacobian, found)
+    solution: Tensor = torch.linalg.solve(jacobian, found)
+    return solution
 
 
 def test_conjugate_gradients_solve(generator: Generator) -> None:
