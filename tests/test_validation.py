@@ -130,7 +130,7 @@ def test_an_error_of_a_library_is_repeated_in_one_line_that_ends(
 
 UNET = {"image_channels": 1, "channels": [8], "blocks": 1, "features": 8}
 MLP = {"dimensions": 2, "width": 8, "layers": 1}
-REFUSED = {
+REFUSED: dict[str, dict[str, list[object]]] = {
     "UNet": {"channels": [[], [8, 0], [2] * 13], "blocks": [0, 101, 1.0], "image_channels": [0], "dimensions": [0, 4]},
     "MLP": {"width": [0, 8.0, "8", None, True], "dimensions": [0], "layers": [0, 1001], "depth": [2]},
 }
@@ -142,8 +142,9 @@ def test_a_recipe_has_no_networks_without_parts_or_with_too_many(network: str, n
     for value in REFUSED[network][name]:
         arguments = (UNET if network == "UNet" else MLP) | {name: value}
         (folder / "config.json").write_text(written)
-        edit_config(folder, lambda config, x=arguments: config["recipe"].update(network=network, arguments=x))
-        assert f"{name}" in refused(lambda: ncsn.load(folder, device="cpu"), naming=str(folder))
+        recipe = {"network": network, "arguments": arguments}
+        edit_config(folder, lambda config, new=recipe: config["recipe"].update(new))  # type: ignore[misc]
+        assert name in refused(lambda: ncsn.load(folder, device="cpu"), naming=str(folder))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff\xfe1", b"[" * 100_000, b"9" * 5000])
