@@ -14,8 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ncsn.machine import hardware
-
 TRAIN = (
     "train {data} --steps 12 --channels 8 --blocks 1 --batch-size 24 --levels 3 --samples 2 --guidance 1 --no-compile "
     "--device cpu --posterior-above 0.5 --flip --out {out}"
@@ -164,8 +162,3 @@ def test_what_ends_one_process_ends_all_with_one_line(more: str, line: str, step
     assert line in finished.stderr
     assert finished.stderr.count("error: ") <= 2
     assert torch.load(place / name / "checkpoint.pt", weights_only=True)["step"] == step
-
-
-def test_what_torch_says_of_a_peer_becomes_one_line() -> None:
-    with pytest.raises(hardware.PeerError, match=r"\(Read error: timed out\)$"), hardware.name_peer_errors():
-        raise RuntimeError("Read error: timed out\nat length")

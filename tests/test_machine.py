@@ -15,13 +15,18 @@ from unittest.mock import Mock, call
 
 import pytest
 import torch
+<<<<<<< HEAD
 from helpers import fit_table
+=======
+from helpers import run_ncsn
+>>>>>>> tests3
 from torch import Tensor, nn
 
 import ncsn
 from ncsn import Run, ScoreModel
-from ncsn.machine import hardware, messages
+from ncsn.machine import hardware
 from ncsn.machine.hardware import Load, threads_for
+from ncsn.machine.messages import quieter
 from ncsn.networks import MLP, Block, UNet
 from ncsn.settings import TrainSettings
 
@@ -136,13 +141,13 @@ def test_each_process_has_a_gpu_of_its_own(local_rank: str | None, monkeypatch: 
 @pytest.mark.parametrize("name", ["cuda:17", "xla", "quantum"])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        hardware.choose_device(name)
+        ncsn.load("mnist", device=name)
 
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """Sets how many threads torch uses, which the environment doesn't say; afterwards they are as before."""
-    for name in hardware.FIXED_BY:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     usual = torch.get_num_threads()
     yield torch.set_num_threads
@@ -263,16 +268,18 @@ def test_memory_is_kept_where_the_library_can(library: str, calls: list[Any], mo
     c = Mock()
     monkeypatch.setattr("platform.libc_ver", lambda: (library, "2.39"))
     monkeypatch.setattr("ctypes.CDLL", lambda _: c)
-    hardware.keep_memory()
+    with pytest.raises(SystemExit, match=r"^2$"):
+        run_ncsn("sample", "nowhere")
     assert c.mallopt.call_args_list == calls
 
 
 def test_messages_are_dropped_within_a_block_and_in_its_thread_only(capsys: pytest.CaptureFixture[str]) -> None:
-    with messages.quieter(logging.ERROR):
-        messages.log.warning("here")
-        with messages.quieter(logging.INFO):
-            messages.log.warning("inside")
+    log = logging.getLogger("ncsn")
+    with quieter(logging.ERROR):
+        log.warning("here")
+        with quieter(logging.INFO):
+            log.warning("inside")
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(messages.log.warning, "elsewhere").result()
-    messages.log.warning("afterwards")
+            pool.submit(log.warning, "elsewhere").result()
+    log.warning("afterwards")
     assert capsys.readouterr().err.split() == ["elsewhere", "afterwards"]

@@ -9,7 +9,6 @@ from torch import nn
 
 from ncsn.evaluation.classifier import Classifier
 from ncsn.networks import MLP, Block, ResidualMLP, UNet
-from ncsn.validation import check_call
 
 NEW = [
     (MLP(3, width=16, layers=2), (3,)),
@@ -72,17 +71,6 @@ def test_narrow_images_are_the_same_in_every_precision(generator: torch.Generato
 def test_a_new_block_is_the_identity(generator: torch.Generator) -> None:
     h = torch.randn(3, 2, 4, 4, generator=generator)
     assert torch.equal(Block(2)(h, torch.randn(3, 4, generator=generator)), h)
-
-
-UNETS = {"channels": [(), (8, 0), (2,) * 13], "blocks": [0, 101], "image_channels": [0], "dimensions": [0, 4]}
-MLPS = {"width": [0], "dimensions": [0], "layers": [0, 1001]}
-
-
-@pytest.mark.parametrize(("kind", "refused"), [(UNet, UNETS), (MLP, MLPS)])
-def test_a_recipe_has_no_networks_without_parts_or_with_too_many(kind: type, refused: dict[str, list[object]]) -> None:
-    for name, value in [(name, value) for name, values in refused.items() for value in values]:
-        with pytest.raises(ValueError, match=name):
-            check_call(kind, ({"dimensions": 2} if kind is MLP else {}) | {name: value})
 
 
 @pytest.mark.parametrize(("name", "value"), [("channels", ()), ("channels", (8, 0)), ("blocks", 0), ("dimensions", 4)])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 import ncsn
-from ncsn.noise import LogNormal, LogUniform, langevin_eps, largest_distance, level_ratio
+from ncsn.noise import LogNormal, LogUniform, langevin_eps, level_ratio
 
 
 @given(st.floats(0.1, 100), st.floats(1e-3, 0.1, exclude_max=True), st.integers(2, 50))
@@ -109,12 +109,12 @@ def test_langevin_eps_keeps_the_variance_best(ratio: float, steps: int) -> None:
     assert langevin_eps(ratio, 0.1, steps) == pytest.approx(best / 100)
 
 
-def test_largest_distance_is_that_over_all_parts_of_the_data() -> None:
-    """They are of 500 examples: the farthest pair lies in the second and the third."""
-    x = torch.zeros(1100, 1, 2)
-    x[600, 0, 0], x[1050, 0] = -3, torch.tensor([3.0, 4.0])
-    assert largest_distance(x) == pytest.approx(math.hypot(6, 4))
-    assert largest_distance(x, limit=1000) == pytest.approx(3)
+@pytest.mark.parametrize(("n", "distance"), [(1100, math.hypot(6, 4)), (10_051, 3)])
+def test_the_largest_noise_is_the_largest_distance_of_the_first_10_000_examples(n: int, distance: float) -> None:
+    """They are compared in parts of 500: the farthest pair lies in the second and the last."""
+    x = torch.zeros(n, 1, 2)
+    x[600, 0, 0], x[n - 50, 0] = -3, torch.tensor([3.0, 4.0])
+    assert ncsn.suggest_noise(x).noise.sigma_max == pytest.approx(distance)
 
 
 def test_a_suggestion_follows_the_techniques_and_says_why(generator: Generator) -> None:

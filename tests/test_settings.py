@@ -1,20 +1,27 @@
 """Every option is heard: another value of a field changes the part of the training that it names."""
 
 import dataclasses
+import inspect
 import json
+import re
+import shutil
 from collections.abc import Callable
-from functools import partial
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
+from helpers import edit_config, run_ncsn
 from learning import Lessons, pictures, tiny, unlearned
 
-from ncsn.learn import rules
-from ncsn.learn.plan import make_plan, storable_settings
+import ncsn
 from ncsn.objectives import dsm
+<<<<<<< HEAD
 from ncsn.settings import Changes, Job, ResolvedSettings, TrainSettings
 from ncsn.validation import from_json
+=======
+from ncsn.settings import Job, TrainSettings
+>>>>>>> tests3
 
 Read = Callable[[Lessons], object]
 
@@ -100,32 +107,47 @@ def test_every_option_is_in_the_table() -> None:
 
 
 def test_keywords_of_fit_are_settings_of_the_same_types() -> None:
-    declared, keywords = get_type_hints(TrainSettings), get_type_hints(Changes)
+    (changes,) = get_args(inspect.signature(ncsn.fit).parameters["changes"].annotation)
+    declared, keywords = get_type_hints(TrainSettings), get_type_hints(changes)
     assert all(hint in (declared[name], declared[name] | None) for name, hint in keywords.items())
     assert declared.keys() - keywords == ELSEWHERE - {"signals", "hidden", "compile"} | {"samples"}
 
 
-def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> None:
-    resolved = rules.resolve(TrainSettings(dataset="somewhere", start="none"), pictures(), torch.device("cpu"))
-    assert {name for name, value in vars(resolved).items() if value is None} == {
+def test_a_run_has_settings_that_follow_from_the_data() -> None:
+    given = TrainSettings(dataset="somewhere", start="none", job=Job(device="cpu"))
+    settings = unlearned(pytest.MonkeyPatch(), pictures(), given).run.settings
+    assert {name for name, value in settings.items() if value is None} == {
         *("steps", "size", "start", "levels", "langevin_steps", "eps")
     }
+<<<<<<< HEAD
     assert resolved.minutes == 10
     text = json.dumps(storable_settings(resolved))
     assert from_json(ResolvedSettings, json.loads(text), "it") == resolved
     given, data = TrainSettings(), pictures(n=40)
     assert make_plan(data, given, saved=json.loads(text)).settings == resolved, "whatever the data is"
+=======
+    assert settings["minutes"] == 10
+    assert json.loads(json.dumps(settings)).keys() == settings.keys()
+>>>>>>> tests3
 
 
-def test_who_resumes_gets_the_runs_own_settings_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    saved = storable_settings(rules.resolve(tiny(seed=3), pictures(), torch.device("cpu")))
-    again = partial(rules.recall, saved=saved)
-    same = again(TrainSettings(seed=3, channels=(8, 12), minutes=2.0, job=Job(device="cpu")))
-    assert (same.seed, same.channels, same.minutes, same.steps) == (3, (8, 12), 2.0, None)
-    assert (same.job, same.compile) == (Job(device="cpu"), False)
-    assert not capsys.readouterr().out
-    other = again(TrainSettings(seed=5, batch_size=64))
-    assert (other.seed, other.batch_size, other.steps) == (3, 16, 6)
-    assert "batch_size, seed" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"config\.json: settings: channels is"):
-        again(TrainSettings(), saved=saved | {"channels": "wide"})
+def resume(folder: Path, options: str) -> None:
+    run_ncsn("train", str(folder / "data.npz"), *options.split(), "--resume", "--out", str(folder / "run"))
+
+
+def test_who_resumes_gets_the_runs_own_settings_and_is_told(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But for the budget, and how to compute; and what config.json says instead must be settings."""
+    folder = Path(shutil.copytree(trained, tmp_path / "it"))
+    before = ncsn.load(folder / "run", device="cpu").settings
+    resume(folder, "--steps 13 --device cpu --seed 0 --channels 8 12")
+    assert "have no effect" not in capsys.readouterr().out
+    assert ncsn.load(folder / "run", device="cpu").settings == before | {"steps": 13}
+    resume(folder, "--steps 14 --device cpu --seed 5 --batch-size 64")
+    assert "these options have no effect: batch_size, seed" in capsys.readouterr().out
+    assert ncsn.load(folder / "run", device="cpu").settings == before | {"steps": 14}
+    edit_config(folder / "run", lambda config: config["settings"].update(channels="wide"))
+    with pytest.raises(SystemExit, match=r"^2$"):
+        resume(folder, "--device cpu")
+    assert re.search(r"^error: .*channels is 'wide'.*\n$", capsys.readouterr().err)

@@ -1,18 +1,28 @@
 """Every number that can be given on a command line has a range, and what no type allows is refused in one line."""
 
 import math
+import re
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from annotated_types import Interval
+from helpers import DIGITS, Patch, edit_config, refused
 
+import ncsn
 from ncsn.cli.commands import COMMANDS
 from ncsn.settings import ResolvedSettings, TrainSettings
+<<<<<<< HEAD
 from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, from_json, one_line, read_json
+=======
+>>>>>>> tests3
 from training_toy import Toy
 
 NEEDED: dict[str, Any] = {
@@ -64,77 +74,97 @@ def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> Non
                     kind(**needed | {field.name: given})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inner:
-    name: Literal["a", "b"]
-    sizes: tuple[Count, ...] = (1,)
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of a network of the package."""
+    recipe = replace(DIGITS, network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 1}, shape=(2,))
+    run = ncsn.Run.of(ncsn.ScoreModel(ncsn.MLP(2, 8, 1)), (2,), sigma_max=2.0, sigma_min=0.1)
+    folder = tmp_path_factory.mktemp("saved") / "it"
+    replace(run, recipe=recipe, settings={"seed": 0}).save(folder)
+    return folder
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outer:
-    inner: Inner
-    level: Levels | Literal["all"] = "all"
-    sigma: NoiseLevel | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.level == 13:
-            raise ValueError("level is 13; bring luck")
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "it"))
 
 
-WHOLE = {"inner": {"name": "a", "sizes": [2, 3]}, "level": 7, "sigma": 2}
-
-
-CHANGES = [
-    ({"inner": {}}, "inner.name is missing"),
-    ({"inner": {"name": "a", "sizes": [1, 0]}}, "inner.sizes.1 is 0; .* 1"),
-    ({"inner": {"name": "a", "sizes": [True]}}, "inner.sizes.0 is True; .* integer"),
-    ({"inner": ["a"]}, "inner is .*; .* object"),
-    ({"level": "x" * 5000}, "level is 'x.*; .* integer or .* 'all'"),
-    ({"level": 13}, "level is 13; bring luck"),
-    ({"sigma": math.nan}, "sigma is nan; .* finite number"),
-    ({"sigma": 10**400}, "sigma is "),
-    ({"more\n": 1}, "more is 1; Extra inputs"),
+SAMPLING: list[tuple[dict[str, Any], str]] = [
+    ({"levels": 0}, "recipe.sampling is .* levels is 0; .* from 1 "),
+    ({"levels": True}, "recipe.sampling.levels is True; .* integer"),
+    ({"levels": "x" * 5000}, "recipe.sampling.levels is 'x.*; .* integer"),
+    ({"sigma_max": math.nan}, "recipe.sampling.sigma_max is nan; .* finite number"),
+    ({"sigma_max": 10**400}, "recipe.sampling.sigma_max is "),
+    ({"sigma_max": "2"}, "recipe.sampling.sigma_max is '2'; .* number"),
+    ({"sampler": "a"}, "recipe.sampling is .* sampler is a; .* dpmpp-sde"),
+    ({"more\n": 1}, "recipe.sampling.more is 1; "),
+]
+CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda config: config.pop("recipe"), "recipe is missing"),
+    (lambda config: config["recipe"].pop("shape"), "recipe.shape is missing"),
+    (lambda config: config["recipe"].update(shape=[2, 0]), "recipe.shape.1 is 0; .* 1"),
+    (lambda config: config.update(recipe=["a"]), "recipe is .*; .* object"),
+    (lambda config: config.update(more=1), "more is 1; "),
+    *((lambda config, x=x: config["recipe"]["sampling"].update(x), message) for x, message in SAMPLING),
 ]
 
 
 @pytest.mark.parametrize(("change", "message"), CHANGES)
-def test_what_json_says_is_a_dataclass_and_what_is_wrong_is_named_in_one_line(
-    change: dict[str, Any], message: str
+def test_what_a_config_says_has_its_types_and_what_is_wrong_is_named_in_one_line(
+    change: Callable[[dict[str, Any]], object], message: str, folder: Path
 ) -> None:
+<<<<<<< HEAD
     assert from_json(Outer, WHOLE, "here") == Outer(inner=Inner(name="a", sizes=(2, 3)), level=7, sigma=2)
     with pytest.raises(ValueError, match=f"^here: {message}") as refusal:
         from_json(Outer, WHOLE | change, "here")
     assert str(refusal.value).isprintable()
     assert len(str(refusal.value)) < 400
+=======
+    assert ncsn.load(folder, device="cpu").recipe.shape == (2,)
+    edit_config(folder, change)
+    said = refused(lambda: ncsn.load(folder, device="cpu"), naming=str(folder))
+    assert re.search(f"config.json: {message}", said), said
+    assert len(said) < 400 + len(str(folder))
+>>>>>>> tests3
 
 
 @pytest.mark.parametrize(
     ("error", "line"),
     [("a\n b\0", "a b?"), ("", "ValueError"), ("x" * 300, "x" * 300), ("x" * 301, "x" * 300 + "…")],
 )
-def test_an_error_is_repeated_in_one_line_that_ends(error: str, line: str) -> None:
-    assert one_line(ValueError(error)) == line
+def test_an_error_of_a_library_is_repeated_in_one_line_that_ends(
+    error: str, line: str, here: Path, monkeypatch: Patch
+) -> None:
+    np.save("x.npy", np.zeros((20, 2)))
+    monkeypatch.setattr(np, "load", Mock(side_effect=ValueError(error)))
+    assert refused(lambda: ncsn.load_dataset("x.npy")).endswith(f"({line})")
 
 
-def test_a_call_is_checked_without_being_made() -> None:
-    def call(a: int, b: tuple[float, ...] = (), c: list[int] = []) -> None:  # noqa: B006
-        raise AssertionError
+UNET = {"image_channels": 1, "channels": [8], "blocks": 1, "features": 8}
+MLP = {"dimensions": 2, "width": 8, "layers": 1}
+REFUSED: dict[str, dict[str, list[object]]] = {
+    "UNet": {"channels": [[], [8, 0], [2] * 13], "blocks": [0, 101, 1.0], "image_channels": [0], "dimensions": [0, 4]},
+    "MLP": {"width": [0, 8.0, "8", None, True], "dimensions": [0], "layers": [0, 1001], "depth": [2]},
+}
 
-    check_call(call, {"a": 1, "b": (1, 2.5)})
-    for wrong in ({}, {"a": 1.0}, {"a": 1, "b": [1.0]}, {"a": 1, "d": 2}, {"a": 1, "c": None}):
-        with pytest.raises(ValueError, match=r"^[abcd] is "):
-            check_call(call, wrong)
+
+@pytest.mark.parametrize(("network", "name"), [(network, name) for network, names in REFUSED.items() for name in names])
+def test_a_recipe_has_no_networks_without_parts_or_with_too_many(network: str, name: str, folder: Path) -> None:
+    written = (folder / "config.json").read_text()
+    for value in REFUSED[network][name]:
+        arguments = (UNET if network == "UNet" else MLP) | {name: value}
+        (folder / "config.json").write_text(written)
+        recipe = {"network": network, "arguments": arguments}
+        edit_config(folder, lambda config, new=recipe: config["recipe"].update(new))  # type: ignore[misc]
+        assert name in refused(lambda: ncsn.load(folder, device="cpu"), naming=str(folder))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff\xfe1", b"[" * 100_000, b"9" * 5000])
-def test_what_is_no_object_in_json_is_refused(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "x.json"
-    path.write_bytes(b'{"a": 1}')
-    assert read_json(path) == {"a": 1}
+def test_what_is_no_object_in_json_is_refused(content: bytes | None, folder: Path) -> None:
+    path = folder / "config.json"
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"x\.json cannot be read"):
-        read_json(path)
+    said = refused(lambda: ncsn.load(folder, device="cpu"), naming=str(folder))
+    assert ("is not a run" if content is None else "config.json cannot be read") in said
 
 
 def test_help_needs_no_torch_and_samples_no_plots() -> None:
