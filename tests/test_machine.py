@@ -15,11 +15,7 @@ from unittest.mock import Mock, call
 
 import pytest
 import torch
-<<<<<<< HEAD
-from helpers import fit_table
-=======
-from helpers import run_ncsn
->>>>>>> tests3
+from helpers import fit_table, run_ncsn
 from torch import Tensor, nn
 
 import ncsn

@@ -19,10 +19,6 @@ from helpers import DIGITS, Patch, edit_config, refused
 import ncsn
 from ncsn.cli.commands import COMMANDS
 from ncsn.settings import ResolvedSettings, TrainSettings
-<<<<<<< HEAD
-from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, from_json, one_line, read_json
-=======
->>>>>>> tests3
 from training_toy import Toy
 
 NEEDED: dict[str, Any] = {
@@ -113,19 +109,11 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
 def test_what_a_config_says_has_its_types_and_what_is_wrong_is_named_in_one_line(
     change: Callable[[dict[str, Any]], object], message: str, folder: Path
 ) -> None:
-<<<<<<< HEAD
-    assert from_json(Outer, WHOLE, "here") == Outer(inner=Inner(name="a", sizes=(2, 3)), level=7, sigma=2)
-    with pytest.raises(ValueError, match=f"^here: {message}") as refusal:
-        from_json(Outer, WHOLE | change, "here")
-    assert str(refusal.value).isprintable()
-    assert len(str(refusal.value)) < 400
-=======
     assert ncsn.load(folder, device="cpu").recipe.shape == (2,)
     edit_config(folder, change)
     said = refused(lambda: ncsn.load(folder, device="cpu"), naming=str(folder))
     assert re.search(f"config.json: {message}", said), said
     assert len(said) < 400 + len(str(folder))
->>>>>>> tests3
 
 
 @pytest.mark.parametrize(
