@@ -268,11 +268,16 @@ class Sampling:
         Around 0, MNIST's samples would start 0.6 standard deviations off, because the norm of its mean image is 6 and
         σ_max is 10.  The probability flow preserves such a shift: digits would have too little ink, and there would be
         half again as many ones.
+        Raises ValueError for uniform noise unless the examples are images.
         """
         sigma = self.sigma_max if isinstance(self.levels, int) else self.levels[0]
         check_generator(generator, mean.device)
         shape = (n, *mean.shape[1:])
         if self.spec.uniform:
+            if len(shape) != 4:
+                raise ValueError(
+                    f"{self.sampler} starts from uniform noise in [0, 1], for images; use annealed instead"
+                )
             return torch.rand(shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return mean + sigma * torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
 
