@@ -40,9 +40,11 @@ def z_score(samples: Tensor, expected: float) -> float:
 
 def expand(sigma: Sigma, x: Tensor) -> Tensor:
     """Noise levels shaped to broadcast against ``x``; a single one is created on its device, without a copy."""
-    if not isinstance(sigma, Tensor):
-        return torch.full((), sigma, dtype=x.dtype, device=x.device)
-    return sigma.to(x).view(-1, *[1] * (x.ndim - 1)) if sigma.ndim else sigma.to(x)
+    if isinstance(sigma, Tensor) and sigma.ndim:
+        return sigma.to(x).view(-1, *[1] * (x.ndim - 1))
+    if isinstance(sigma, Tensor) and sigma.device == x.device:
+        return sigma.to(x)
+    return torch.full((), float(sigma), dtype=x.dtype, device=x.device)
 
 
 class GaussianScore:
@@ -223,9 +225,9 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
     return float(pairs[0] / (n * (n - 1)) + pairs[1] / (m * (m - 1)) - 2 * kernels(x, y).mean())
 
 
-def image_run(score: ncsn.Score, shape: tuple[int, int, int], *, sigma_max: float, sigma_min: float) -> Run:
+def image_run(score: ncsn.Score, shape: tuple[int, int, int], *, sigma_max: float, sigma_min: float) -> ncsn.Run:
     """The run of images with any score."""
-    recipe = Run.of(score, shape, sigma_max=sigma_max, sigma_min=sigma_min).recipe
+    recipe = ncsn.Run.of(score, shape, sigma_max=sigma_max, sigma_min=sigma_min).recipe
     mnist = ncsn.load("mnist", device="cpu")
     return replace(mnist, score=score, recipe=recipe, guide=None, settings={}, origin=None, folder=None)
 

@@ -16,7 +16,7 @@ from helpers import GaussianScore, conditional_run
 from learning import pictures
 
 import ncsn
-from ncsn.cli import console
+from ncsn.cli.commands import main
 from ncsn.metrics import frechet_distance
 
 HERE = Path(__file__).parent.parent / "benchmarks"
@@ -31,7 +31,7 @@ def test_a_row_of_the_table_is_made_of_a_run_and_its_evaluation(
     import bench
 
     out = Path(shutil.copytree(trained / "run", tmp_path / "run"))
-    console.main(["evaluate", str(out), "--features", "classifier", "-n", "100", "--seed", "3", "--device", "cpu"])
+    main(["evaluate", str(out), "--features", "classifier", "-n", "100", "--seed", "3", "--device", "cpu"])
     run, row = ncsn.load(out, device="cpu"), bench.row_of(out)
     assert row["parameters"] == run.parameters  # classes need no guide
     assert (row["images_seen"], row["told_classes"], row["seed"], row["data"]) == (12 * 16, True, 3, "data")
@@ -101,7 +101,7 @@ def test_intervals_of_gaussian_rows_hold_what_they_should(monkeypatch: pytest.Mo
     monkeypatch.setattr(tables, "DRAWS", 9)
     monkeypatch.setattr(tables, "LEAST_ROWS", 100)
     x = np.random.default_rng(0).multivariate_normal(np.zeros(2), covariance.numpy(), 200)
-    plain, conformal, _, _, verdict = ncsn.calibrate(tables, x, {"seed": 0}, 30).split(maxsplit=4)
+    plain, conformal, _, _, verdict = tables.calibrate(x, {"seed": 0}, 30).split(maxsplit=4)
     assert [float(plain), float(conformal)] == pytest.approx([0.9, 0.9], abs=0.07)
     assert verdict.count("calibrated within") == 2
 

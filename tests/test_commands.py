@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import Mock
@@ -16,24 +17,29 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from helpers import DIGITS, SAMPLING, GaussianScore, Patch, Printed, refusal, z_score
+from helpers import (
+    DIGITS,
+    SAMPLING,
+    GaussianScore,
+    Patch,
+    Printed,
+    Sigma,
+    expand,
+    image_run,
+    refusal,
+    run_ncsn,
+    z_score,
+)
 from PIL import Image
 from torch import Tensor, nn
 
 import ncsn
-from ncsn import evaluation, plots
+from ncsn import Recipe, Run, TableRun, evaluation, plots
 from ncsn.batching import centres, dequantize, quantize
-from ncsn.cli import console
-from ncsn.cli.solve import Superres
-from ncsn.data.dataset import Dataset
-from ncsn.images import Depth, mnist
-from ncsn.machine.messages import Stopped
+from ncsn.evaluation.output import show
+from ncsn.images import Images
 from ncsn.plots import image_grid
 from ncsn.posteriors import blurred, downsampled
-from ncsn.run.recipe import Recipe
-from ncsn.run.run import Run, log_densities
-from ncsn.run.steps import block_seed
-from ncsn.score import Sigma, expand
 
 RECIPE = Recipe(
     network="UNet", arguments={"num_classes": 10}, shape=(1, 8, 8), sampling=replace(SAMPLING, guidance=2.0)
@@ -55,10 +61,20 @@ class Labelled(nn.Module):
         return (mean - x) / (0.01**2 + expand(sigma, x) ** 2)
 
 
+@cache
+def prior() -> Run:
+    """The run of images of 4 x 4 pixels, each N(½, 0.3²)."""
+    return replace(image_run(PRIOR, (1, 4, 4), sigma_max=20.0, sigma_min=0.01), recipe=SMALL)
+
+
+def of_images(score: ncsn.Score, recipe: Recipe = SMALL, **parts: Any) -> Run:
+    return replace(prior(), score=score, recipe=recipe, **parts)
+
+
 @pytest.fixture
 def given(monkeypatch: Patch) -> Run:
     """The run that every command loads."""
-    return use(monkeypatch, Run(score=Labelled(), recipe=RECIPE, guide=GaussianScore(0.4, 0.6)))
+    return use(monkeypatch, of_images(Labelled(), RECIPE, guide=GaussianScore(0.4, 0.6)))
 
 
 def use(monkeypatch: Patch, run: Run) -> Run:
@@ -71,7 +87,7 @@ def use(monkeypatch: Patch, run: Run) -> Run:
 
 
 def drawn_by(command: str, out: Path) -> Tensor:
-    console.main([*command.split(), "--out", str(out)])
+    run_ncsn(*command.split(), "--out", str(out))
     return torch.from_numpy(np.load(out)["samples"])
 
 
@@ -100,10 +116,10 @@ def test_every_option_of_sampling_is_heard(options: str, how: dict[str, Any], gi
 
 
 def test_a_grid_shows_every_sample_where_it_belongs_and_another_their_way(given: Run, tmp_path: Path) -> None:
-    console.main(["sample", "it", "-n", "11", "--device", "cpu", "--out", str(tmp_path / "grid.png")])
+    run_ncsn("sample", "it", "-n", "11", "--device", "cpu", "--out", str(tmp_path / "grid.png"))
     with Image.open(tmp_path / "grid.png") as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(image_grid(quantize(given.sample(11)), columns=8)))
-    console.main(["sample", "it", "-n", "4", "--levels", "5", "--device", "cpu", "--out", str(tmp_path / "way.gif")])
+    run_ncsn("sample", "it", "-n", "4", "--levels", "5", "--device", "cpu", "--out", str(tmp_path / "way.gif"))
     with Image.open(tmp_path / "way.gif") as way:
         assert way.n_frames == 5
 
@@ -112,12 +128,12 @@ def test_a_grid_shows_every_sample_where_it_belongs_and_another_their_way(given:
 def test_a_command_replaces_a_picture_only_when_told(name: str, given: Run, tmp_path: Path, capsys: Printed) -> None:
     out = tmp_path / name
     line = ["sample", "it", "-n", "4", "--levels", "5", "--device", "cpu", "--out", str(out)]
-    console.main(line)
+    run_ncsn(*line)
     drawn = out.read_bytes()
     out.write_bytes(b"mine")
     assert "--overwrite" in refusal(capsys, *line)
     assert out.read_bytes() == b"mine"
-    console.main([*line, "--overwrite"])
+    run_ncsn(*line, "--overwrite")
     assert out.read_bytes() == drawn
     out.unlink()
     out.symlink_to(tmp_path / "elsewhere")
@@ -126,7 +142,7 @@ def test_a_command_replaces_a_picture_only_when_told(name: str, given: Run, tmp_
 
 
 def test_points_are_written_as_they_are(monkeypatch: Patch, tmp_path: Path) -> None:
-    run = use(monkeypatch, Run(score=GaussianScore(70.0, 2.0), recipe=replace(RECIPE, shape=(2,))))
+    run = use(monkeypatch, TableRun(score=GaussianScore(70.0, 2.0), recipe=replace(RECIPE, shape=(2,))))
     x = drawn_by("sample it -n 400 --levels 40 --device cpu", tmp_path / "x.npz")
     assert torch.equal(x, run.sample(400, levels=40))
     assert abs(z_score(x[:, 0], 70.0)) < 4
@@ -135,7 +151,7 @@ def test_points_are_written_as_they_are(monkeypatch: Patch, tmp_path: Path) -> N
 @pytest.fixture
 def small(monkeypatch: Patch) -> Run:
     """A run of images that are small enough for three blocks of them."""
-    return use(monkeypatch, Run(score=PRIOR, recipe=replace(RECIPE, shape=(1, 2, 3))))
+    return use(monkeypatch, of_images(PRIOR, replace(RECIPE, shape=(1, 2, 3))))
 
 
 FAST = "--device cpu --levels 3"
@@ -164,7 +180,7 @@ def test_a_command_leaves_what_it_is_asked_for_and_nothing_else(trained: Path, h
     shutil.copytree(trained, here, dirs_exist_ok=True)
     for line, expected in WRITTEN.items():
         before, there = state(), files()
-        console.main(line.split())
+        run_ncsn(*line.split())
         assert {path.name for path in files() - there} == expected, line
         assert state() == before, line
     numbers = json.loads(Path("run/metrics.json").read_text())
@@ -179,21 +195,21 @@ def test_any_number_of_samples_are_the_blocks_of_the_run_whatever_a_kill_leaves(
     name: str, small: Run, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Each block is written before the next is drawn, into a file without a name; after a kill it starts again."""
-    out, follow, files = tmp_path / name, console.follow, list[int]()
+    out, steps, files = tmp_path / name, Run.steps, list[int]()
 
-    def following(*arguments: Any) -> Any:
+    def begin_block(*arguments: Any, **options: Any) -> Any:
         files.append(len([*tmp_path.iterdir()]))
         if len(files) == 3:
-            raise Stopped(15)
-        return follow(*arguments)
+            signal.raise_signal(signal.SIGTERM)
+        return steps(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(console, "follow", following)
+        patched.setattr(Run, "steps", begin_block)
         with pytest.raises(SystemExit, match="143"):
-            console.main([*MANY_SAMPLES.split(), str(out)])
+            run_ncsn(*MANY_SAMPLES.split(), str(out))
     assert files == [0, 0, 0]
     assert [*tmp_path.iterdir()] == []
-    console.main([*MANY_SAMPLES.split(), str(out)])
+    run_ncsn(*MANY_SAMPLES.split(), str(out))
     assert [*tmp_path.iterdir()] == [out]
     expected = torch.cat([[*steps][-1].x for steps in small.blocks(2100, seed=4, levels=3)])
     written = np.load(out)["samples"] if name == "x.npz" else np.load(out)
@@ -201,12 +217,12 @@ def test_any_number_of_samples_are_the_blocks_of_the_run_whatever_a_kill_leaves(
     assert torch.equal(quantize(small.sample(1000, seed=4, levels=3)), torch.from_numpy(written[:1000]))
 
 
-def small_images(shape: tuple[int, int, int], n: int = 150) -> Dataset:
+def small_images(shape: tuple[int, int, int], n: int = 150) -> Images:
     """Random bytes; what is for training is bright, so that another part's numbers are others."""
     g = torch.Generator().manual_seed(0)
     train = torch.randint(128, 256, (300, *shape), generator=g, dtype=torch.uint8)
     validation, test = (torch.randint(256, (n, *shape), generator=g, dtype=torch.uint8) for _ in range(2))
-    return Dataset(train, validation, test)
+    return Images(train, validation, test)
 
 
 @pytest.mark.parametrize(
@@ -220,14 +236,16 @@ def small_images(shape: tuple[int, int, int], n: int = 150) -> Dataset:
 def test_a_run_is_evaluated_as_far_as_there_are_real_images(
     options: str, how: dict[str, Any], n: int, given: Run, monkeypatch: Patch, tmp_path: Path, capsys: Printed
 ) -> None:
-    deep = replace(RECIPE, shape=(1, 28, 28), transform=Depth(dtype="uint16", high=4096.0))  # which is judged as bytes
+    np.save(tmp_path / "deep.npy", np.arange(20 * 28 * 28, dtype=np.uint16).reshape(20, 28, 28) % 4096)
+    transform = ncsn.load_dataset(tmp_path / "deep.npy").transform
+    deep = replace(RECIPE, shape=(1, 28, 28), transform=transform)  # which is judged as bytes
     run = use(monkeypatch, replace(given, recipe=deep))
     images, pages = replace(small_images((1, 28, 28), 21 if n == 21 else 150), name="letters"), []
     looked_for = Mock(return_value=images)
     monkeypatch.setattr(Run, "data", looked_for)
     monkeypatch.setattr(plots, "image_pairs", lambda *page: pages.append(page))
     common = f"--levels 8 --device cpu --data moved --features pixels --out {tmp_path / 'new'}"
-    console.main(["evaluate", "it", *options.split(), *common.split()])
+    run_ncsn("evaluate", "it", *options.split(), *common.split())
     printed = capsys.readouterr().out
     looked_for.assert_called_once_with("moved")
     samples = quantize(run.sample(n, levels=8, **how))
@@ -265,7 +283,7 @@ def test_an_evaluation_is_written_into_ones_own_run_or_here(
     Path("package").mkdir()
     use(monkeypatch, replace(given, folder=Path(folder)))
     monkeypatch.setattr(Run, "data", Mock(return_value=small_images((1, 8, 8))))
-    console.main(["evaluate", "it", "-n", "100", "--features", "pixels", "--levels", "2", "--device", "cpu"])
+    run_ncsn("evaluate", "it", "-n", "100", "--features", "pixels", "--levels", "2", "--device", "cpu")
     assert [*Path().rglob("evaluation.json")] == [Path(place) / "evaluation.json"]
 
 
@@ -282,11 +300,14 @@ def test_likelihoods_are_those_of_test_images_in_bits_per_dimension(
 ) -> None:
     images, generator = small_images((1, 4, 4)), torch.Generator().manual_seed(seed)
     monkeypatch.setattr(Run, "data", Mock(return_value=images))
-    run = use(monkeypatch, Run(score=correlated, recipe=SMALL))
-    console.main(f"likelihood it -n 30 --probes 2 --tolerance 1e-5 --device cpu {options}".split())
+    run = use(monkeypatch, of_images(correlated))
+    run_ncsn(*f"likelihood it -n 30 --probes 2 --tolerance 1e-5 --device cpu {options}".split())
     x = dequantize(images.test[torch.randperm(150, generator=generator)[:30]], generator=generator)
-    (part,) = log_densities(run, x, probes=2, tolerance=1e-5, seed=block_seed(seed, 1), **how)  # type: ignore[arg-type]
-    bits, errors = 8 - part.log_prob / (16 * math.log(2)), part.standard_error / (16 * math.log(2))
+    _, second = run.blocks(1001, seed=seed)  # the images were chosen by the seed of the first
+    noise, probing = run.recipe.sampling, torch.Generator().manual_seed(second.prior.generator.initial_seed())
+    ends = {"sigma_max": noise.sigma_max, "sigma_min": noise.sigma_min} | how
+    found = ncsn.log_prob(run.score, x, **ends, probes=2, tolerance=1e-5, generator=probing)
+    bits, errors = 8 - found.log_prob / (16 * math.log(2)), found.standard_error / (16 * math.log(2))
     expected = [float(bits.mean()), float(bits.std()) / 30**0.5, 30, float(errors.mean()), 2]
     assert expected[3] > 0.01
     printed = re.findall(r"-?[\d.]+", capsys.readouterr().out)
@@ -310,7 +331,7 @@ NOISE, MANY = 0.2, 300
 @pytest.fixture
 def solve(monkeypatch: Patch, tmp_path: Path, capsys: Printed) -> Solve:
     """Run a command on a picture of so many random pixels."""
-    use(monkeypatch, Run(score=PRIOR, recipe=SMALL))
+    use(monkeypatch, prior())
     pages: list[tuple[Any, ...]] = []
     monkeypatch.setattr(plots, "posterior_page", lambda *page: pages.append(page))
 
@@ -319,7 +340,7 @@ def solve(monkeypatch: Patch, tmp_path: Path, capsys: Printed) -> Solve:
         Image.fromarray(pixels.numpy()).save(tmp_path / "input.png")
         name, *options = command.split()
         common = f"-n {MANY} --noise {NOISE} --seed 6 --device cpu --input {tmp_path}/input.png --overwrite"
-        console.main([name, "it", *options, *common.split(), "--out", str(tmp_path / "page.png")])
+        run_ncsn(name, "it", *options, *common.split(), "--out", str(tmp_path / "page.png"))
         printed = capsys.readouterr().out
         psnr = [float(value) for value in re.findall(r"(-?[\d.]+) dB", printed)]
         evidence = [float(value) for value in re.findall(r"log evidence (-?[\d.]+) ±", printed)]
@@ -390,23 +411,27 @@ def test_squares_are_enlarged(solve: Solve) -> None:
     assert_posterior(downsampled(2)(solved.x), y, 0.3 / 2)  # a square's mean has a prior of variance 0.3²/4
 
 
-def test_a_square_must_divide_height_and_width() -> None:
-    for height, width in ((8, 6), (6, 8)):
-        with pytest.raises(ValueError, match=f"factor is 4.* {height} x {width} pixels"):
-            Superres(run=Path("it")).problem((4, height, width))
+@pytest.mark.parametrize(("height", "width"), [(8, 6), (6, 8)])
+def test_a_square_must_divide_height_and_width(
+    height: int, width: int, monkeypatch: Patch, here: Path, capsys: Printed
+) -> None:
+    use(monkeypatch, of_images(PRIOR, replace(SMALL, shape=(1, height, width))))
+    Image.fromarray(np.zeros((height, width), np.uint8)).save("input.png")
+    said = refusal(capsys, *shlex.split("superres it --factor 4 --input input.png --out x.png --device cpu"))
+    assert re.search(f"factor is 4.* {height} x {width} pixels", said)
 
 
 def test_pixels_at_the_ends_of_the_range_are_remarked_if_the_images_have_fewer(tmp_path: Path, capsys: Printed) -> None:
     """A tenth of the images that are compared are black or white, half of each, and a line comes from 15 % on."""
     train = torch.full((40, 1, 10, 10), 100, dtype=torch.uint8)
     train[:, 0, 0] = torch.tensor([0, 255]).repeat(5)
-    images = Dataset(train, train, train)
+    images = Images(train, train, train)
     train[20:] = 0
-    run = Run(score=PRIOR, recipe=replace(SMALL, shape=(1, 10, 10)), settings={"seed": 0})
+    run = of_images(PRIOR, replace(SMALL, shape=(1, 10, 10)), settings={"seed": 0})
     for more, line in (((0, 255, 0, 255), []), ((0, 255) * 3, ["16% of", "10%"])):
         samples = train[:20].clone()
         samples[:, 0, 1, : len(more)] = torch.tensor(more)
-        images.kind.show(run, images, centres(samples), [ncsn.Step(1.0, centres(samples[:2]))], tmp_path)
+        show(run, images, centres(samples), [ncsn.Step(1.0, centres(samples[:2]))], tmp_path)
         said = "".join(capsys.readouterr())
         assert [part for part in ("16% of", "10%") if part in said] == line
     assert {"samples.png", "samples_annealed.png", "evolution.png"} < {path.name for path in tmp_path.iterdir()}
@@ -430,7 +455,7 @@ def test_what_is_blurred_is_sharpened(solve: Solve) -> None:
     y = blur(solved.truth[None])
     y = y + NOISE * torch.randn(y.shape, generator=generator)
     torch.testing.assert_close(solved.guess, y[0])
-    run = Run(score=PRIOR, recipe=SMALL).posterior(blur, y, noise_std=NOISE)
+    run = prior().posterior(blur, y, noise_std=NOISE)
     torch.testing.assert_close(solved.x, run.sample(MANY, seed=generator, levels=8, particles=1))
 
 
@@ -450,11 +475,11 @@ def points(tmp_path: Path) -> Path:
 
 
 def test_the_model_in_the_package_draws_digits_at_once(here: Path) -> None:
-    console.main(["sample", "mnist", "-n", "200", "--out", "digits.npz"])
+    run_ncsn("sample", "mnist", "-n", "200", "--out", "digits.npz")
     digits = torch.from_numpy(np.load("digits.npz")["samples"])
     # A model that draws eights alone is confident too: what it draws must be as near to real digits as they are to
     # each other.  Measured over 200: 5.0, where as many held-out digits score 4.6 and pure eights over 100.
-    found = evaluation.Ruler(mnist(), n=200).judge(digits)
+    found = evaluation.Ruler(ncsn.load_dataset("mnist"), n=200).judge(digits)
     assert isinstance(found, evaluation.Evaluation)
     assert found.metrics["confident"].generated > 0.85
     assert found.metrics["frechet_distance"].generated < 2 * found.metrics["frechet_distance"].training
@@ -487,7 +512,7 @@ def test_the_model_in_the_package_draws_digits_at_once(here: Path) -> None:
         ("evaluate mnist --out small.png", "small.png"),
         ("evaluate mnist --class ten", "class is ten"),
         ("calibrate POINTS --out taken.png", "taken.png"),
-        ("calibrate RUN", "run.calibrate"),
+        ("calibrate RUN", "ncsn.calibrate"),
         ("inpaint RUN --input none.png", "No such file"),
         ("denoise RUN --out taken.png", "--overwrite"),
         ("denoise mnist --input 10000", "0 to 9999"),
@@ -513,7 +538,7 @@ def test_mistakes_are_one_line_that_names_them(
     before = sorted(run.parent.iterdir())
     words = [{"RUN": str(run), "POINTS": str(points)}.get(word, word) for word in shlex.split(line)]
     with pytest.raises(SystemExit, match=r"^2$"):
-        console.main(words)
+        run_ncsn(*words)
     printed = capsys.readouterr()
     assert complaint in printed.err
     assert (printed.err.count("\n"), bool(printed.out)) == (1, "--out new" in line and "POINTS --out" not in line)

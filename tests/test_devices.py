@@ -2,37 +2,30 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import SAMPLING, GaussianScore, Patch, conditional_run
-from learning import arrays, pictures, tiny
+from helpers import SAMPLING, GaussianScore, Patch, conditional_run, run_ncsn
+from learning import arrays, pictures
 from pretend import active
 from torch import Tensor, nn
 
 import ncsn
-from ncsn import SAMPLERS, Recipe, Run, ScoreModel, add_guidance, evaluation, metrics, plots
+from ncsn import SAMPLERS, Recipe, Run, ScoreModel, add_guidance, plots
 from ncsn.batching import Batch
-from ncsn.cli.console import main
-from ncsn.data.columns import learn_columns
 from ncsn.distributions import TOYS, Empirical, GaussianMixture
-from ncsn.evaluation.classifier import Classifier
-from ncsn.images import judge as features
-from ncsn.learn import fit as learning
-from ncsn.learn.fit import open_run
 from ncsn.machine import hardware
-from ncsn.measurements import Observation
 from ncsn.networks import MLP, UNet
-from ncsn.noise import LogNormal, LogUniform, Proposal
+from ncsn.noise import LogNormal, LogUniform
 from ncsn.objectives import dsm, exact, posterior_dsm, ssm, training_loss
-from ncsn.particles import twisted_diffusion
-from ncsn.posteriors import blurred, downsampled, known_pixels, masked, posterior
+from ncsn.posteriors import blurred, downsampled, masked, posterior
 from ncsn.settings import Job, TrainSettings
-from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
+from ncsn.training import Budget, Progress, State, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers
 G = Callable[[], torch.Generator]
@@ -108,24 +101,14 @@ paths(empirical_in_bfloat16=partial(empirical, dtype=torch.bfloat16))
 
 def measured(device: str) -> dict[str, Callable[[Tensor], Tensor]]:
     """Measurements of images 4 × 4; what they hold is on the CPU, as those that make them leave it."""
-    return {"masked": masked(known_pixels((1, 4, 4), "top")), "blurred": blurred(1.0), "downsampled": downsampled(2)}
-
-
-@path
-def moved_observation(device: str, folder: Path) -> None:
-    """One of there is asked here."""
-    scale = torch.tensor([2.0, 3.0], device=device)
-    noise = torch.tensor([0.1, 0.2], device=device)
-    seen, x = Observation.of(lambda x: x, data(device, 2), noise, scale, scale), data("cpu", 4, 2)
-    here = seen.to(torch.device("cpu"))
-    assert torch.equal(here.measure(x), seen.measure(x.to(device)).cpu())
-    assert here.disagreeing(x) == seen.disagreeing(x.to(device))
+    bottom = (torch.arange(4) >= 2)[None, :, None].expand(1, 4, 4)
+    return {"masked": masked(bottom), "blurred": blurred(1.0), "downsampled": downsampled(2)}
 
 
 # Training: noise, objectives, precisions, checkpoints.
 
 
-def by_objective(objective: Any, noise: Proposal, device: str, folder: Path) -> None:
+def by_objective(objective: Any, noise: Any, device: str, folder: Path) -> None:
     loss = training_loss(noise, objective, generator=seeded(device))
     losses, sigmas = loss(model(device).requires_grad_(), Batch(data(device, 8, 2)))
     losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -235,51 +218,6 @@ def drawn(device: str, folder: Path) -> None:
         plots.score_field(model(device), GaussianMixture(torch.zeros(1, 2)), [0.5], at)
 
 
-@path
-def numbers(device: str, folder: Path) -> None:
-    x, y = data(device, 60, 5), data("cpu", 60, 5).flip(0).to(device)
-    found = [metrics.frechet_distance(x, y), metrics.kernel_distance(x, y), *metrics.density_coverage(x, y)]
-    found += [metrics.sliced_wasserstein(x, y), metrics.psnr(x, y)]
-    found += filter(None, metrics.mean_by_bin(x[:, 0], x[:, 1], [0, 0.5, 1]))
-    mixture = GaussianMixture(torch.zeros(2, 2))
-    metrics.mode_statistics(data(device, 9, 2), mixture)
-    grid, near = data(device, 9, 2) * 9, data(device, 9, 2)
-    sigmas = SIGMAS.sigmas(device=device)
-    rows = metrics.score_errors(model(device), mixture, sigmas, near, grid, generator=seeded(device))
-    assert np.isfinite([*found, rows[0]["relative_error_on_noised_data"]]).all()
-    assert ncsn.suggest_noise(x).noise.levels > 1
-
-
-def judged(choose: Any, device: str, folder: Path) -> None:
-    """Samples there, by features there, beside data here."""
-    images = pictures(n=60, held_out=30)
-    samples = images.validation.flip(0).to(device)
-    chosen = choose(images, torch.device(device))
-    for x in (samples, samples / 256):
-        result = evaluation.Ruler(images, chosen, 30).judge(x)
-        assert np.isfinite([number.generated for number in result.metrics.values()]).all()
-
-
-def classifier(images: Any, device: torch.device) -> Any:
-    return features.of_classifier(Classifier(1, (10, 8), 3), "classifier", ("a", "b", "c"), device)
-
-
-paths(judged_by_pixels=partial(judged, lambda images, device: evaluation.PIXELS))
-paths(judged_by_a_function=partial(judged, lambda images, device: lambda x: x.to(device).flatten(1)[:, :5].float()))
-paths(judged_by_a_classifier=partial(judged, classifier))
-
-
-@path
-def taught(device: str, folder: Path) -> None:
-    images = pictures(n=40, held_out=10)
-    assert images.labels is not None
-    network = Classifier(1, (10, 8), 3).to(device)
-    with Patch.context() as patch:
-        patch.setattr(features, "BATCH", 8)
-        features.teach(network, images.train, images.labels.train, torch.device(device), 80)
-    there(next(network.parameters()).detach(), device)
-
-
 RECIPE = Recipe(network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 2}, shape=(2,), sampling=SAMPLING)
 
 
@@ -308,7 +246,7 @@ def settings(**given: Any) -> TrainSettings:
 def fitted(make: Callable[[str], Any], device: str, folder: Path, **given: Any) -> Run:
     """A run that was trained there, saved, loaded there and here; it samples in all these places."""
     images = make(device)
-    run: Run = ncsn.fit(images, device=device, **given)  # type: ignore[arg-type]
+    run: Run = ncsn.fit(images, device=device, **given)  # type: ignore[call-overload]
     assert run.device.type == device
     there(run.sample(3, levels=3), device)
     run.save(folder / "run", overwrite=True)
@@ -354,20 +292,13 @@ def batches_of_data_there_and_labels_here(device: str, folder: Path) -> None:
         assert (batch.x.device.type, batch.label.device.type) == (device, device)
 
 
-@path
-def resumed(device: Any, folder: Path) -> None:
-    """There and here, and back."""
-    np.savez(folder / "data.npz", images=arrays(200)[0], labels=arrays(200)[1])
-    at: Any
-    for at, steps in ((device, 4), ("cpu", 6), (device, 8)):
-        given = replace(tiny(folder / "run", resume=steps > 4, steps=steps), dataset=f"{folder}/data.npz")
-        dataset, plan, record = open_run(replace(given, job=replace(given.job, device=at)))
-        there(learning.train(plan, dataset, record).sample(2, levels=2), at)
+@cache
+def learned_transform(*, bent: bool) -> Any:
+    return ncsn.fit(BENT if bent else ROWS[:30, :2], steps=1, quiet=True, device="cpu").transform
 
 
 def points(device: str, *, bent: bool = False) -> Run:
-    columns = learn_columns(BENT if bent else ROWS[:30, :2], ("a", "b"))
-    return Run(score=model("cpu"), recipe=replace(RECIPE, transform=columns)).to(device)
+    return Run(score=model("cpu"), recipe=replace(RECIPE, transform=learned_transform(bent=bent))).to(device)
 
 
 def pixels(device: str) -> Run:
@@ -416,21 +347,21 @@ def posteriors(device: str, folder: Path) -> None:
 
 @path
 def moved_runs(device: str, folder: Path) -> None:
-    """The run and its posteriors, there and back; what has stayed still samples."""
+    """The run and its posteriors, there and back; the run that has stayed still samples."""
     known, y = torch.tensor([True, False]), torch.tensor([0.5, 0.5])
-    makers: list[Callable[[Run], Run]] = [
+    makers: list[Callable[[Run], Any]] = [
         lambda run: run,
         lambda run: run.posterior(masked(known), y[:1], noise_std=0.1),
         lambda run: run.posterior(lambda x: x[:, :1], 0.5, noise_std=0.1),
         lambda run: run.replacement(known, y),
     ]
     for make in makers:
-        here = make(points("cpu"))
-        expected = here.sample(2, levels=3)
+        here = points("cpu")
+        expected = make(here).sample(2, levels=3)
         away = here.to(device)
-        there(away.sample(2, levels=3), device)
-        assert torch.equal(away.to("cpu").sample(2, levels=3), expected)
-        assert torch.equal(here.sample(2, levels=3), expected)
+        there(make(away).sample(2, levels=3), device)
+        assert torch.equal(make(away.to("cpu")).sample(2, levels=3), expected)
+        assert torch.equal(make(here).sample(2, levels=3), expected)
 
 
 @path
@@ -465,14 +396,15 @@ def simulated(device: str, folder: Path) -> None:
 
 def commanded(device: str, folder: Path, commands: str) -> None:
     for command in commands.strip().splitlines():
-        main([word.format(folder) for word in command.split()] + ["--device", device])
+        run_ncsn(*(word.format(folder) for word in command.split()), "--device", device)
 
 
 @path
 def commands_of_images(device: str, folder: Path) -> None:
     np.savez(folder / "data.npz", images=arrays(400)[0], labels=arrays(400)[1])
     commands = """
-train {0}/data.npz --out {0}/run --steps 4 SMALL --posterior-above 2 --flip
+train {0}/data.npz --out {0}/run --steps 2 SMALL --posterior-above 2 --flip
+train {0}/data.npz --out {0}/run --steps 4 --resume
 sample {0}/run -n 4 --out {0}/x.png
 sample {0}/run -n 4 --class 1 --out {0}/x.npz
 evaluate {0}/run -n 100 --features pixels --levels 3 --out {0}/judged
@@ -497,7 +429,7 @@ impute {0}/run {0}/blank.csv -n 2 --out {0}/filled.csv
     commanded(device, folder, commands)
 
 
-SLOW = ("resumed", "simulated", "commands_of_images", "commands_of_tables")
+SLOW = ("simulated", "commands_of_images", "commands_of_tables")
 PLACES = [("mps", name) for name in PATHS] + [("cuda", name) for name in PATHS if name not in ON_MPS]
 
 
@@ -624,15 +556,14 @@ def test_a_state_of_a_posterior_waits_for_its_eigenvectors_alone(
         waits, last = waits_of(replace(SAMPLING, levels=8).follow(given, start, generator=generator), device, after=1)
         there(last.x, device)
     else:
-        zero, y = torch.zeros(shape, device=device), measure(data(device, 1, *shape))
-        seen = Observation.of(measure, y, torch.tensor(0.1, device=device), zero, zero + 1)
-        seen.check_precision(5.0, shape)
-        ladder = ncsn.Geometric(5.0, 0.05, 7).sigmas(device=device)
-        states = twisted_diffusion(score, seen, start, ladder, draws=2, generator=generator)
-        waits, ((_, x), swarm) = waits_of(states, device, after=1)
-        there(x, device)
-        assert 0 < float(swarm.effective) <= 4
-        assert 0 <= seen.disagreeing(x) <= 2
+        run = Run.of(score, shape, sigma_max=5.0, sigma_min=0.05).to(device)
+        of_run = run.posterior(measure, measure(data(device, 1, *shape)), noise_std=0.1)
+        steps = of_run.steps(2, seed=generator, particles=4, levels=8)
+        waits, _ = waits_of(islice(steps, len(steps) - 1), device, after=1)
+        there(next(steps).x, device)
+        assert next(steps, None) is None
+        assert 0 < steps.effective <= 4
+        assert 0 <= steps.disagreeing <= 2
     assert waits <= most[device]
 
 
@@ -652,6 +583,6 @@ def test_a_loss_that_is_not_finite_is_named_by_its_step_however_late_it_is_seen(
             if progress.step == 5:
                 begun.save(tmp_path / "checkpoint.pt")
 
-    with pytest.raises(NonFiniteLossError, match="at step 2"):
+    with pytest.raises(FloatingPointError, match="at step 2"):
         save_at_five()
     assert begun.step == (2 if device == "cpu" else 5)

@@ -23,6 +23,7 @@ from safetensors import safe_open
 import ncsn
 from ncsn import evaluation, plots
 from ncsn.cli import console
+from ncsn.cli.commands import COMMANDS
 from ncsn.settings import TrainSettings
 from training_toy import Toy
 
@@ -164,7 +165,7 @@ def test_quoted_lines_are_in_the_code(quote: str) -> None:
 
 
 def test_every_command_is_in_the_reference() -> None:
-    assert set(re.findall(r"^<!-- command ncsn (\w+)(?:; as: .*)? -->$", REFERENCE, re.M)) == set(console.MODULES)
+    assert set(re.findall(r"^<!-- command ncsn (\w+)(?:; as: .*)? -->$", REFERENCE, re.M)) == set(COMMANDS)
 
 
 @pytest.mark.parametrize("code", blocks("python", ALL))
@@ -258,7 +259,7 @@ def ours(line: str) -> tuple[Any, list[str]] | None:
     words = shlex.split(line, comments=True)
     for at, word in enumerate(words):
         if word == "ncsn" and (at == 0 or words[at - 1] in ("-m", "&&")):
-            return console.find_command(words[at + 1]), words[at + 2 :]
+            return COMMANDS[words[at + 1]], words[at + 2 :]
         if (script := word.removeprefix("./")) in SCRIPTS:
             return SCRIPTS[script], words[at + 1 :]
     return None

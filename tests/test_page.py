@@ -17,7 +17,8 @@ import pytest
 from helpers import Patch, Printed, refusal, zero_score
 
 import ncsn
-from ncsn.cli import console, share
+from ncsn.cli import share
+from ncsn.cli.commands import main
 from ncsn.machine.messages import Stopped
 
 ROOT = Path(__file__).parent.parent
@@ -131,7 +132,7 @@ def play(folder: Path, monkeypatch: Patch, capsys: Printed) -> Play:
     def play(*words: str, shape: tuple[int, ...] = (1, 4, 4)) -> list[bytes]:
         run = ncsn.Run.of(zero_score, shape, sigma_max=1.0, sigma_min=0.1)
         monkeypatch.setattr(ncsn, "load", lambda *_, device: run, raising=False)
-        console.main(["play", *words, "--port", "0"])
+        main(["play", *words, "--port", "0"])
         return served
 
     for name in ("model.onnx", "model.guide.onnx"):

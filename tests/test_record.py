@@ -27,6 +27,7 @@ from torch import Tensor
 import ncsn
 from ncsn import MLP, ScoreModel, batches, dsm, training_loss
 from ncsn.cli import console
+from ncsn.cli.commands import main
 from ncsn.cli.train import Train
 from ncsn.learn.fit import Training, open_run
 from ncsn.learn.history import BAND_NAMES, BANDS, Row, best_row, verdict
@@ -290,7 +291,7 @@ def test_the_numbers_of_a_run_are_those_of_the_weights_that_are_left(tmp_path: P
     """Few rows are learned by heart, and then the best average is."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((30, 3)))
     how, run = "--steps 100 --batch-size 8 --muon-rate 1 --sigma-max 3 --samples 9 --device cpu", tmp_path / "run"
-    console.main(["train", f"{tmp_path}/x.npy", *how.split(), "--out", str(run)])
+    main(["train", f"{tmp_path}/x.npy", *how.split(), "--out", str(run)])
     rows = rows_of(run)
     best = min(rows, key=lambda row: float(row["validation_loss"]))
     assert rows[-1]["validation_loss"] > 1.01 * best["validation_loss"], "whatever the threads do to the last bits"

@@ -14,7 +14,7 @@ from ncsn.learn import rules
 from ncsn.learn.plan import make_plan, storable_settings
 from ncsn.objectives import dsm
 from ncsn.settings import Changes, Job, ResolvedSettings, TrainSettings
-from ncsn.validation import validated
+from ncsn.validation import from_json
 
 Read = Callable[[Lessons], object]
 
@@ -112,7 +112,7 @@ def test_resolved_settings_have_values_of_the_data_and_come_back_from_json() -> 
     }
     assert resolved.minutes == 10
     text = json.dumps(storable_settings(resolved))
-    assert validated(ResolvedSettings, json.loads(text), "it") == resolved
+    assert from_json(ResolvedSettings, json.loads(text), "it") == resolved
     given, data = TrainSettings(), pictures(n=40)
     assert make_plan(data, given, saved=json.loads(text)).settings == resolved, "whatever the data is"
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 from annotated_types import Interval
 
-from ncsn.cli.console import MODULES, find_command
+from ncsn.cli.commands import COMMANDS
 from ncsn.settings import ResolvedSettings, TrainSettings
-from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, one_line, read_json, validated
+from ncsn.validation import Count, Levels, NoiseLevel, check_call, check_ranges, from_json, one_line, read_json
 from training_toy import Toy
 
 NEEDED: dict[str, Any] = {
@@ -45,7 +45,7 @@ def numbers(hint: Any, interval: Interval | None = None) -> list[tuple[type, Int
     return [number for argument in get_args(hint) for number in numbers(argument, interval)]
 
 
-@pytest.mark.parametrize("kind", [*map(find_command, MODULES), TrainSettings, Toy, ResolvedSettings])
+@pytest.mark.parametrize("kind", [*COMMANDS.values(), TrainSettings, Toy, ResolvedSettings])
 def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> None:
     hints = get_type_hints(kind, include_extras=True)
     needed = {field.name: NEEDED[field.name] for field in fields(kind) if field.name in NEEDED}
@@ -102,9 +102,9 @@ CHANGES = [
 def test_what_json_says_is_a_dataclass_and_what_is_wrong_is_named_in_one_line(
     change: dict[str, Any], message: str
 ) -> None:
-    assert validated(Outer, WHOLE, "here") == Outer(inner=Inner(name="a", sizes=(2, 3)), level=7, sigma=2)
+    assert from_json(Outer, WHOLE, "here") == Outer(inner=Inner(name="a", sizes=(2, 3)), level=7, sigma=2)
     with pytest.raises(ValueError, match=f"^here: {message}") as refusal:
-        validated(Outer, WHOLE | change, "here")
+        from_json(Outer, WHOLE | change, "here")
     assert str(refusal.value).isprintable()
     assert len(str(refusal.value)) < 400
 
@@ -140,7 +140,7 @@ def test_what_is_no_object_in_json_is_refused(tmp_path: Path, content: bytes | N
 def test_help_needs_no_torch_and_samples_no_plots() -> None:
     code = """
 import sys
-from ncsn.cli.console import main
+from ncsn.cli.commands import main
 try:
     main(["sample", "--help"])
 except SystemExit:

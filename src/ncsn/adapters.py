@@ -32,7 +32,7 @@ SIGMA_ROUNDING = 1e-3  # relative; in single precision, 1 − ᾱ₀ and hence t
 
 
 def with_levels(function: Callable[[Tensor, Tensor], Tensor]) -> Score:
-    """The score that is a function of x and of noise levels, which broadcast against it."""
+    """The score ``function(x, std)``, where ``std`` are noise levels in a shape that broadcasts against x."""
     return lambda x, sigma: function(x, expand(sigma, x))
 
 
@@ -91,10 +91,11 @@ def from_variance_preserving(
     """
     if prediction_type not in get_args(Prediction):
         raise ValueError(f"prediction_type is {prediction_type!r}; it must be one of {', '.join(get_args(Prediction))}")
-    table = float64(as_numbers("alphas", alphas).detach())
-    if table.ndim != 1 or len(table) < 2 or not (table[0] < 1 and table[-1] > 0 and bool((table.diff() < 0).all())):
-        raise ValueError(f"alphas is {table.tolist()}; it must have at least two numbers decreasing in (0, 1)")
-    log_sigmas = ((1 - table) / table).log() / 2
+    alphas = float64(as_numbers("alphas", alphas).detach())
+    falling = alphas.ndim == 1 and bool((alphas.diff() < 0).all())
+    if not falling or len(alphas) < 2 or not (alphas[0] < 1 and alphas[-1] > 0):
+        raise ValueError(f"alphas is {alphas.tolist()}; it must have at least two numbers decreasing in (0, 1)")
+    log_sigmas = ((1 - alphas) / alphas).log() / 2
     copies = Copies(log_sigmas)
     least, largest = log_sigmas[[0, -1]].exp().tolist()
 
@@ -107,8 +108,8 @@ def from_variance_preserving(
         std = std.clamp(min=least)
         scale = (1 + std**2).sqrt()
         precision = torch.promote_types(x.dtype, torch.float32)  # bfloat16 cannot tell t from t + 1
-        (times_of,) = copies.on(x.device)
-        times = positions(times_of.to(precision), std.flatten().to(precision).log())
+        (table,) = copies.on(x.device)
+        times = fractional_indices(table.to(precision), std.flatten().to(precision).log())
         predicted = predictor(x / scale, times)
         if prediction_type == "sample":
             return (predicted - x) / std**2
@@ -118,7 +119,7 @@ def from_variance_preserving(
     return score
 
 
-def positions(table: Float[Tensor, "t"], values: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+def fractional_indices(table: Float[Tensor, "t"], values: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
     """Fractional indices of values in an ascending table, clamped to its ends."""
     after = torch.searchsorted(table, values).clamp(1, len(table) - 1)
     before = after - 1
@@ -144,7 +145,8 @@ def from_azula(denoiser: Callable[..., Any]) -> Score:
         for _ in range(SIGNIFICANT_BITS):  # σ_t/α_t grows with t
             middle = (low + high) / 2
             scale, std = schedule(middle)
-            low, high = torch.where(std < level * scale, middle, low), torch.where(std < level * scale, high, middle)
+            below = std < level * scale
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         scale = expand(schedule(high)[0], x)
         mean: Tensor = denoiser(scale * x, high).mean
         return (mean - x) / expand(level, x) ** 2
@@ -197,16 +199,17 @@ def from_diffusers(folder: str | Path) -> Score:
     """
     from diffusers import DiffusionPipeline, UNet2DModel
 
-    parts = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True).components
-    network, scheduler = parts.get("unet"), parts.get("scheduler")
-    kind, settings = type(scheduler).__name__, getattr(scheduler, "config", {})
+    components = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True).components
+    network, scheduler = components.get("unet"), components.get("scheduler")
+    name = type(scheduler).__name__
+    settings = getattr(scheduler, "config", {})
     refusal = ValueError(
-        f"{folder} holds a {type(network).__name__} with a {kind}; see from_diffusers for what is supported"
+        f"{folder} holds a {type(network).__name__} with a {name}; see from_diffusers for what is supported"
     )
     channels = 2 if settings.get("variance_type") in ("learned", "learned_range") else 1
     if (
         not isinstance(network, UNet2DModel)
-        or "vqvae" in parts  # which decodes what the network samples
+        or "vqvae" in components  # which decodes what the network samples
         or network.class_embedding is not None
         or network.config.time_embedding_type == "learned"  # it has a vector for each integer t only
         or network.config.out_channels != network.config.in_channels * channels
@@ -217,17 +220,17 @@ def from_diffusers(folder: str | Path) -> Score:
     def output(x: Tensor, time: Tensor) -> Tensor:
         if network.device != x.device:
             network.to(x.device)
-        answer: Tensor = network(x, time).sample
-        return answer[:, : x.shape[1]]
+        sample: Tensor = network(x, time).sample
+        return sample[:, : x.shape[1]]
 
-    if kind == "ScoreSdeVeScheduler":
+    if name == "ScoreSdeVeScheduler":
         return with_levels(lambda x, std: output(x, std.flatten()))
-    if kind in FLOWS and not settings.get("invert_sigmas"):
+    if name in FLOWS and not settings.get("invert_sigmas"):
         return from_flow(lambda x, t: output(x, t * settings["num_train_timesteps"]))
     alphas = getattr(scheduler, "alphas_cumprod", None)
     prediction = settings.get("prediction_type", "epsilon")  # RePaint's has none
     other_times = settings.get("timestep_type") == "continuous" or settings.get("use_flow_sigmas")
-    if alphas is None or kind in DISTILLED or prediction not in get_args(Prediction) or other_times:
+    if alphas is None or name in DISTILLED or prediction not in get_args(Prediction) or other_times:
         raise refusal
     # With zero terminal SNR (Lin et al. 2023, arXiv:2305.08891) the last ᾱ is 0 in effect, and its σ infinite.
     finite = alphas[:-1] if settings.get("rescale_betas_zero_snr") else alphas

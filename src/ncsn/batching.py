@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
-from ncsn.noise import place_of
+from ncsn.noise import device_of
 from ncsn.validation import as_numbers, whole
 
 
@@ -30,7 +30,7 @@ def centres(pixels: UInt8[Tensor, "*d"]) -> Float[Tensor, "*d"]:
 
 
 def reals(pixels: Shaped[Tensor, "*d"]) -> Float[Tensor, "*d"]:
-    """Bytes as ``centres``; real numbers unchanged."""
+    """Pixels as real numbers: bytes become ``centres``, and real numbers stay as they are."""
     return centres(pixels) if pixels.dtype == torch.uint8 else pixels
 
 
@@ -69,20 +69,22 @@ def batches(
     >>> next(ncsn.batches(torch.zeros(1000, 2), 64, generator=g)).x.shape
     torch.Size([64, 2])
     """
-    data, size, device = as_numbers("data", data), whole("size", size, 1), place_of(generator)
+    data = as_numbers("data", data)
+    size = whole("size", size, 1)
+    device = device_of(generator)
     labels = None if labels is None else as_numbers("labels", labels)
     if not data.ndim or not data.numel():
         raise ValueError(f"data has shape {tuple(data.shape)}; expected at least one example")
     while True:
         index = torch.randint(len(data), (size,), generator=generator, device=device)
-        chosen = data[index.to(data.device)].to(index.device)
-        known = None if labels is None else labels[index.to(labels.device)].to(index.device)
-        yield Batch(augment(chosen, flip, generator), known)
+        x = data[index.to(data.device)].to(device)
+        label = None if labels is None else labels[index.to(labels.device)].to(device)
+        yield Batch(augment(x, flip, generator), label)
 
 
-def augment(chosen: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generator) -> Float[Tensor, "b *d"]:
+def augment(x: Shaped[Tensor, "b *d"], flip: bool, generator: torch.Generator) -> Float[Tensor, "b *d"]:
     """Dequantise bytes; if ``flip``, mirror each example with probability ½."""
     if flip:
-        mirrored = torch.rand(len(chosen), generator=generator, device=chosen.device) < 0.5
-        chosen = torch.where(mirrored.view(-1, *[1] * (chosen.ndim - 1)), chosen.flip(-1), chosen)
-    return dequantize(chosen, generator=generator) if chosen.dtype == torch.uint8 else chosen
+        mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+        x = torch.where(mirrored.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
+    return dequantize(x, generator=generator) if x.dtype == torch.uint8 else x

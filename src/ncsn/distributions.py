@@ -20,7 +20,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ncsn.machine.tensors import Copies, float64
-from ncsn.noise import place_of
+from ncsn.noise import device_of
 from ncsn.score import Score, Sigma, expand
 from ncsn.validation import as_floats, as_numbers, check_floats, real, whole
 
@@ -61,12 +61,14 @@ class GaussianMixture:
         self, means: Float[Tensor, "k d"], std: float = 1.0, weights: Float[Tensor, "k"] | None = None
     ) -> None:
         means = as_floats("means", means, "n, d")
-        weights = (
-            torch.ones(len(means), device=means.device) if weights is None else as_floats("weights", weights, "n,")
-        )
+        if weights is None:
+            weights = torch.ones(len(means), device=means.device)
+        else:
+            weights = as_floats("weights", weights, "n,")
         if len(weights) != len(means) or not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < math.inf:
             raise ValueError(f"weights is {weights.tolist()}; expected {len(means)} non-negative numbers, not all zero")
-        self.means, self.std = means.clone(), real("std", std, 0)
+        self.means = means.clone()
+        self.std = real("std", std, 0)
         self.weights = weights / weights.sum()
         self.copies = Copies(self.means, self.weights)
 
@@ -75,10 +77,10 @@ class GaussianMixture:
 
         ``generator``: draws them, on its device; by default torch's global one, on the CPU.
         """
-        n, device = whole("n", n, 1), place_of(generator)
-        every, weights = self.copies.on(device)
+        n, device = whole("n", n, 1), device_of(generator)
+        component_means, weights = self.copies.on(device)
         component = torch.multinomial(weights, n, replacement=True, generator=generator)
-        means = every[component]
+        means = component_means[component]
         return means + self.std * torch.randn(means.shape, generator=generator, dtype=means.dtype, device=device)
 
     def variance(self, sigma: Sigma, x: Float[Tensor, "b d"]) -> Float[Tensor, "b 1"]:
@@ -108,7 +110,8 @@ class GaussianMixture:
         ``sigma``: the noise level, one number or one for each point.
         """
         posterior = self._log_joint(x, sigma).softmax(1)
-        return (posterior @ self.copies.on(x.device)[0].to(x) - x) / self.variance(sigma, x)
+        means, _ = self.copies.on(x.device)
+        return (posterior @ means.to(x) - x) / self.variance(sigma, x)
 
 
 class Ring:
@@ -131,7 +134,8 @@ class Ring:
     """
 
     def __init__(self, radius: float = 5.0, std: float = 0.1, nodes: int = 64) -> None:
-        self.radius, self.std = real("radius", radius), real("std", std, above=0)
+        self.radius = real("radius", radius)
+        self.std = real("std", std, above=0)
         if not self.radius >= 6 * self.std:
             raise ValueError(f"radius is {radius} and std is {std}; expected radius >= 6 std > 0")
         points, weights = np.polynomial.legendre.leggauss(whole("nodes", nodes, 1))
@@ -142,7 +146,7 @@ class Ring:
 
         ``generator``: draws them, on its device; by default torch's global one, on the CPU.
         """
-        n, device = whole("n", n, 1), place_of(generator)
+        n, device = whole("n", n, 1), device_of(generator)
         angle = 2 * math.pi * torch.rand(n, generator=generator, device=device)
         radius = self.radius + self.std * torch.randn(n, generator=generator, device=device)
         return torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
@@ -158,14 +162,17 @@ class Ring:
         rho = torch.linalg.vector_norm(x, dim=1, keepdim=True)
         variance = expand(sigma, x) ** 2
         total = self.std**2 + variance
-        a, b = rho**2 * self.std**2 / (2 * variance * total), rho * self.radius / total
+        a = rho**2 * self.std**2 / (2 * variance * total)
+        b = rho * self.radius / total
         # The integrand's width is 1/√(2A + B), and it vanishes beyond thirteen of them.
         width = (13 / (2 * a + b).sqrt()).clamp(max=math.pi / 2).detach()
         nodes, weights = self.quadrature.on(rho.device)
         half = (width * nodes / 2).sin() ** 2
         step = width * weights / math.pi
         across = -4 * a * half * (1 - half)
-        return rho, variance, half, step * (across - 2 * b * half).exp(), step * (across - 2 * b * (1 - half)).exp()
+        near = step * (across - 2 * b * half).exp()
+        far = step * (across - 2 * b * (1 - half)).exp()
+        return rho, variance, half, near, far
 
     def log_prob(self, x: Float[Tensor, "b 2"], sigma: Sigma) -> Float[Tensor, "b"]:
         """Log p_σ(x) in nats; σ > 0.
@@ -237,7 +244,7 @@ EXACT = "donot_use_mm_for_euclid_dist"  # subtracts before squaring, which loses
 
 
 class Empirical:
-    """The empirical distribution of a dataset, whose noised score is the minimiser of score matching on that dataset.
+    """The empirical distribution of a dataset; its noised score is the minimiser of score matching on that dataset.
 
     p_σ is the mixture of N(x_i, σ²I) over all examples, and the score (E[x_i | x] − x)/σ² a softmax over them.  An
     evaluation takes two matrix products with the whole dataset, so its cost grows with n.  They are computed on the
@@ -268,28 +275,30 @@ class Empirical:
         data = as_floats("data", data)
         if not data.ndim:
             raise ValueError(f"data is {data.item():g}; expected examples (n, *d)")
-        self.labels, flat = labels, data[:, None].flatten(1)
+        self.labels = labels
+        flat = data[:, None].flatten(1)
         if labels is not None:  # sorted by class
             labels = as_numbers("labels", labels).to(data.device)
             if labels.is_floating_point() or labels.shape != data.shape[:1]:
-                found = f"labels has shape {tuple(labels.shape)} of {labels.dtype}"
-                raise ValueError(f"{found}; expected {len(data)} classes")
+                shape = f"labels has shape {tuple(labels.shape)} of {labels.dtype}"
+                raise ValueError(f"{shape}; expected {len(data)} classes")
             self.labels, order = labels.sort(stable=True)
             flat = flat[order]
             classes, starts = np.unique(self.labels.cpu(), return_index=True)
-            ends = pairwise([*starts.tolist(), len(data)])
-            self.classes = {k: slice(*each) for k, each in zip(classes.tolist(), ends, strict=True)}
-        self.shape, self.mean = data.shape[1:], flat.mean(0)
+            bounds = pairwise([*starts.tolist(), len(data)])
+            self.classes = {k: slice(start, end) for k, (start, end) in zip(classes.tolist(), bounds, strict=True)}
+        self.shape = data.shape[1:]
+        self.mean = flat.mean(0)
         self.centred = (flat - self.mean).to(dtype)
-        parts = torch.split(self.centred, 1000)  # another copy of a large dataset would take too much memory
-        self.half_squares = torch.cat([part.to(flat.dtype).square().sum(1) / 2 for part in parts])
+        chunks = torch.split(self.centred, 1000)  # another copy of a large dataset would take too much memory
+        self.half_squares = torch.cat([chunk.to(flat.dtype).square().sum(1) / 2 for chunk in chunks])
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n *d"]:
         """``n`` examples, drawn with replacement.
 
         ``generator``: draws them, on its device; by default torch's global one, on the device of the data.
         """
-        device = self.mean.device if generator is None else place_of(generator)
+        device = self.mean.device if generator is None else device_of(generator)
         index = torch.randint(len(self.centred), (whole("n", n, 1),), generator=generator, device=device)
         drawn = self.centred[index.to(self.mean.device)].to(self.mean.dtype) + self.mean
         return drawn.view(n, *self.shape).to(device)
@@ -302,13 +311,11 @@ class Empirical:
         """
         blocks: list[tuple[Tensor | slice, slice]] = [(slice(None), slice(None))]
         if label is not None and by_class:
-            asked = [((label == k) | (label < 0), examples) for k, examples in self.classes.items()]
-            blocks = [(rows, examples) for rows, examples in asked if bool(rows.any())]
-        logits, mean, dtype = (
-            x.new_full((len(x), len(self.centred)), -torch.inf),
-            torch.zeros_like(x),
-            self.centred.dtype,
-        )
+            by_label = [((label == k) | (label < 0), examples) for k, examples in self.classes.items()]
+            blocks = [(rows, examples) for rows, examples in by_label if bool(rows.any())]
+        dtype = self.centred.dtype
+        logits = x.new_full((len(x), len(self.centred)), -torch.inf)
+        mean = torch.zeros_like(x)
         for rows, examples in blocks:
             products = (x[rows].to(dtype) @ self.centred[examples].T).to(x.dtype)
             logits[rows, examples] = (products - self.half_squares[examples]) / std[rows] ** 2
@@ -328,10 +335,12 @@ class Empirical:
         check_points(x, self.shape)
         centred = float64(x[:, None].flatten(1).to(self.mean.device) - self.mean)
         std, examples = expand(sigma, centred), float64(self.centred)
-        parts = zip(torch.split(centred, POINTS_AT_ONCE), torch.split(std, POINTS_AT_ONCE), strict=True)
-        sums = [(-(torch.cdist(at, examples, compute_mode=EXACT) ** 2) / (2 * s**2)).logsumexp(1) for at, s in parts]
-        common = math.log(len(examples)) + centred.shape[1] / 2 * (2 * math.pi * std[:, 0] ** 2).log()
-        return (torch.cat(sums) - common).to(x)
+        sums = []
+        for points, s in zip(torch.split(centred, POINTS_AT_ONCE), torch.split(std, POINTS_AT_ONCE), strict=True):
+            squared_distances = torch.cdist(points, examples, compute_mode=EXACT) ** 2
+            sums.append((-squared_distances / (2 * s**2)).logsumexp(1))
+        log_normalizer = math.log(len(examples)) + centred.shape[1] / 2 * (2 * math.pi * std[:, 0] ** 2).log()
+        return (torch.cat(sums) - log_normalizer).to(x)
 
     def __call__(
         self, x: Float[Tensor, "b *d"], sigma: Sigma, /, label: Int64[Tensor, "b"] | None = None
@@ -346,17 +355,18 @@ class Empirical:
         if label is not None and self.labels is None:
             raise ValueError("the dataset has no labels, so it takes no classes")
         check_points(x, self.shape)
-        place = self.mean.device  # evaluated where the data is, because it may be too large for a GPU
-        centred = x[:, None].flatten(1).to(place) - self.mean
-        label = None if label is None else as_numbers("label", label).to(place)
+        device = self.mean.device  # evaluated where the data is, because it may be too large for a GPU
+        centred = x[:, None].flatten(1).to(device) - self.mean
+        label = None if label is None else as_numbers("label", label).to(device)
         if label is not None and (label.shape != x.shape[:1] or label.dtype == torch.bool or label.is_floating_point()):
             raise ValueError(f"label has shape {tuple(label.shape)} of {label.dtype}; {len(x)} classes are needed")
-        if label is not None and place.type == "cpu":
-            known = torch.isin(label, torch.tensor([-1, *self.classes], device=place))
-            if not bool(known.all()):
-                raise ValueError(f"label has {label[~known][0]}; the classes are {reprlib.repr([*self.classes])}")
+        if label is not None and device.type == "cpu":
+            is_class = torch.isin(label, torch.tensor([-1, *self.classes], device=device))
+            if not bool(is_class.all()):
+                raise ValueError(f"label has {label[~is_class][0]}; the classes are {reprlib.repr([*self.classes])}")
         # Reading only the classes that are asked for pays where products are slower than memory.
-        slow = place.type == "cpu" and self.centred.dtype != torch.bfloat16
+        slow = device.type == "cpu" and self.centred.dtype != torch.bfloat16
         by_class = label is not None and slow and len(self.centred) >= CLASS_SIZE * len(self.classes)
         std = expand(sigma, centred)
-        return ((self._mean(centred, std, label, by_class=by_class) - centred) / std**2).to(x.device).view_as(x)
+        mean = self._mean(centred, std, label, by_class=by_class)
+        return ((mean - centred) / std**2).to(x.device).view_as(x)

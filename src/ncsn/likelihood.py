@@ -56,9 +56,10 @@ def follow_flow(
         def _estimate_error_norm(self, K: np.ndarray, h: float, scale: np.ndarray) -> float:
             # Scipy's own norm is a mean over the state, which would hide one hard point among many easy ones.
             error = (self._estimate_error(K, h) / scale) ** 2
-            moves, gains = np.split(error, [len(error) - integrals * points])
-            each = np.maximum(gains.reshape(integrals, points).mean(0), moves.reshape(points, -1).mean(1))
-            return float(np.sqrt(each.max()))
+            of_coordinates, of_integrals = np.split(error, [len(error) - integrals * points])
+            by_coordinates = of_coordinates.reshape(points, -1).mean(1)
+            by_integrals = of_integrals.reshape(integrals, points).mean(0)
+            return float(np.sqrt(np.maximum(by_integrals, by_coordinates).max()))
 
     path = solve_ivp(slope, span, start, method=PointwiseRK45, rtol=tolerance, atol=tolerance, t_eval=span[1:])
     if not path.success:
@@ -107,19 +108,21 @@ def log_prob(
         raise ValueError("x is a single number; expected points (b, *d)")
     if not real("sigma_max", sigma_max) > real("sigma_min", sigma_min, above=0):
         raise ValueError(f"sigma_max, sigma_min are {sigma_max}, {sigma_min}; expected sigma_max > sigma_min > 0")
-    probes, tolerance = None if probes is None else whole("probes", probes, 1), real("tolerance", tolerance, above=0)
-    shape, dimension, nfe = x.shape, x.shape[1:].numel(), 0
+    probes = None if probes is None else whole("probes", probes, 1)
+    tolerance = real("tolerance", tolerance, above=0)
+    dimension = x.shape[1:].numel()
     directions = unit_directions(x) if probes is None else signs_like(x, probes, generator)
     integrals = 1 if probes is None else probes
+    nfe = 0
 
     def slope(log_sigma: float, state: np.ndarray) -> np.ndarray:
         nonlocal nfe
         nfe += 1
         sigma = torch.tensor(math.exp(log_sigma), dtype=x.dtype, device=x.device)
-        at = torch.from_numpy(state[: x.numel()]).to(x).view(shape)
-        s, parts = curvatures(score, at, sigma, directions)
-        parts = parts.sum(0, keepdim=True) if probes is None else parts
-        change = (sigma**2 * torch.cat([-s.flatten(), parts.flatten()])).cpu().double().numpy()
+        points = torch.from_numpy(state[: x.numel()]).to(x).view(x.shape)
+        s, curved = curvatures(score, points, sigma, directions)
+        divergences = curved.sum(0, keepdim=True) if probes is None else curved
+        change = (sigma**2 * torch.cat([-s.flatten(), divergences.flatten()])).cpu().double().numpy()
         if nfe == 1 and not np.isfinite(change).all():  # later on, the solver tries a smaller step
             raise ValueError(f"the score, or its divergence, is not finite at sigma = {float(sigma):.3g}")
         return change
@@ -127,14 +130,14 @@ def log_prob(
     start = np.concatenate([x.detach().cpu().double().numpy().ravel(), np.zeros(integrals * len(x))])
     span = (math.log(sigma_min), math.log(sigma_max))
     end = follow_flow(slope, span, start, tolerance=tolerance, points=len(x), integrals=integrals)
-    last = torch.from_numpy(end[: x.numel()]).view(shape) - torch.as_tensor(mean, device="cpu").double()
-    gains = torch.from_numpy(end[x.numel() :]).view(integrals, len(x))
-    squares = last[:, None].flatten(1).square().sum(1)
-    noise = -squares / (2 * sigma_max**2) - dimension / 2 * math.log(2 * math.pi * sigma_max**2)
-    error = torch.full_like(noise, 0.0 if probes is None else math.nan)
+    noise = torch.from_numpy(end[: x.numel()]).view(x.shape) - torch.as_tensor(mean, device="cpu").double()
+    changes = torch.from_numpy(end[x.numel() :]).view(integrals, len(x))
+    squares = noise[:, None].flatten(1).square().sum(1)
+    log_normal = -squares / (2 * sigma_max**2) - dimension / 2 * math.log(2 * math.pi * sigma_max**2)
+    error = torch.full_like(log_normal, 0.0 if probes is None else math.nan)
     if integrals > 1:
-        error = gains.std(0) / integrals**0.5
-    return LogDensities(log_prob=noise - gains.mean(0), standard_error=error, nfe=nfe)
+        error = changes.std(0) / integrals**0.5
+    return LogDensities(log_prob=log_normal - changes.mean(0), standard_error=error, nfe=nfe)
 
 
 def bits_per_dimension(log_prob: Float[Tensor, "b"], dimension: int) -> Float[Tensor, "b"]:

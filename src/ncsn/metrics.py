@@ -62,8 +62,9 @@ def score_errors(
     generator: torch.Generator,
 ) -> list[dict[str, float]]:
     """Per noise level, the relative error on 20,000 noised draws, and on a ``grid`` farther than 2 from ``data``."""
-    distance = torch.cat([torch.cdist(part, data).amin(1) for part in torch.split(grid, 1024)])
-    clean, far = truth.sample(20_000, generator=generator), grid[distance > 2]
+    distance = torch.cat([torch.cdist(chunk, data).amin(1) for chunk in torch.split(grid, 1024)])
+    far = grid[distance > 2]
+    clean = truth.sample(20_000, generator=generator)
     rows = []
     for sigma in sigmas:
         z = torch.randn(clean.shape, generator=generator, device=clean.device)
@@ -83,14 +84,15 @@ def sliced_wasserstein(x: Real[Tensor, "n d"], y: Real[Tensor, "n d"], *, projec
     """The sliced 1-Wasserstein distance between two sets of equal size, over fixed random directions.
 
     Bonneel et al. 2015: the mean over directions of the mean distance between sorted projections, in data units.
-    Bytes are converted to floats in parts.
+    Bytes are converted to floats in chunks.
     """
     fixed = torch.Generator().manual_seed(0)
     directions = torch.randn(x.shape[1], projections, generator=fixed, device="cpu")
     directions = (directions / directions.norm(dim=0)).to(x if x.is_floating_point() else x.device)
 
     def sorted_projections(points: Tensor) -> Tensor:
-        return torch.cat([part.to(directions) @ directions for part in torch.split(points, 1000)]).sort(0).values
+        chunks = torch.split(points, 1000)
+        return torch.cat([chunk.to(directions) @ directions for chunk in chunks]).sort(0).values
 
     return float((sorted_projections(x) - sorted_projections(y)).abs().mean())
 
@@ -101,16 +103,16 @@ def mode_statistics(x: Float[Tensor, "n d"], mixture: GaussianMixture) -> list[d
     The std is the root of the mean variance over dimensions, 1 for a unit Gaussian that is well separated from others.
     """
     nearest = torch.cdist(x, mixture.means.to(x)).argmin(1)
-    parts = [x[nearest == component] for component in range(len(mixture.means))]
+    by_component = [x[nearest == component] for component in range(len(mixture.means))]
     return [
         {
-            "weight": len(part) / len(x),
+            "weight": len(samples) / len(x),
             "true_weight": round(weight, 6),
-            "weight_error": abs(len(part) / len(x) - weight),
-            "mean": part.mean(0).tolist() if len(part) else [],
-            "std": float(part.var(0).mean().sqrt()) if len(part) > 1 else None,
+            "weight_error": abs(len(samples) / len(x) - weight),
+            "mean": samples.mean(0).tolist() if len(samples) else [],
+            "std": float(samples.var(0).mean().sqrt()) if len(samples) > 1 else None,
         }
-        for part, weight in zip(parts, mixture.weights.tolist(), strict=True)
+        for samples, weight in zip(by_component, mixture.weights.tolist(), strict=True)
     ]
 
 
@@ -121,9 +123,10 @@ def frechet_distance(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
     """
     # Σ = RᵀR with the factor R of a QR decomposition, so tr √(Σ₁Σ₂) is the sum of the singular values of R₁R₂ᵀ.  R has
     # at most as many rows as there are points or features.
-    (mean_x, spread_x, r_x), (mean_y, spread_y, r_y) = moments(x), moments(y)
-    roots = torch.linalg.svdvals(r_x @ r_y.T).sum()
-    return float((mean_x - mean_y).square().sum() + (spread_x + spread_y) - 2 * roots)
+    mean_x, trace_x, r_x = moments(x)
+    mean_y, trace_y, r_y = moments(y)
+    trace_of_root = torch.linalg.svdvals(r_x @ r_y.T).sum()
+    return float((mean_x - mean_y).square().sum() + (trace_x + trace_y) - 2 * trace_of_root)
 
 
 def moments(points: Float[Tensor, "n f"]) -> tuple[Float[Tensor, "f"], Float[Tensor, ""], Float[Tensor, "r f"]]:
@@ -135,7 +138,7 @@ def moments(points: Float[Tensor, "n f"]) -> tuple[Float[Tensor, "f"], Float[Ten
 
 
 def cubic_kernel(x: Float64[Tensor, "n f"], y: Float64[Tensor, "m f"]) -> Float64[Tensor, "n m"]:
-    """(⟨x, y⟩/f + 1)³, in place: a part against 10,000 points is 160 MB."""
+    """(⟨x, y⟩/f + 1)³ of all pairs, computed in place: 2,000 points against 10,000 take 160 MB."""
     return (x @ y.T).div_(x.shape[1]).add_(1).pow_(3)
 
 
@@ -146,7 +149,7 @@ def kernel_distance(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
     """
 
     def kernel_sum(a: Tensor, b: Tensor) -> Tensor:
-        return torch.stack([cubic_kernel(part, b).sum() for part in torch.split(a, 2000)]).sum()
+        return torch.stack([cubic_kernel(chunk, b).sum() for chunk in torch.split(a, 2000)]).sum()
 
     def kernel_mean(a: Tensor) -> Tensor:
         pairs = kernel_sum(a, a) - (a.square().sum(1) / a.shape[1] + 1).pow(3).sum()
@@ -162,18 +165,20 @@ def kernel_gain(x: Float[Tensor, "n f"], z: Float[Tensor, "n f"], y: Float[Tenso
     Rows of ``x`` and ``z`` come from the same noise, so their common randomness cancels.  The standard error is that of
     a U-statistic to first order (Hoeffding 1948), and too large if the sets are similar.
     """
-    y, n, m = float64(y), len(x), len(y)
+    y = float64(y)
+    n, m = len(x), len(y)
 
     def contributions(a: Tensor) -> tuple[Tensor, Tensor]:
         """The first-order contribution of each row of ``a`` to the distance, and of each row of ``y``."""
         within, cross = cubic_kernel(a, a), cubic_kernel(a, y)
         return 2 * ((within.sum(1) - within.diagonal()) / (n - 1) - cross.mean(1)), -2 * cross.mean(0)
 
-    (rows_x, columns_x), (rows_z, columns_z) = contributions(float64(x)), contributions(float64(z))
-    rows, columns = rows_x - rows_z, columns_x - columns_z
+    of_x, of_y_with_x = contributions(float64(x))
+    of_z, of_y_with_z = contributions(float64(z))
+    of_rows, of_y = of_x - of_z, of_y_with_x - of_y_with_z
     # Each pair of rows is counted in both of its rows, and each pair of a row and y in both.
-    gain = (rows.mean() + columns.mean()) / 2
-    return float(gain), float((rows.var() / n + columns.var() / m).sqrt())
+    gain = (of_rows.mean() + of_y.mean()) / 2
+    return float(gain), float((of_rows.var() / n + of_y.var() / m).sqrt())
 
 
 def density_coverage(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"], *, k: int = 5) -> tuple[float, float]:
@@ -182,13 +187,14 @@ def density_coverage(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"]
     Naeem et al. 2020 (arXiv:2002.09797), equations 4 and 5; a neighbourhood extends to the k-th nearest real image.
     """
     real, generated = float64(real), float64(generated)
-    radii = torch.cat([torch.cdist(part, real).kthvalue(k + 1, 1).values for part in torch.split(real, 1000)])
-    inside, reached = 0.0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for part in torch.split(generated, 1000):
-        within = torch.cdist(part, real) <= radii
-        inside += float(within.sum())
+    radii = torch.cat([torch.cdist(chunk, real).kthvalue(k + 1, 1).values for chunk in torch.split(real, 1000)])
+    neighbours = 0.0
+    reached = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    for chunk in torch.split(generated, 1000):
+        within = torch.cdist(chunk, real) <= radii
+        neighbours += float(within.sum())
         reached |= within.any(0)
-    return inside / (k * len(generated)), reached.float().mean().item()
+    return neighbours / (k * len(generated)), reached.float().mean().item()
 
 
 def rank_histogram(ranks: Float64[Tensor, "n"]) -> tuple[Float[Tensor, "bins"], float, float]:
@@ -208,9 +214,9 @@ def rank_histogram(ranks: Float64[Tensor, "n"]) -> tuple[Float[Tensor, "bins"], 
 
 MIN_TRIALS = 30  # with fewer, the bands of a histogram of four bins reach down to zero
 ALPHA = 0.01  # largest probability that an exact sampler is not called calibrated
-VISIBLE = 0.05  # share of a column's standard deviation; black pixels vary by less
-LEVELS = (0.5, 0.8, 0.9, 0.95)
-HARDLY = 0.9  # share of the prior's standard deviation, above which a posterior has hardly learned anything
+MIN_DEVIATION = 0.05  # of draws that vary, as a share of a column's standard deviation; black pixels vary by less
+LEVELS = (0.5, 0.8, 0.9, 0.95)  # the central intervals of a report
+UNINFORMATIVE = 0.9  # share of the prior's standard deviation, above which a posterior has hardly learned anything
 Ranks = Mapping[str, Float64[Tensor, "n"]]
 
 
@@ -227,65 +233,73 @@ def rank(trials: Trials, generator: torch.Generator) -> Ranks:
 
     Ties are broken at random, and so is the position within the cell of a rank.
     """
-    both = torch.cat([trials.truth[None], trials.draws]).double()
-    (total, b), rest = both.shape[:2], [axis for axis in range(both.ndim) if axis != 2]
-    both, hidden = torch.where(trials.hidden, both, torch.nan), trials.hidden.flatten(1)
-    # No mean or scale depends on which of the examples is the truth, so the ranks stay uniform.
-    mean = both.nanmean(rest, keepdim=True)
-    std = (both - mean).square().nanmean(rest, keepdim=True).sqrt()
-    z = ((both - mean) / torch.where(std > 1e-9 * mean.abs(), std, math.inf)).nan_to_num().flatten(2)
-    own = z.std(0)
-    varied = own > VISIBLE
-    place = torch.multinomial(varied + 1e-9 * hidden, 1, generator=generator)
+    examples = torch.cat([trials.truth[None], trials.draws]).double()  # the truth first
+    examples = torch.where(trials.hidden, examples, torch.nan)
+    hidden = trials.hidden.flatten(1)
+    total, b = examples.shape[:2]
+    # Numbers are in units of their column's or channel's deviation over all truths and draws.  No mean or scale depends
+    # on which of the examples is the truth, so the ranks stay uniform.
+    all_but_channels = [axis for axis in range(examples.ndim) if axis != 2]
+    mean = examples.nanmean(all_but_channels, keepdim=True)
+    std = (examples - mean).square().nanmean(all_but_channels, keepdim=True).sqrt()
+    z = ((examples - mean) / torch.where(std > 1e-9 * mean.abs(), std, math.inf)).nan_to_num().flatten(2)
+    deviation = z.std(0)
+    varies = deviation > MIN_DEVIATION
+    index = torch.multinomial(varies + 1e-9 * hidden, 1, generator=generator)
     point = torch.randn(z.shape[1:], generator=generator, dtype=torch.float64) * hidden
     numbers = {
-        "number": both.flatten(2).gather(2, place.expand(total, b, 1))[..., 0],
+        "number": examples.flatten(2).gather(2, index.expand(total, b, 1))[..., 0],
         "mean": z.sum(2),
-        "spread": ((z - z.mean(0)) / own.clamp_min(VISIBLE)).square().sum(2),
+        "spread": ((z - z.mean(0)) / deviation.clamp_min(MIN_DEVIATION)).square().sum(2),
         "distance": (z - point).square().sum(2),
     }
-    at_random = torch.rand(len(numbers), b, generator=generator, dtype=torch.float64)
-    return {
-        name: ((made[1:] < made[0]).sum(0) + u * (1 + (made[1:] == made[0]).sum(0))) / total
-        for (name, made), u in zip(numbers.items(), at_random, strict=True)
-    }
+    uniform = torch.rand(len(numbers), b, generator=generator, dtype=torch.float64)
+    ranks = {}
+    for (name, number), u in zip(numbers.items(), uniform, strict=True):
+        truth, draws = number[0], number[1:]
+        ranks[name] = ((draws < truth).sum(0) + u * (1 + (draws == truth).sum(0))) / total
+    return ranks
 
 
-def rank_all(parts: Iterable[Trials], *, seed: int = 0) -> tuple[Ranks, float]:
+def rank_all(batches: Iterable[Trials], *, seed: int = 0) -> tuple[Ranks, float]:
     """The ranks of trials that come in batches, and how wide posteriors are compared with the prior.
 
-    That is the smallest ratio, over all numbers of an example, of the standard deviations of draws in a trial and in
-    all trials; by the law of total variance, it's at most 1.
+    The latter is the smallest ratio, over all numbers of an example, of the standard deviations of draws in a trial
+    and in all trials; by the law of total variance, it's at most 1.
     Raises ValueError without a trial.
     """
-    generator, found, moments = torch.Generator().manual_seed(seed), list[Ranks](), list[Tensor]()
-    for part in parts:
-        found.append(rank(part, generator))
-        draws = part.draws.double().masked_fill(~part.hidden, torch.nan)
-        moments.append(torch.stack([draws.mean(0), draws.var(0, unbiased=False)]))
-    if not found:
+    generator = torch.Generator().manual_seed(seed)
+    ranks: list[Ranks] = []
+    batch_moments: list[Tensor] = []
+    for trials in batches:
+        ranks.append(rank(trials, generator))
+        draws = trials.draws.double().masked_fill(~trials.hidden, torch.nan)
+        batch_moments.append(torch.stack([draws.mean(0), draws.var(0, unbiased=False)]))
+    if not ranks:
         raise ValueError("no example has any of the hidden numbers")
-    means, variances = torch.cat(moments, 1)
-    within, between = variances.nanmean(0), (means - means.nanmean(0)).square().nanmean(0)
+    means, variances = torch.cat(batch_moments, 1)
+    within = variances.nanmean(0)
+    between = (means - means.nanmean(0)).square().nanmean(0)
     ratio = (within / (within + between)).sqrt().nan_to_num(1.0).min()
-    return {name: torch.cat([each[name] for each in found]) for name in found[0]}, float(ratio)
+    return {name: torch.cat([of_batch[name] for of_batch in ranks]) for name in ranks[0]}, float(ratio)
 
 
-def strangest(ranks: Ranks) -> tuple[float, str]:
+def least_uniform(ranks: Ranks) -> tuple[float, str]:
     """The p-value of all ranks together, and the name of the least uniform ones.
 
-    Each has three tests with exact p-values: Kolmogorov–Smirnov tests of the ranks, and of their distances from the
-    middle, against the uniform distribution; and a binomial test of the share of truths in 90 % intervals.
+    Each of the names has three tests with exact p-values: Kolmogorov–Smirnov tests of the ranks, and of their distances
+    from the middle, against the uniform distribution; and a binomial test of the share of truths in 90 % intervals.
     """
     from scipy import stats
 
-    least = {}
+    p_values = {}
     for name, u in ranks.items():
-        off = (2 * u - 1).abs()
-        tests = [stats.kstest(each.numpy(), "uniform").pvalue for each in (u, off)]
-        least[name] = min(*tests, stats.binomtest(int((off <= 0.9).sum()), len(u), 0.9).pvalue)
-    name = min(least, key=lambda each: least[each])
-    return min(1.0, float(3 * len(least) * least[name])), name
+        off = (2 * u - 1).abs()  # the distance from the middle, as a share
+        uniform = [stats.kstest(values.numpy(), "uniform").pvalue for values in (u, off)]
+        coverage = stats.binomtest(int((off <= 0.9).sum()), len(u), 0.9).pvalue
+        p_values[name] = min(*uniform, coverage)
+    name = min(p_values, key=lambda key: p_values[key])
+    return min(1.0, float(3 * len(p_values) * p_values[name])), name  # Bonferroni
 
 
 @dataclass(frozen=True)
@@ -307,33 +321,40 @@ class Calibration:
     @property
     def calibrated(self) -> dict[str, bool]:
         """For each source, whether its ranks could be uniform; 99 % of exact samplers pass."""
-        return {source: strangest(u)[0] >= ALPHA / len(self.ranks) for source, u in self.ranks.items()}
+        return {source: least_uniform(u)[0] >= ALPHA / len(self.ranks) for source, u in self.ranks.items()}
 
     @property
     def verdict(self) -> str:
         """One sentence: calibrated, and how precisely that is known; overconfident; too wide; or shifted."""
         names = {"run": "truths from the run", "held-out": "held-out examples", "given": "the given truths"}
-        found = [self._describe(each, self.calibrated[source]) for source, each in self.ranks.items()]
-        if (widest := min(self.spread.values(), default=0.0)) > HARDLY and all(self.calibrated.values()):
-            found[-1] += f", but hardly narrower than the prior ({widest:.0%} of its standard deviation)"
-        return "; ".join(f"{names[source]}: {text}" for source, text in zip(self.ranks, found, strict=True))
+        calibrated = self.calibrated
+        texts = [f"{names[source]}: {self._describe(u, calibrated[source])}" for source, u in self.ranks.items()]
+        narrowest = min(self.spread.values(), default=0.0)
+        if narrowest > UNINFORMATIVE and all(calibrated.values()):
+            texts[-1] += f", but hardly narrower than the prior ({narrowest:.0%} of its standard deviation)"
+        return "; ".join(texts)
 
     def _describe(self, ranks: Ranks, calibrated: bool) -> str:
         from scipy import stats
 
-        name = "number" if calibrated else strangest(ranks)[1]
-        u, where = ranks[name], "" if name == "number" else f" of the {name}"
-        n, off, above = len(u), (2 * u - 1).abs(), float((u > 0.5).double().mean())
+        name = "number" if calibrated else least_uniform(ranks)[1]
+        of_what = "" if name == "number" else f" of the {name}"
+        u, n = ranks[name], len(ranks[name])
+        off = (2 * u - 1).abs()  # the distance from the middle, as a share
         inside = int((off <= 0.9).sum())
+        above = float((u > 0.5).double().mean())
         if calibrated:
             low, high = stats.binomtest(inside, n).proportion_ci(0.95)
             return f"calibrated within ±{100 * max(0.9 - low, high - 0.9):.0f} % ({n} trials)"
         if name != "spread" and (u.mean() - 0.5).abs() >= (off.mean() - 0.5).abs():
-            return f"shifted ({above:.0%} of the truths lie above the median{where}, {n} trials)"
-        far = u if name == "spread" else off
-        facts = f"{above:.0%} of the truths lie farther out than most draws" if far is u else ""
-        facts = facts or f"90 % intervals{where} contain {inside / n:.0%}"
-        return f"{'overconfident' if far.mean() > 0.5 else 'too wide'} ({facts}, {n} trials)"
+            return f"shifted ({above:.0%} of the truths lie above the median{of_what}, {n} trials)"
+        if name == "spread":
+            overconfident = bool(u.mean() > 0.5)
+            evidence = f"{above:.0%} of the truths lie farther out than most draws"
+        else:
+            overconfident = bool(off.mean() > 0.5)
+            evidence = f"90 % intervals{of_what} contain {inside / n:.0%}"
+        return f"{'overconfident' if overconfident else 'too wide'} ({evidence}, {n} trials)"
 
     def __str__(self) -> str:
         from scipy import stats
@@ -341,21 +362,26 @@ class Calibration:
         lines = []
         for source, ranks in self.ranks.items():
             u, n = ranks["number"], len(ranks["number"])
-            lines.append(
-                f"{f'{source}, {n} trials, {self.draws} draws each':36}{'measured':>12}{'exact sampler, 95 %':>22}"
-            )
+            title = f"{source}, {n} trials, {self.draws} draws each"
+            lines.append(f"{title:36}{'measured':>12}{'exact sampler, 95 %':>22}")
             for level in LEVELS:
-                share, ends = ((2 * u - 1).abs() <= level).double().mean(), stats.binom.interval(0.95, n, level)
-                exact = " – ".join(f"{end / n:.1%}" for end in ends)
+                share = ((2 * u - 1).abs() <= level).double().mean()
+                low, high = stats.binom.interval(0.95, n, level)
+                exact = f"{low / n:.1%} – {high / n:.1%}"
                 lines.append(f"{f'  in central {level:.0%} intervals':36}{share:>12.1%}{exact:>22}")
-            gap, most = stats.kstest(ranks["distance"].numpy(), "uniform").statistic, stats.kstwo.ppf(0.95, n)
-            lines.append(f"{'  TARP, distance from the diagonal':36}{gap:>12.3f}{f'up to {most:.3f}':>22}")
-            outside = sum(int(((h < low) | (h > high)).sum()) for h, low, high in map(rank_histogram, ranks.values()))
+            gap = stats.kstest(ranks["distance"].numpy(), "uniform").statistic
+            limit = stats.kstwo.ppf(0.95, n)
+            lines.append(f"{'  TARP, distance from the diagonal':36}{gap:>12.3f}{f'up to {limit:.3f}':>22}")
+            outside = 0
+            for counts, low, high in map(rank_histogram, ranks.values()):
+                outside += int(((counts < low) | (counts > high)).sum())
             lines.append(f"{'  bins outside their bands':36}{outside:>12}{0:>22}")
-        passed = self.calibrated
-        if passed.get("run") and not passed.get("held-out", True):
+        calibrated = self.calibrated
+        if calibrated.get("run") and not calibrated.get("held-out", True):
             lines.append("the sampler is calibrated, but the model isn't: train longer, or on more examples")
-        return "\n".join([*lines, *filter(None, [self.note]), self.verdict])
+        if self.note:
+            lines.append(self.note)
+        return "\n".join([*lines, self.verdict])
 
 
 def calibration(truth: Float[Tensor, "n *d"], draws: Float[Tensor, "k n *d"], *, seed: int = 0) -> Calibration:

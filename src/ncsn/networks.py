@@ -26,12 +26,12 @@ from ncsn.validation import whole
 __all__ = ["MLP", "ResidualMLP", "UNet"]
 
 Positive: TypeAlias = Annotated[int, Interval(ge=1)]
-WAVES = 32
+WAVES = 32  # frequencies in the embedding of the noise level
 REACH = 5.0  # standard deviations up to which inputs for tables are nearly linear
 
 
-def positive(**counts: int) -> list[int]:
-    """The whole numbers from 1 of these names.  Raises ValueError for any other."""
+def require_positive(**counts: int) -> list[int]:
+    """The given numbers.  Raises ValueError, with the number's name, unless all are whole numbers from 1."""
     return [whole(name, count, 1) for name, count in counts.items()]
 
 
@@ -70,7 +70,7 @@ class MLP(nn.Module):
         self, dimensions: Positive, width: Positive = 128, layers: Annotated[int, Interval(ge=1, le=1000)] = 3
     ) -> None:
         super().__init__()
-        dimensions, width, layers = positive(dimensions=dimensions, width=width, layers=layers)
+        dimensions, width, layers = require_positive(dimensions=dimensions, width=width, layers=layers)
         self.embedding = NoiseEmbedding(width)
         self.hidden = nn.ModuleList(nn.Linear(dimensions if i == 0 else width, width) for i in range(layers))
         self.shifts = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(layers))
@@ -113,8 +113,10 @@ class ResidualMLP(nn.Module):
         codes: tuple[Positive, ...] = (),
     ) -> None:
         super().__init__()
-        dimensions, (width, blocks) = whole("dimensions", dimensions, 0), positive(width=width, blocks=blocks)
-        self.conditional, self.codes = conditional, codes
+        dimensions = whole("dimensions", dimensions, 0)
+        width, blocks = require_positive(width=width, blocks=blocks)
+        self.conditional = conditional
+        self.codes = codes
         self.embedding = NoiseEmbedding(width)
         self.stem = nn.Linear((4 if conditional else 1) * dimensions + sum(codes), width)
         self.hidden = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(blocks))
@@ -126,12 +128,14 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "b _"], c: Float[Tensor, "b"] | Float[Tensor, "1"]) -> Float[Tensor, "b d"]:
         """The network's value at ``x`` for the noise levels c = ¼ ln σ."""
-        embedding, h = self.embedding(c), self.stem(REACH * torch.tanh(x / REACH) if self.conditional else x)
+        embedding = self.embedding(c)
+        h = self.stem(REACH * torch.tanh(x / REACH) if self.conditional else x)
         for hidden, shift, back in zip(self.hidden, self.shifts, self.back, strict=True):
             h = h + back(F.silu(hidden(h) + shift(embedding)))
         return self.output(F.silu(h))  # type: ignore[no-any-return]
 
 
+# One for each number of dimensions, 1, 2 and 3.
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 FORMATS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
@@ -224,7 +228,7 @@ class UNet(nn.Module):
     ``num_classes``: the number of classes of a class-conditional network; by default it is unconditional.
     ``dimensions``: 1 for signals (b, c, l), 2 for images (b, c, h, w), 3 for volumes (b, c, d, h, w).
     Sides may have any length.
-    Raises ValueError for a network without parts, and for other dimensions.
+    Raises ValueError for a network without channels, blocks or features, and for other dimensions.
     """
 
     def __init__(
@@ -237,25 +241,28 @@ class UNet(nn.Module):
         dimensions: Annotated[int, Interval(ge=1, le=3)] = 2,
     ) -> None:
         super().__init__()
-        positive(image_channels=image_channels, blocks=blocks, features=features, **{"len(channels)": len(channels)})
-        positive(**{f"channels[{i}]": width for i, width in enumerate(channels)})
+        require_positive(image_channels=image_channels, blocks=blocks, features=features)
+        require_positive(**{"len(channels)": len(channels)})
+        require_positive(**{f"channels[{i}]": width for i, width in enumerate(channels)})
         whole("num_classes", num_classes, 0)
         if whole("dimensions", dimensions, 1) > len(LAYERS):
             raise ValueError(f"dimensions is {dimensions}; expected 1, 2 or 3")
-        layer, folded = LAYERS[dimensions - 1], 2**dimensions * image_channels
+        layer = LAYERS[dimensions - 1]
+        folded_channels = 2**dimensions * image_channels
         self.factor = 2 ** len(channels)
         self.embedding = NoiseEmbedding(features)
         # The first row stands for no class.
         self.labels = nn.Embedding(num_classes + 1, features) if num_classes else None
-        self.stem = layer(folded, channels[0], 3, padding=1)
-        block, convolution = partial(Block, dimensions=dimensions), partial(Convolution, dimensions=dimensions)
+        self.stem = layer(folded_channels, channels[0], 3, padding=1)
+        block = partial(Block, dimensions=dimensions)
+        convolution = partial(Convolution, dimensions=dimensions)
         self.encoder = nn.ModuleList(nn.ModuleList(block(c) for _ in range(blocks)) for c in channels)
         self.decoder = nn.ModuleList(nn.ModuleList(block(c) for _ in range(blocks)) for c in channels)
         pairs = list(pairwise(channels))
         self.down = nn.ModuleList(convolution(fine, coarse, stride=2) for fine, coarse in pairs)
         self.up = nn.ModuleList(convolution(coarse, fine) for fine, coarse in pairs)
         self.norm = ChannelNorm(channels[0])
-        self.head = layer(channels[0], folded, 3, padding=1)
+        self.head = layer(channels[0], folded_channels, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(torch.as_tensor(self.head.bias))
         # The modulations of all blocks in one product, in the order in which forward uses them.
@@ -298,4 +305,5 @@ class UNet(nn.Module):
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h + skips.pop(), next(modulations))
             h = self.up[level - 1](F.interpolate(h, scale_factor=2.0)) if level else h
-        return unfold(self.head(F.silu(self.norm(h))))[tuple(map(slice, (None, None, *sides)))]
+        padded = unfold(self.head(F.silu(self.norm(h))))
+        return padded[tuple(map(slice, (None, None, *sides)))]

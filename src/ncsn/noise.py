@@ -42,13 +42,13 @@ class Ladder:
         raise NotImplementedError
 
     def equal_steps(self, top: float, bottom: float) -> Float[Tensor, "levels"]:
-        """As many numbers as levels, from top to bottom, in double precision."""
+        """Evenly spaced numbers from ``top`` to ``bottom``, one for each level, in double precision."""
         top = bottom if self.levels == 1 else top
         return torch.linspace(top, bottom, self.levels, dtype=torch.float64, device="cpu")
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
         """``n`` levels of the ladder, each equally likely."""
-        levels = torch.randint(self.levels, (whole("n", n, 1),), generator=generator, device=place_of(generator))
+        levels = torch.randint(self.levels, (whole("n", n, 1),), generator=generator, device=device_of(generator))
         return self.sigmas(device=levels.device)[levels]
 
 
@@ -183,7 +183,7 @@ def largest_distance(data: Float[Tensor, "n *d"], *, limit: int = 10_000) -> flo
     Song & Ermon 2020 (arXiv:2006.09011), section 3.1.  Over the first ``limit`` examples, so a lower bound for more.
     """
     flat = data[:limit, None].flatten(1).float()
-    return max(float(torch.cdist(part, flat).max()) for part in flat.split(500))  # type: ignore[no-untyped-call]
+    return max(float(torch.cdist(chunk, flat).max()) for chunk in flat.split(500))  # type: ignore[no-untyped-call]
 
 
 def level_ratio(dimension: int) -> float:
@@ -213,6 +213,7 @@ def langevin_eps(ratio: float, sigma_min: float, steps: int) -> float:
     from scipy.optimize import minimize_scalar
 
     def variance(share: float) -> float:
+        """The variance after a level's steps, over σ²; ``share`` is ε/σ_L²."""
         q = 2 / (2 - share)
         return (1 - share) ** (2 * steps) * (ratio**2 - q) + q
 
@@ -274,7 +275,7 @@ def suggest_noise(data: Float[Tensor, "n *d"], *, sigma_min: float | None = None
     return Suggestion(noise, steps, eps, explanation)
 
 
-# Random numbers and checks, for all of the method.
+# Random numbers and checks that the other files share.
 
 
 def check_range(sigma_max: float, sigma_min: float, levels: int = 1) -> None:
@@ -286,7 +287,7 @@ def check_range(sigma_max: float, sigma_min: float, levels: int = 1) -> None:
         raise ValueError(f"sigma_max and sigma_min are {sigma_max:g}, so {levels} levels are equal; expected 1 level")
 
 
-def place_of(generator: torch.Generator | None) -> torch.device:
+def device_of(generator: torch.Generator | None) -> torch.device:
     """The device of a generator; None is torch's global generator, on the CPU.  Raises ValueError for anything else."""
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(f"generator is {generator!r}; expected a torch.Generator, such as torch.manual_seed(0)")
@@ -295,9 +296,9 @@ def place_of(generator: torch.Generator | None) -> torch.device:
 
 def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
     """Raises ValueError unless the generator draws on ``device``."""
-    if generator is not None and place_of(generator).type != device.type:
-        there = f"torch.Generator('{device.type}')"
-        raise ValueError(f"the generator draws on {generator.device}, the examples are on {device}; pass {there}")
+    if generator is not None and device_of(generator).type != device.type:
+        expected = f"torch.Generator('{device.type}')"
+        raise ValueError(f"the generator draws on {generator.device}, the examples are on {device}; pass {expected}")
 
 
 def noise_like(x: Float[Tensor, "b *d"], generator: torch.Generator | None) -> Float[Tensor, "b *d"]:
@@ -322,5 +323,5 @@ def lengths(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b"]:
 
 def draw_stratified(n: int, generator: torch.Generator | None) -> Float[Tensor, "n"]:
     """Uniform numbers in [0, 1), one in each of ``n`` equal strata, in random order."""
-    strata = torch.randperm(whole("n", n, 1), generator=generator, device=place_of(generator))
+    strata = torch.randperm(whole("n", n, 1), generator=generator, device=device_of(generator))
     return (strata + torch.rand(n, generator=generator, device=strata.device)) / n

@@ -72,14 +72,14 @@ def posterior_dsm(
     z = noise_like(x, generator)
     std = expand(sigma, x)
     noisy, target = x + std * z, -z / std
-    high = sigma > above
+    ambiguous = sigma > above
     if x.device.type == "cpu":
-        many = high.nonzero()[:, 0]
-        classes = None if label is None else label[many]
-        target[many] = bind_condition(data_score, classes)(noisy[many], sigma[many])
+        rows = ambiguous.nonzero()[:, 0]
+        classes = None if label is None else label[rows]
+        target[rows] = bind_condition(data_score, classes)(noisy[rows], sigma[rows])
     else:  # a GPU evaluates all of them sooner than it can report how many are needed
         means = bind_condition(data_score, label)(noisy, sigma)
-        target = torch.where(high.view(std.shape), means, target)
+        target = torch.where(ambiguous.view(std.shape), means, target)
     s = bind_condition(score, label)(noisy, sigma)
     return (std * (s - target)).square().flatten(1).sum(1) / 2
 

@@ -28,11 +28,11 @@ STYLE = {"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.
 IMAGES = "n, c, h, w"
 Place = Path | str | None
 Panel = tuple[str, Float[Tensor, "n 2"]]
-Noisy = tuple[float, Tensor]  # a step of a sampler: σ and x
+State = tuple[float, Tensor]  # a step of a sampler: σ and x
 
 
 @contextmanager
-def _written(path: Path | str) -> Iterator[Path]:
+def _replacing(path: Path | str) -> Iterator[Path]:
     """A temporary path that replaces ``path`` when the block ends.  Raises ValueError if ``path`` has no suffix."""
     check_type("path", path, str, Path)
     if not Path(path).suffix:
@@ -54,7 +54,7 @@ def _figure(path: Place, width: float, height: float) -> Iterator["Figure"]:
     with matplotlib.style.context(["default", STYLE]):
         yield (figure := Figure(figsize=(width, height), layout="constrained"))
         if path is not None:
-            with _written(path) as temporary:
+            with _replacing(path) as temporary:
                 figure.savefig(temporary, dpi=140)
 
 
@@ -63,7 +63,7 @@ def _visible_channels(images: Shaped[Tensor, "n c h w"]) -> Shaped[Tensor, "n d 
     return images[:, : {2: 1, 4: 4}.get(images.shape[1], 3)]
 
 
-def _here(name: str, x: object, *shapes: str) -> Tensor:
+def _on_cpu(name: str, x: object, *shapes: str) -> Tensor:
     """A user's numbers, on the CPU; errors as for ``as_numbers``."""
     return as_numbers(name, x, *shapes).detach().cpu()
 
@@ -80,7 +80,8 @@ def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int
     >>> ncsn.plots.image_grid(torch.rand(20, 1, 28, 28)).size  # width and height
     (600, 120)
     """
-    x, columns, zoom = _here("x", x, IMAGES), whole("columns", columns, 1), whole("zoom", zoom, 1)
+    x = _on_cpu("x", x, IMAGES)
+    columns, zoom = whole("columns", columns, 1), whole("zoom", zoom, 1)
     images = _visible_channels(x if x.dtype == torch.uint8 else quantize(x))
     n, channels, height, width = images.shape
     rows = -(-n // columns)
@@ -92,7 +93,7 @@ def image_grid(x: Shaped[Tensor, "n c h w"], path: Place = None, *, columns: int
     picture = Image.fromarray(sheet.squeeze(-1).numpy())
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
     if path is not None:
-        with _written(path) as temporary:
+        with _replacing(path) as temporary:
             picture.save(temporary)
     return picture
 
@@ -107,11 +108,12 @@ def image_pairs(
     ``path``: a file to write the picture to, in the format of its suffix.
     ``columns``: pairs per row; n must be a multiple of it.
     """
-    pair, columns = (_here("above", above, IMAGES), _here("below", below, IMAGES)), whole("columns", columns, 1)
-    if pair[0].shape != pair[1].shape or len(pair[0]) % columns:
-        shapes = f"above has shape {tuple(pair[0].shape)}, below {tuple(pair[1].shape)}"
+    above, below = _on_cpu("above", above, IMAGES), _on_cpu("below", below, IMAGES)
+    columns = whole("columns", columns, 1)
+    if above.shape != below.shape or len(above) % columns:
+        shapes = f"above has shape {tuple(above.shape)}, below {tuple(below.shape)}"
         raise ValueError(f"{shapes}; expected the same number of images of one size, a multiple of {columns}")
-    rows = [images.reshape(-1, columns, *images.shape[1:]) for images in pair]
+    rows = [images.reshape(-1, columns, *images.shape[1:]) for images in (above, below)]
     return image_grid(torch.stack(rows, 1).flatten(0, 2), path, columns=columns)
 
 
@@ -126,9 +128,9 @@ def signal_rows(rows: Mapping[str, Float[Tensor, "n c l"]], path: Place = None, 
     columns = whole("columns", columns, 1)
     with _figure(path, 1.9 * columns, 1.4 * len(rows) + 0.2) as figure:
         panels = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
-        for line, (title, signals) in zip(panels, rows.items(), strict=True):
-            line[0].set_title(title, loc="left")
-            for axes, signal in zip(line, _here(title, signals, "n, c, l", "n, c, d, h, w"), strict=False):
+        for panel_row, (title, signals) in zip(panels, rows.items(), strict=True):
+            panel_row[0].set_title(title, loc="left")
+            for axes, signal in zip(panel_row, _on_cpu(title, signals, "n, c, l", "n, c, d, h, w"), strict=False):
                 axes.plot(signal.flatten(1).T.numpy(), lw=0.9)  # volumes are flattened
     return figure
 
@@ -142,15 +144,15 @@ def visible(x: Float[Tensor, "*d"], sigma: float) -> UInt8[Tensor, "*d"]:
     return quantize(0.5 + (x - 0.5) / (1 + 4 * sigma))
 
 
-def _thin(steps: Iterable[Noisy], most: int) -> list[Noisy]:
+def _select_states(steps: Iterable[State], most: int) -> list[State]:
     """At most so many evenly spaced states, including the first and the last.  Raises ValueError if there are none."""
     steps = [*steps]
     check_type("steps", steps, list, some=True)
-    chosen = torch.linspace(0, len(steps) - 1, min(whole("columns", most, 1), len(steps))).round().int().tolist()
-    return [steps[i] for i in chosen]
+    n = min(whole("columns", most, 1), len(steps))
+    return [steps[i] for i in torch.linspace(0, len(steps) - 1, n).round().int().tolist()]
 
 
-def evolution(steps: Iterable[Noisy], path: Place = None, *, examples: int = 8, columns: int = 12) -> "Figure":
+def evolution(steps: Iterable[State], path: Place = None, *, examples: int = 8, columns: int = 12) -> "Figure":
     """How images emerge from noise: an example per row, and noise levels from left to right, with σ = 0 at the end.
 
     ``steps``: a sampler's states, images (n, c, h, w).
@@ -158,29 +160,30 @@ def evolution(steps: Iterable[Noisy], path: Place = None, *, examples: int = 8, 
     ``examples``: number of images, one per row.
     ``columns``: maximum number of states.
     """
-    shown = _thin(steps, columns)
-    images = torch.stack([visible(x[:examples, :3], sigma).cpu() for sigma, x in shown], 1)
-    picture = image_grid(images.flatten(0, 1), columns=len(shown), zoom=3)
+    states = _select_states(steps, columns)
+    images = torch.stack([visible(x[:examples, :3], sigma).cpu() for sigma, x in states], 1)
+    picture = image_grid(images.flatten(0, 1), columns=len(states), zoom=3)
     with _figure(path, 10.0, 10.0 * picture.height / picture.width + 0.45) as figure:
         axes = figure.subplots()
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
-        step = picture.width / len(shown)
-        axes.set_xticks([(k + 0.5) * step for k in range(len(shown))], [f"{sigma:.2g}" for sigma, _ in shown])
+        width = picture.width / len(states)
+        axes.set_xticks([(k + 0.5) * width for k in range(len(states))], [f"{sigma:.2g}" for sigma, _ in states])
         axes.set(yticks=[], xlabel="noise level σ, from the first step of sampling to the denoised samples (0)")
         axes.spines[:].set_visible(False)
     return figure
 
 
-def evolution_animation(steps: Iterable[Noisy], path: Path | str, *, examples: int = 36) -> None:
+def evolution_animation(steps: Iterable[State], path: Path | str, *, examples: int = 36) -> None:
     """Animate how a grid of images emerges from noise; 40 frames and 16 shades at most keep the file small.
 
     ``steps``: a sampler's states, images (n, c, h, w).
     ``path``: the .gif to write.
     ``examples``: number of images.
     """
-    frames = [image_grid(visible(x[:examples, :3], sigma), columns=6).quantize(16) for sigma, x in _thin(steps, 40)]
+    states = _select_states(steps, 40)
+    frames = [image_grid(visible(x[:examples, :3], sigma), columns=6).quantize(16) for sigma, x in states]
     durations = [120] * (len(frames) - 1) + [2500]  # hold the last frame
-    with _written(path) as temporary:
+    with _replacing(path) as temporary:
         frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
@@ -198,7 +201,7 @@ def plane(
     return axis, torch.stack([x.flatten(), y.flatten()], 1)
 
 
-def _frame(axes: "Axes", title: str, view: float | None) -> None:
+def _set_frame(axes: "Axes", title: str, view: float | None) -> None:
     axes.set(title=title)
     if view is not None:
         ticks = [-5, 0, 5]
@@ -231,31 +234,31 @@ def score_field(
     # The network may be on another device than the data.
     weights = score.parameters() if isinstance(score, nn.Module) else iter(())
     device = next((weight.device for weight in weights), data.device)
-    _, fine = plane(view, 160, device=device)
-    _, coarse = plane(view * 0.95, 19, device=device)
+    _, pixels = plane(view, 160, device=device)
+    _, arrow_points = plane(view * 0.95, 19, device=device)
 
     def show(axes: "Axes", name: str, field: Tensor, low: float, high: float, colours: str) -> "AxesImage":
-        _frame(axes, f"{name}, σ = {sigma:.3g}", view)
-        size = field.norm(dim=1).clamp_min(1e-12).view(160, 160).numpy()
+        _set_frame(axes, f"{name}, σ = {sigma:.3g}", view)
+        magnitudes = field.norm(dim=1).clamp_min(1e-12).view(160, 160).numpy()
         extent = (-view, view, -view, view)
-        return axes.imshow(size, origin="lower", extent=extent, norm="log", vmin=low, vmax=high, cmap=colours)
+        return axes.imshow(magnitudes, origin="lower", extent=extent, norm="log", vmin=low, vmax=high, cmap=colours)
 
     with _figure(path, 10.5, 3.3 * len(sigmas) + 0.2) as figure:
         for (left, middle, right), sigma in zip(figure.subplots(len(sigmas), 3, squeeze=False), sigmas, strict=True):
-            exact, estimate = truth(fine, sigma).cpu(), score(fine, sigma).cpu()
+            exact, estimate = truth(pixels, sigma).cpu(), score(pixels, sigma).cpu()
             magnitude = exact.norm(dim=1)
             magnitude = magnitude.clamp_min(1e-3 * float(magnitude.max()))  # the score is 0 where the density is flat
-            scale = float(magnitude.quantile(0.02)), float(magnitude.max()), "viridis"
-            show(left, "exact score", exact, *scale)
-            colours = show(middle, "learned score", estimate, *scale)
+            low, high = float(magnitude.quantile(0.02)), float(magnitude.max())
+            show(left, "exact score", exact, low, high, "viridis")
+            magnitudes = show(middle, "learned score", estimate, low, high, "viridis")
             errors = show(right, "relative error", (estimate - exact) / magnitude[:, None], 0.01, 10, "magma")
             for axes, function in ((left, truth), (middle, score)):
-                arrows = function(coarse, sigma).cpu()
+                arrows = function(arrow_points, sigma).cpu()
                 arrows = arrows / arrows.norm(dim=1, keepdim=True).clamp_min(1e-9)
-                axes.quiver(*coarse.cpu().T.numpy(), *arrows.T.numpy(), color="white", scale=24, width=0.005)
+                axes.quiver(*arrow_points.cpu().T.numpy(), *arrows.T.numpy(), color="white", scale=24, width=0.005)
             right.scatter(*data[:600].cpu().T.numpy(), s=1.5, color="#5bc0eb", linewidths=0, label="training data")
             right.legend(loc="upper right", markerscale=5, framealpha=0.85, fontsize=8)
-            figure.colorbar(colours, ax=[left, middle], label="‖s‖", shrink=0.9, pad=0.01)
+            figure.colorbar(magnitudes, ax=[left, middle], label="‖s‖", shrink=0.9, pad=0.01)
             figure.colorbar(errors, ax=right, label="‖ŝ − s‖ / ‖s‖", shrink=0.9)
     return figure
 
@@ -273,9 +276,9 @@ def scatter_panels(rows: Sequence[Sequence[Panel]], path: Place = None, *, view:
     with _figure(path, 3.4 * counts[0], 3.75 * len(rows)) as figure:
         for panels, row in zip(figure.subplots(len(rows), counts[0], squeeze=False), rows, strict=True):
             for axes, (title, points) in zip(panels, row, strict=True):
-                x, y = _here(title, points, "n, 2")[:3000].T.numpy()
+                x, y = _on_cpu(title, points, "n, 2")[:3000].T.numpy()
                 axes.scatter(x, y, s=2.5, alpha=0.45, linewidths=0, color=POINTS)
-                _frame(axes, title, view)
+                _set_frame(axes, title, view)
     return figure
 
 
@@ -321,12 +324,13 @@ def columns(
     """
     from matplotlib.ticker import MaxNLocator
 
-    given = {"real": real, "samples": samples}
-    real, samples = (_here(name, x, f"n, {len(names)}").double().numpy() for name, x in given.items())
+    shape = f"n, {len(names)}"
+    real = _on_cpu("real", real, shape).double().numpy()
+    samples = _on_cpu("samples", samples, shape).double().numpy()
     d = min(6, len(names))
     with _figure(path, 1.7 * d + 0.8, 1.7 * d + 0.8) as figure:
-        shown = np.where(np.isnan(real).all(0), 0.0, real)  # any axis will do for a column whose cells are all missing
-        low, high = np.nanquantile(shown[:, :d], [0.005, 0.995], axis=0)
+        cells = np.where(np.isnan(real).all(0), 0.0, real)  # any axis will do for a column whose cells are all missing
+        low, high = np.nanquantile(cells[:, :d], [0.005, 0.995], axis=0)
         margin = 0.05 * np.maximum(np.where(high > low, high - low, 1), 1e-12 * abs(high))
         ends = np.stack([low - margin, high + margin], 1)
         labels = ["\n".join(textwrap.wrap(one_line(name), 22, max_lines=2, placeholder=" …")) for name in names[:d]]
@@ -350,10 +354,12 @@ def columns(
             else:
                 rows, colour = (samples, POINTS) if j > i else (real, QUIET)
                 axes.scatter(*rows[:, [j, i]].T, s=3, alpha=0.6, linewidths=0, color=colour)
-        beyond = [((rows[:, :d] < ends[:, 0]) | (rows[:, :d] > ends[:, 1])).any(1).mean() for rows in (real, samples)]
-        line = "real rows are grey (below the diagonal), samples red (above)"
-        line += f"; {beyond[0]:.0%} of the rows and {beyond[1]:.0%} of the samples lie outside the panels"
-        figure.supxlabel(textwrap.fill(line, 26 * d), fontsize=8)
+        rows_outside, samples_outside = (
+            ((rows[:, :d] < ends[:, 0]) | (rows[:, :d] > ends[:, 1])).any(1).mean() for rows in (real, samples)
+        )
+        caption = "real rows are grey (below the diagonal), samples red (above)"
+        caption += f"; {rows_outside:.0%} of the rows and {samples_outside:.0%} of the samples lie outside the panels"
+        figure.supxlabel(textwrap.fill(caption, 26 * d), fontsize=8)
     return figure
 
 
@@ -370,9 +376,10 @@ def posterior_page(
     ``samples``: posterior samples (n, c, h, w); the standard deviation needs at least two.
     ``path``: a file to write the picture to, in the format of its suffix.
     """
-    samples, columns = reals(_here("samples", samples, IMAGES)), 8
-    images = {} if truth is None else {"truth": _here("truth", truth, "c, h, w")}
-    images |= {"measurement": _here("measurement", measurement, "c, h, w"), "mean": samples.mean(0)}
+    samples = reals(_on_cpu("samples", samples, IMAGES))
+    columns = 8
+    images = {} if truth is None else {"truth": _on_cpu("truth", truth, "c, h, w")}
+    images |= {"measurement": _on_cpu("measurement", measurement, "c, h, w"), "mean": samples.mean(0)}
     if len(samples) > 1:
         deviation = samples.std(0)
         white = deviation.max().clamp_min(1e-6)
@@ -380,10 +387,10 @@ def posterior_page(
     rows = -(-len(samples) // columns)
     with _figure(path, 1.15 * columns, 2.0 + 1.15 * rows) as figure:
         top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.7, 1.15 * rows])[:, 0]
-        pixels = {
-            title: _visible_channels(quantize(image)[None])[0].permute(1, 2, 0) for title, image in images.items()
-        }
-        pictures = {title: Image.fromarray(each.squeeze(-1).numpy()) for title, each in pixels.items()}
+        pictures = {}
+        for title, image in images.items():
+            pixels = _visible_channels(quantize(image)[None])[0].permute(1, 2, 0)
+            pictures[title] = Image.fromarray(pixels.squeeze(-1).numpy())
         pictures["samples of the posterior"] = image_grid(samples, columns=min(columns, len(samples)))
         panels = [*top.subplots(1, len(images), squeeze=False)[0], bottom.subplots()]
         for axes, (title, picture) in zip(panels, pictures.items(), strict=True):
@@ -402,23 +409,26 @@ def calibration(ranks: Mapping[str, Mapping[str, Float[Tensor, "n"]]], path: Pla
     from scipy import stats
 
     check_type("ranks", ranks, Mapping, some=True)
-    for source, found in ranks.items():
-        if not {"number", "distance"} <= {*found}:
-            raise ValueError(f"ranks of {source} has {', '.join(found) or 'nothing'}; expected number and distance")
-    ranks = {row: {name: as_floats(name, u, "n,").cpu() for name, u in found.items()} for row, found in ranks.items()}
-    width = 2 + max(map(len, ranks.values()))
-    with _figure(path, 1.9 * width, 0.3 + 1.9 * len(ranks)) as figure:
-        panels = figure.subplots(len(ranks), width, squeeze=False)
-        for row, (source, found) in zip(panels, ranks.items(), strict=True):
-            for axes, (name, u) in zip(row, found.items(), strict=False):
+    checked: dict[str, dict[str, Tensor]] = {}
+    for source, by_name in ranks.items():
+        if not {"number", "distance"} <= {*by_name}:
+            raise ValueError(f"ranks of {source} has {', '.join(by_name) or 'nothing'}; expected number and distance")
+        checked[source] = {name: as_floats(name, u, "n,").cpu() for name, u in by_name.items()}
+    width = 2 + max(map(len, checked.values()))
+    with _figure(path, 1.9 * width, 0.3 + 1.9 * len(checked)) as figure:
+        panels = figure.subplots(len(checked), width, squeeze=False)
+        for row, (source, by_name) in zip(panels, checked.items(), strict=True):
+            for axes, (name, u) in zip(row, by_name.items(), strict=False):
                 counts, low, high = rank_histogram(u)
                 axes.axhspan(low, high, color=QUIET, alpha=0.4)
                 axes.stairs(counts.numpy(), np.linspace(0, 1, len(counts) + 1), color=POINTS, lw=1.5)
                 axes.set(title="rank of one number" if name == "number" else f"rank of the {name}", xlim=(0, 1))
-            curves = {"coverage of intervals": (2 * found["number"] - 1).abs(), "TARP": found["distance"]}
+            curves = {"coverage of intervals": (2 * by_name["number"] - 1).abs(), "TARP": by_name["distance"]}
             for axes, (name, u) in zip(row[-2:], curves.items(), strict=True):
-                off, level = stats.kstwo.ppf(1 - 0.01 / 4, len(u)), np.linspace(0, 1, 101)
-                axes.fill_between(level, (level - off).clip(0), (level + off).clip(max=1), color=QUIET, alpha=0.4, lw=0)
+                level = np.linspace(0, 1, 101)
+                band = stats.kstwo.ppf(1 - 0.01 / 4, len(u))
+                low, high = (level - band).clip(0), (level + band).clip(max=1)
+                axes.fill_between(level, low, high, color=QUIET, alpha=0.4, lw=0)
                 axes.ecdf(u.numpy(), color=POINTS)
                 axes.set(title=name, xlim=(0, 1), ylim=(0, 1))
             row[0].set_ylabel(f"{source}, {len(u)} trials")

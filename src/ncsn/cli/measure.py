@@ -177,9 +177,13 @@ class Calibrate(RunOptions):
     def __call__(self) -> None:
         """Calibrate, print and draw."""
         import ncsn
+        from ncsn.run.imputation import ImputingRun
 
         check_output(self.out, ".png", overwrite=self.overwrite)
         run = ncsn.load(self.run, device=self.device)
+        if not isinstance(run, ImputingRun):
+            advice = "use ncsn.calibrate(run, measure=...) in Python"
+            raise ValueError(f"the run generates {run.examples.noun}; {advice}")
         result = ncsn.calibrate(run, hidden=self.hidden(run), truths=self.truths, n=self.n, seed=self.seed)
         ncsn.plots.calibration(result.ranks, self.out)
         log.info(f"{result}\n{self.out}: ranks, coverage and TARP")

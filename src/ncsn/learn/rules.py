@@ -17,6 +17,7 @@ from ncsn.batching import reals
 from ncsn.data.dataset import Dataset
 from ncsn.distributions import Empirical
 from ncsn.learn.methods import METHODS, apply_method
+from ncsn.loading import run_class
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
@@ -25,7 +26,7 @@ from ncsn.run.recipe import Argument, Recipe
 from ncsn.sampling import SAMPLERS, Sampling, find_spec
 from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.training import Budget
-from ncsn.validation import Json, NetworkName, validated
+from ncsn.validation import Json, NetworkName, from_json
 
 NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP"}
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
@@ -251,8 +252,9 @@ def adopt_network(settings: TrainSettings, start: Config, data: Dataset) -> Trai
     Raises ValueError if the run generates another kind of data.
     """
     saved = start.settings
-    if len(start.recipe.shape) != len(data.shape):
-        raise ValueError(f"{settings.start} generates examples of shape {start.recipe.shape}; expected {data.noun}")
+    examples = run_class(start.recipe.shape).examples
+    if examples is not run_class(data.shape).examples:
+        raise ValueError(f"{settings.start} generates {examples.noun}; expected a run of {data.noun}")
     if saved.get("network") not in NETWORKS:
         return settings
     channels = settings.channels or tuple(saved["channels"])
@@ -327,7 +329,7 @@ def recall(given: TrainSettings, saved: Json) -> ResolvedSettings:
 
     Raises ValueError if the saved settings are invalid.
     """
-    settings = validated(ResolvedSettings, saved, "config.json: settings")
+    settings = from_json(ResolvedSettings, saved, "config.json: settings")
     budget = {name: getattr(given, name) for name in changed_options(given, FREE)}
     settings = settings.but(budget | {"job": given.job})
     names = changed_options(given, vars(given).keys() - {"job", "dataset"})

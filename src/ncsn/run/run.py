@@ -247,7 +247,7 @@ class Run:
     def _states(self, prior: Prior, n: int, labels: Classes) -> Iterator[Step]:
         """The states of ``n`` samples of these classes, in the score's units."""
         score = prior.score(n, labels)
-        return prior.sampling.follow(score, prior.start(n, labels), generator=prior.generator)
+        yield from prior.sampling.follow(score, prior.start(n, labels), generator=prior.generator)
 
     def _density(self, z: Float[Tensor, "b *d"], solve: Callable[..., LogDensities]) -> LogDensities:
         """Log densities in the score's units; ``solve``: those of a score, points and their mean."""
@@ -403,7 +403,6 @@ class Run:
         ``place``: the seed of a random place of each discrete value in its cell; by default it is the middle.
         """
         score, sampling = self.score, self.recipe.sampling
-        # The same places for both.
         places = [None if place is None else torch.Generator().manual_seed(place) for _ in range(2)]
         z = move_to(self.transform.forward(x, places[0]), self.device)
         volume = self._log_volume(x, places[1])
