@@ -247,7 +247,7 @@ class Run:
     def _states(self, prior: Prior, n: int, labels: Classes) -> Iterator[Step]:
         """The states of ``n`` samples of these classes, in the score's units."""
         score = prior.score(n, labels)
-        return prior.sampling.follow(score, prior.start(n, labels), generator=prior.generator)
+        yield from prior.sampling.follow(score, prior.start(n, labels), generator=prior.generator)
 
     def _density(self, z: Float[Tensor, "b *d"], solve: Callable[..., LogDensities]) -> LogDensities:
         """Log densities in the score's units; ``solve``: those of a score, points and their mean."""
