@@ -161,7 +161,7 @@ def test_the_table_has_the_names_of_the_command_line_and_costs_what_was_measured
     """README's numbers are about these evaluations, from noise level 10 to 0.01."""
     usual = replace(SAMPLING, sigma_max=10.0, sigma_min=0.01, eps=1e-5)
     costs = [usual.but(sampler=name).nfe for name in SAMPLERS]
-    assert costs == [201, 100, 119, 40, 35, 79, 20, 30, 201]
+    assert costs == [201, 1000, 501, 100, 119, 40, 35, 79, 20, 30, 201]
     allowed = refusal(capsys, "sample", "mnist", "--sampler", "none").partition("one of")[2]
     assert {*re.findall(r"'([^']+)'", allowed)} == {"None", *SAMPLERS}
     assert set(DIRECT) == set(SAMPLERS)
@@ -171,6 +171,8 @@ X, KARRAS = 5 * torch.randn(7, 2, generator=torch.Generator().manual_seed(0)), K
 GEOMETRIC, FINE = Geometric(5.0, 0.5, 30).sigmas(), Karras(5.0, 0.5, 200).sigmas()
 DIRECT: dict[str, tuple[Tensor, Callable[..., Iterator[ways.Step]]]] = {
     "annealed": (GEOMETRIC, partial(ways.annealed_langevin, eps=0.05, steps=3)),
+    "ncsn": (GEOMETRIC, partial(ways.annealed_langevin, eps=0.05, steps=3, denoise=False)),
+    "ncsnv2": (GEOMETRIC, partial(ways.annealed_langevin, eps=0.05, steps=3)),
     "consistent": (GEOMETRIC, ways.consistent_annealed),
     "pc": (GEOMETRIC, ways.predictor_corrector),
     "euler": (KARRAS, ways.euler),
