@@ -309,7 +309,8 @@ def main() -> None:
         rng = np.random.default_rng(seed)
 
         def fit(frame: pd.DataFrame, seed: int = seed) -> ncsn.Run:
-            return ncsn.fit(frame, steps=chosen.steps, seed=seed, quiet=True)
+            run: ncsn.Run = ncsn.fit(frame, steps=chosen.steps, seed=seed, quiet=True)
+            return run
 
         if chosen.real is not None:
             for name, way, right, log, n in real(fit, rng, chosen.real or [*REAL]):

@@ -56,6 +56,7 @@ from torch.special import ndtr, ndtri
 
 import ncsn
 from ncsn.evaluation import calibration
+from ncsn.tables.run import TableRun
 
 # A script's folder comes first on the path, where `sbi` would be this file instead of the package.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
@@ -270,6 +271,7 @@ class NCSN:
 
     def train(self) -> "NCSN":
         run = ncsn.fit(self.table, quiet=True, hidden=tuple(map(str, range(self.p))), **self.budget)
+        assert isinstance(run, TableRun)
         self.run = ncsn.with_prior(run, lambda rows: self.prior.log_prob(rows[:, : self.p].to(self.table)))
         # The same noise for every observation would make ranks depend on each other.
         self.generator = seeded(self.budget["seed"])

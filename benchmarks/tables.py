@@ -39,6 +39,7 @@ import ncsn
 from ncsn.data.columns import Columns, learn_columns
 from ncsn.evaluation.tables import judge_rows, log_density
 from ncsn.tables.learning import Table
+from ncsn.tables.run import TableRun
 
 DRAWS = 19  # one in twenty is below all of them, and one above
 MOST = 100  # rows in which numbers are hidden
@@ -75,9 +76,16 @@ def columns_of(x: Rows) -> Columns:
     return learn_columns(torch.from_numpy(x), [str(i) for i in range(x.shape[1])])
 
 
+def fit(train: Rows, budget: dict[str, Any]) -> TableRun:
+    """A score network of so many minutes or steps."""
+    run = ncsn.fit(torch.from_numpy(train), **budget)
+    assert isinstance(run, TableRun)
+    return run
+
+
 def ours(task: Task) -> Answer:
     """A score network of so many minutes or steps."""
-    run, seed = ncsn.fit(torch.from_numpy(task.train), **task.budget), task.budget["seed"]
+    run, seed = fit(task.train, task.budget), task.budget["seed"]
     draws, line = None, np.nan
     if len(task.gaps):
         # What is like nothing in training counts as blank.
@@ -186,7 +194,7 @@ def calibrate(x: Rows, budget: dict[str, Any], trials: int) -> str:
     """The verdict on a run, the shares in 90 % intervals, plain and conformal, and seconds of the processor."""
     began, rng = time.process_time(), np.random.default_rng(budget["seed"])
     train, test = np.split(rng.permutation(x), [len(x) * 4 // 5])
-    run = ncsn.fit(torch.from_numpy(train), **budget)
+    run = fit(train, budget)
     test = test[run.transform.possible(torch.from_numpy(test)).all(1).numpy()]
     verdict, inside = ncsn.calibrate(run, test, n=trials, seed=budget["seed"]).verdict, list[Bool[np.ndarray, "2 m"]]()
     for held, known in (np.array_split(test, 2), np.array_split(test, 2)[::-1]):

@@ -87,7 +87,8 @@ class Ranks(NamedTuple):
 def ranks(prior: Prior, particles: int | None) -> tuple[Ranks, int]:
     """Rank each truth among its draws; also count the forward and backward passes per draw."""
     g = torch.Generator().manual_seed(1)
-    truth, known = prior.sample(MEASUREMENTS, g), prior.known
+    known = prior.known
+    truth = prior.sample(MEASUREMENTS, g)
     y = truth[:, known] + prior.noise_std * torch.randn(MEASUREMENTS, len(known), generator=g)
     repeated = y.repeat_interleave(DRAWS, 0)
     posterior = prior.run.posterior(lambda x: x[:, known], repeated, noise_std=prior.noise_std)

@@ -77,8 +77,8 @@ def distil(
     """Train the student and yield its average after every step."""
     generator = torch.Generator(teacher.device).manual_seed(job.seed)
     student = copy.deepcopy(teacher.model)
-    # The distinct steps to learn; a restart repeats one of them.
-    ways = list(dict.fromkeys(way for way in pairwise((*levels, 0.0)) if way[1] < way[0]))
+    # The distinct steps to learn, from a noise level to the next one; a restart repeats one of them.
+    steps = list(dict.fromkeys((sigma, end) for sigma, end in pairwise((*levels, 0.0)) if end < sigma))
 
     def loss(model: ncsn.ScoreModel, batch: Batch) -> tuple[Tensor, Tensor]:
         """Compare the student's step with the teacher's.
@@ -88,8 +88,9 @@ def distil(
         without it, the large errors of the first steps would dominate.
         """
         x, label = batch.x, batch.label
-        sigma, end = ways[int(torch.randint(len(ways), (), generator=generator, device=teacher.device))]
-        noisy, ratio = x + sigma * torch.randn(x.shape, generator=generator, device=x.device), end / sigma
+        sigma, end = steps[int(torch.randint(len(steps), (), generator=generator, device=teacher.device))]
+        noisy = x + sigma * torch.randn(x.shape, generator=generator, device=x.device)
+        ratio = end / sigma
         target = (follow(teacher, noisy, label, sigma, end) - ratio * noisy) / (1 - ratio)
         sigmas = torch.full((len(x),), sigma, device=x.device)
         denoised = ncsn.tweedie(lambda y, s: model(y, s, label), noisy, sigmas)
@@ -100,11 +101,11 @@ def distil(
     state = ncsn.State(student, optimizers, generator=generator)
     batches = ncsn.batches(images, job.batch_size, labels, generator=generator)
     printed = time.monotonic()
-    for p in ncsn.train(state, batches, loss, budget=ncsn.Budget(seconds=60 * job.minutes)):
+    for progress in ncsn.train(state, batches, loss, budget=ncsn.Budget(seconds=60 * job.minutes)):
         if time.monotonic() > printed + 5:
-            print(
-                f"{p.fraction:4.0%}  step {p.step}, loss {p.losses.mean():.4f}, {p.step * len(p.losses) / p.seconds:.0f} images/s"
-            )
+            speed = progress.step * len(progress.losses) / progress.seconds
+            numbers = f"step {progress.step}, loss {progress.losses.mean():.4f}, {speed:.0f} images/s"
+            print(f"{progress.fraction:4.0%}  {numbers}")
             printed = time.monotonic()
         yield state.average
 

@@ -52,8 +52,8 @@ def main() -> None:
     upper, lower = halves
     upper.suptitle("Training: add noise to the data, and learn the arrows that lead back.", size=17, color=INK)
     lower.suptitle("Sampling: start with noise, and follow the arrows.", size=17, color=INK)
-    for above, below, about in zip(upper.subplots(1, 4), lower.subplots(1, 4)[::-1], SIGMAS, strict=True):
-        sigma, x = min(states, key=lambda step: abs(step.sigma - about))
+    for above, below, target in zip(upper.subplots(1, 4), lower.subplots(1, 4)[::-1], SIGMAS, strict=True):
+        sigma, x = min(states, key=lambda step: abs(step.sigma - target))
         noisy = data[:1500] + sigma * torch.randn(1500, 2, generator=generator)
         above.scatter(*noisy.T.numpy(), s=4, color=GREY, alpha=0.6, linewidths=0)
         below.scatter(*x.T.numpy(), s=4, color=RED, alpha=0.6, linewidths=0)

@@ -26,8 +26,9 @@ def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], weights: Float[Ten
     """Interpolate from a (weight 0) to b (weight 1) along the great circle (Shoemake 1985)."""
     u, v = a.flatten(1), b.flatten(1)
     angle = torch.cosine_similarity(u, v).clamp(-1 + 1e-6, 1 - 1e-6).arccos()[:, None]
-    first, second = ((1 - weights) * angle).sin() / angle.sin(), (weights * angle).sin() / angle.sin()
-    points: Tensor = first[..., None] * u[:, None] + second[..., None] * v[:, None]
+    weight_of_u = ((1 - weights) * angle).sin() / angle.sin()
+    weight_of_v = (weights * angle).sin() / angle.sin()
+    points: Tensor = weight_of_u[..., None] * u[:, None] + weight_of_v[..., None] * v[:, None]
     return points.view(len(a), len(weights), *a.shape[1:])
 
 
@@ -60,10 +61,10 @@ def walk(run: ncsn.Run, first: Float[Tensor, "b *d"], last: Float[Tensor, "b *d"
 def main() -> None:
     """Draw walks between samples, and between test images of different digits."""
     run = ncsn.load("mnist", device="cpu")
-    top, bottom = run.recipe.sampling.sigma_max, run.recipe.sampling.sigma_min
-    noise = top * torch.randn(2 * GENERATED, *run.recipe.shape, generator=torch.Generator().manual_seed(0))
+    sigma_max, sigma_min = run.recipe.sampling.sigma_max, run.recipe.sampling.sigma_min
+    noise = sigma_max * torch.randn(2 * GENERATED, *run.recipe.shape, generator=torch.Generator().manual_seed(0))
     images = centres(ncsn.load_dataset("mnist").test[: 2 * REAL])
-    encoded = encode(run.score, images, ncsn.Karras(top, bottom, LEVELS).sigmas())
+    encoded = encode(run.score, images, ncsn.Karras(sigma_max, sigma_min, LEVELS).sigmas())
     ends = torch.cat([noise, encoded - mean(run)])
     ncsn.plots.image_grid(walk(run, ends[::2], ends[1::2], POINTS), PICTURE, columns=POINTS)
 

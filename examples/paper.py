@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -97,32 +98,36 @@ def toys(paper: Paper, _: Dataset) -> dict[str, Any]:
     return {"near": field["relative_error_on_noised_data"], "far": field["relative_error_beyond_distance_2"]}
 
 
-def judged(digits: torch.Tensor, images: Dataset) -> tuple[float, float]:
-    """The Fréchet distance to the test images, and the confident share."""
+def judge(digits: torch.Tensor, images: Dataset) -> tuple[float, float]:
+    """The Fréchet distance to the test images, and the share of digits about which the classifier is confident."""
     classifier = evaluation.digits()
     seen, test = classifier(digits), classifier(images.test)
     return metrics.frechet_distance(seen.features, test.features), seen.confident
 
 
-def draw(run: ncsn.Run, n: int, **how: Any) -> Drawn:
+def draw(run: ncsn.Run | ncsn.PosteriorRun, n: int, **options: Any) -> Drawn:
     """``n`` digits, and the first hundred of them on their way."""
-    return console.draw(run, n, keep=100, **how)
+    began = time.perf_counter()
+    steps = run.steps(n, **options)
+    console.compile_for(run.prior if isinstance(run, ncsn.PosteriorRun) else run, n, steps)
+    return console.follow(steps, f"{n} samples", began, keep=100)
 
 
 def digits(paper: Paper, images: Dataset) -> dict[str, Any]:
     """Figures 4, 5a and the nearest neighbours; returns how good the samples are."""
     run = ncsn.load(paper.run)
-    usual = draw(run, paper.n)
+    default = draw(run, paper.n)
     annealed = draw(run, paper.n, sampler="annealed")
     plots.evolution(annealed.path, paper.figure("levels"))
     plots.image_grid(annealed.samples[:100], paper.figure("samples"))
-    default, last, real = quantize(usual.samples), quantize(annealed.samples), images.validation[: paper.n]
-    _, neighbours = evaluation.nearest(last[:20], images.train)
-    plots.image_pairs(centres(last[:20]), centres(images.train[neighbours]), paper.figure("neighbours"))
+    by_sampler = {"annealed": quantize(annealed.samples), "default": quantize(default.samples)}
+    shown = by_sampler["annealed"][:20]
+    _, neighbours = evaluation.nearest(shown, images.train)
+    plots.image_pairs(centres(shown), centres(images.train[neighbours]), paper.figure("neighbours"))
     for path in map(paper.figure, ("levels", "samples", "neighbours")):
         sign(run, path)
-    quality = {"annealed": judged(last, images), "default": judged(default, images), "real": judged(real, images)}
-    return quality | {"n": paper.n}
+    compared = by_sampler | {"real": images.validation[: paper.n]}
+    return {name: judge(pixels, images) for name, pixels in compared.items()} | {"n": paper.n}
 
 
 def inpainting(paper: Paper, images: Dataset) -> dict[str, float]:
@@ -131,13 +136,14 @@ def inpainting(paper: Paper, images: Dataset) -> dict[str, float]:
     truth = centres(images.test[: paper.inpainted])
     known = known_pixels((1, 28, 28), "bottom")
     filled = torch.where(known, truth, truth[:, known].mean(1)[:, None, None, None])
-    repeated, guesses = filled.repeat_interleave(8, 0), {"fill": filled}
-    answers = {
+    repeated = filled.repeat_interleave(8, 0)
+    guesses = {"fill": filled}
+    posteriors = {
         "replacement": (run.replacement(known, repeated), {"levels": 100, "steps": 2}),
         "posterior": (run.posterior(masked(known), repeated[:, known], noise_std=NOISE), {"levels": 30}),
     }
-    for name, (answer, how) in answers.items():
-        x = draw(answer, len(repeated), **how).samples.view(len(truth), 8, 1, 28, 28)
+    for name, (posterior, options) in posteriors.items():
+        x = draw(posterior, len(repeated), **options).samples.view(len(truth), 8, 1, 28, 28)
         guesses |= {name: x[:, 0], f"{name}_mean": x.mean(1)}
         rows = torch.cat([truth[:, None], torch.where(known, truth, 0.5)[:, None], x], 1)
         plots.image_grid(rows[:6].flatten(0, 1), paper.figure(f"inpainting_{name}"))
@@ -150,22 +156,23 @@ def single(paper: Paper, images: Dataset) -> dict[str, Any]:
     """A model with one noise level: how good its samples are."""
     execute(paper.single, paper.work / "single")
     shutil.copy(paper.work / "single" / "samples.png", paper.figure("single_sigma"))
-    return {"single": judged(quantize(draw(ncsn.load(paper.work / "single"), paper.n).samples), images)}
+    samples = draw(ncsn.load(paper.work / "single"), paper.n).samples
+    return {"single": judge(quantize(samples), images)}
 
 
 def main(paper: Paper) -> None:
     """Make the figures, then the page."""
     hardware.keep_memory()
-    kept = paper.out / "paper" / "numbers.json"
-    numbers = json.loads(kept.read_text()) if kept.is_file() else {}
+    saved = paper.out / "paper" / "numbers.json"
+    numbers = json.loads(saved.read_text()) if saved.is_file() else {}
     if missing := [part for part, name in KNOWN_BY.items() if part not in paper.parts and name not in numbers]:
-        raise SystemExit(f"{kept} has no numbers of {', '.join(missing)}; add to --parts: {' '.join(missing)}")
+        raise SystemExit(f"{saved} has no numbers of {', '.join(missing)}; add to --parts: {' '.join(missing)}")
     images = mnist()
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    saved.parent.mkdir(parents=True, exist_ok=True)
     for part in (toys, digits, inpainting, single):
         if part.__name__ in paper.parts:
             numbers |= part(paper, images)
-            kept.write_text(json.dumps(numbers, indent=1) + "\n")
+            saved.write_text(json.dumps(numbers, indent=1) + "\n")
     page(paper, numbers)
 
 

@@ -39,7 +39,7 @@ Points = Float[np.ndarray, "n d"]
 
 
 def as_points(*tables: pd.DataFrame) -> list[Points]:
-    """Tables in one space: numbers in their standard deviations, categories on axes of their own."""
+    """The rows of tables as points of one space: numbers in units of their deviation, an axis for each category."""
     numbers = make_pipeline(SimpleImputer(), StandardScaler()), make_column_selector(dtype_include="number")
     categories = OneHotEncoder(sparse_output=False), make_column_selector(dtype_exclude="number")
     points = make_column_transformer(numbers, categories).fit_transform(pd.concat(tables))
@@ -47,36 +47,39 @@ def as_points(*tables: pd.DataFrame) -> list[Points]:
 
 
 def nearest(points: Points, among: Points) -> tuple[Float[np.ndarray, "n"], np.ndarray]:
-    """The distance from each point to the nearest of others, and which that is."""
+    """The distance from each point to the nearest point of ``among``, and the index of the latter."""
     distance, index = NearestNeighbors(n_neighbors=1).fit(among).kneighbors(points)
     return distance[:, 0], index[:, 0]
 
 
 def closer(members: Points, kept: Points, samples: Points) -> float:
     """The share of samples that are closer to members than to equally many others; ties count half."""
-    to_members, to_kept = nearest(samples, members)[0], nearest(samples, kept)[0]
+    to_members, _ = nearest(samples, members)
+    to_kept, _ = nearest(samples, kept)
     return float(((to_members < to_kept) + (to_members == to_kept) / 2).mean())
 
 
 def member(members: Points, kept: Points, samples: Points) -> float:
     """The probability that a member is closer to its nearest sample than another row is (AUC)."""
-    distances = nearest(kept, samples)[0], nearest(members, samples)[0]
-    return float(mannwhitneyu(*distances).statistic) / (len(members) * len(kept))
+    from_kept, _ = nearest(kept, samples)
+    from_members, _ = nearest(members, samples)
+    return float(mannwhitneyu(from_kept, from_members).statistic) / (len(members) * len(kept))
 
 
-def known(rows: pd.DataFrame, samples: pd.DataFrame, secret: str) -> float:
+def secret_known(rows: pd.DataFrame, samples: pd.DataFrame, secret: str) -> float:
     """How often the nearest sample, by all columns but the secret one, knows a row's secret."""
     _, index = nearest(*as_points(rows.drop(columns=secret), samples.drop(columns=secret)))
-    truth, guess = rows[secret].reset_index(drop=True), samples[secret].iloc[index].reset_index(drop=True)
+    truth = rows[secret].reset_index(drop=True)
+    guess = samples[secret].iloc[index].reset_index(drop=True)
     if not pd.api.types.is_numeric_dtype(truth):
         return float((truth == guess).mean())
     return float(((truth - guess).abs() <= TOLERANCE * (truth.max() - truth.min())).mean())
 
 
 def attack(members: pd.DataFrame, kept: pd.DataFrame, samples: pd.DataFrame, secret: str) -> dict[str, float]:
-    """What the attacks find, by their names."""
+    """The result of each attack, by its name."""
     points = as_points(members, kept, samples)
-    risk = known(members, samples, secret) - known(kept, samples, secret)
+    risk = secret_known(members, samples, secret) - secret_known(kept, samples, secret)
     return {"closer": closer(*points), "member": member(*points), "secret": risk}
 
 
@@ -90,10 +93,10 @@ def main(data: Path | None = None, *, secret: str | None = None, steps: int = 10
     half = len(table) // 2
     members, kept = table[:half], table[half : 2 * half]
     samples = ncsn.fit(members, steps=steps, seed=seed).sample(half, seed=seed + 1)
-    found = attack(members, kept, samples, secret or str(table.columns[-1]))
-    for (name, value), chance in zip(found.items(), (0.5, 0.5, 0.0), strict=True):
+    results = attack(members, kept, samples, secret or str(table.columns[-1]))
+    for (name, value), chance in zip(results.items(), (0.5, 0.5, 0.0), strict=True):
         print(f"{name:8}{value:7.3f}   by chance {chance:g}")
-    return found
+    return results
 
 
 if __name__ == "__main__":

@@ -106,7 +106,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = norm(inputs), norm(inputs)
         self.conv1, self.conv2 = convolution(inputs, inputs, dilation), convolution(inputs, outputs, dilation)
-        self.shortcut, self.halve = shortcut, halve
+        self.shortcut = shortcut
+        self.halve = halve
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         h = self.conv1(F.elu(self.norm1(x, level)))
@@ -157,11 +158,12 @@ class Fusion(nn.Module):
 
     def forward(self, inputs: Sequence[Tensor], level: Tensor) -> Tensor:
         """The sum, at the resolution of the first input."""
-        parts = [conv(norm(x, level)) for x, norm, conv in zip(inputs, self.norms, self.convs, strict=True)]
-        fused, size = parts[0], parts[0].shape[2:]
-        for part in parts[1:]:
-            same = part.shape[2:] == size
-            fused = fused + (part if same else F.interpolate(part, size, mode="bilinear", align_corners=True))
+        first, *others = [conv(norm(x, level)) for x, norm, conv in zip(inputs, self.norms, self.convs, strict=True)]
+        fused = first
+        for h in others:
+            if h.shape != first.shape:
+                h = F.interpolate(h, first.shape[2:], mode="bilinear", align_corners=True)
+            fused = fused + h
         return fused  # type: ignore[no-any-return]
 
 
@@ -228,7 +230,8 @@ class RefineNet(nn.Module):
         if image_channels < 1 or width < 2:
             raise ValueError(f"image_channels is {image_channels} and width is {width}; expected at least 1 and 2")
         w = width
-        self.level, self.rescale = level, rescale
+        self.level = level
+        self.rescale = rescale
         self.stem = convolution(image_channels, w)
         self.stage1 = Stage(w, w, norm, nn.Identity())
         self.stage2 = Stage(w, 2 * w, norm, nn.Conv2d(w, 2 * w, 1), halve=True)
@@ -318,7 +321,8 @@ class NCSN(RefineNet):
         def norm(channels: int) -> InstanceNormPlus:
             return InstanceNormPlus(Table(len(levels), channels) if levels else Projection(features, channels))
 
-        level, pool = NearestLevel(levels) if levels else NoiseEmbedding(features), nn.AvgPool2d(5, 1, 2)
+        level = NearestLevel(levels) if levels else NoiseEmbedding(features)
+        pool = nn.AvgPool2d(5, 1, 2)
         super().__init__(image_channels, width, level, norm=norm, refine_norm=norm, pool=pool, rescale=rescale)
 
 
@@ -402,9 +406,10 @@ def from_ncsn(
         model = ncsn.ScoreModel(NCSN(channels, width, sigmas=sigmas, rescale=rescale), preconditioning=Plain())
     weights = weights_by_official_name(model.network)
     for name in [name for name in weights if name.endswith(TABLE) and sigmas is None]:
-        for part, row in zip(("gamma", "alpha", "beta"), weights.pop(name)[0].chunk(3), strict=True):
-            weights[name.removesuffix(TABLE) + part] = row
-    missing, unexpected = sorted(weights.keys() - state.keys()), sorted(state.keys() - weights.keys())
+        for symbol, row in zip(("gamma", "alpha", "beta"), weights.pop(name)[0].chunk(3), strict=True):
+            weights[name.removesuffix(TABLE) + symbol] = row
+    missing = sorted(weights.keys() - state.keys())
+    unexpected = sorted(state.keys() - weights.keys())
     if missing or unexpected:
         raise ValueError(f"weights of another network: {missing[:3]} are missing, {unexpected[:3]} are unexpected")
     for name, weight in weights.items():
@@ -416,10 +421,8 @@ def from_ncsn(
 
 def main(minutes: float = 10, width: int = 16, n: int = 1000, out: Path = Path("runs/refinenet")) -> None:
     """Train NCSN's network on MNIST, conditioned on any σ, and compare its samples with test images."""
-    data, network = (
-        ncsn.load_dataset("mnist"),
-        NCSN(width=width, features=128, rescale=False),
-    )  # fit standardises pixels
+    data = ncsn.load_dataset("mnist")
+    network = NCSN(width=width, features=128, rescale=False)  # fit standardises pixels
     run = ncsn.fit(data, minutes=minutes, network=network)
     run.save(out, overwrite=True)
     samples = run.sample(n)

@@ -40,9 +40,11 @@ def z_score(samples: Tensor, expected: float) -> float:
 
 def expand(sigma: Sigma, x: Tensor) -> Tensor:
     """Noise levels shaped to broadcast against ``x``; a single one is created on its device, without a copy."""
-    if not isinstance(sigma, Tensor):
-        return torch.full((), sigma, dtype=x.dtype, device=x.device)
-    return sigma.to(x).view(-1, *[1] * (x.ndim - 1)) if sigma.ndim else sigma.to(x)
+    if isinstance(sigma, Tensor) and sigma.ndim:
+        return sigma.to(x).view(-1, *[1] * (x.ndim - 1))
+    if isinstance(sigma, Tensor) and sigma.device == x.device:
+        return sigma.to(x)
+    return torch.full((), float(sigma), dtype=x.dtype, device=x.device)
 
 
 class GaussianScore:

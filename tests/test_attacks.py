@@ -43,7 +43,8 @@ def write_rows(path: Path, n: int) -> Path:
 def of_rows() -> ncsn.Run:
     """The run of a table."""
     frame = pandas.DataFrame(rows(200), columns=COLUMNS)
-    return ncsn.fit(frame, channels=(8,), blocks=1, steps=1, device="cpu", quiet=True)
+    run: ncsn.Run = ncsn.fit(frame, channels=(8,), blocks=1, steps=1, device="cpu", quiet=True)
+    return run
 
 
 @pytest.fixture

@@ -1,38 +1,43 @@
 """Conditionals of tables: exact scores and probabilities of a Gaussian, how training starts, and its masks."""
 
+import json
 import math
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas
 import pytest
 import torch
-from helpers import Patch, storms, unchecked
+from helpers import SAMPLING, command, fit_table, load_table, storms, unchecked, with_transform
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
 import ncsn
 from ncsn.batching import Batch
-from ncsn.conditionals import ABSENT, Condition, ConditionalModel, Gaussian
-from ncsn.data.columns import Columns, Discrete, Number, columns_of
-from ncsn.data.dataset import Dataset
-from ncsn.learn.record import Record
+from ncsn.conditionals import ConditionalModel
+from ncsn.data.columns import Columns, Discrete, Number
+from ncsn.data.dataset import Curriculum, Dataset
 from ncsn.loading import dataset_of
-from ncsn.networks import ResidualMLP
 from ncsn.objectives import training_loss
-from ncsn.run.run import log_densities
 from ncsn.settings import TrainSettings
-from ncsn.tables import TABLES
-from ncsn.tables import learning as missing
+from ncsn.tables.run import TableRun
 
 D = 4
 NAN = torch.nan
+ABSENT = math.inf  # a number that is unknown and integrated out
+PATTERNS = 16  # choices of known columns in a batch
 
 
 def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Gaussian(NamedTuple):
+    mean: Tensor
+    covariance: Tensor
 
 
 class Case(NamedTuple):
@@ -68,19 +73,19 @@ noises = pytest.mark.parametrize("noisy", [False, True], ids=["exact", "noisy"])
 class Zero(nn.Module):
     """An untrained network."""
 
-    def __init__(self, codes: int = 0) -> None:
+    def __init__(self, codes: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.codes = codes
+        self.codes, self.total = codes, sum(codes)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        return torch.zeros(len(x), (x.shape[1] - self.codes) // 4 + self.codes)
+        return torch.zeros(len(x), (x.shape[1] - self.total) // 4 + self.total)
 
 
 class Ramp(Zero):
     """A network that prefers later values, whatever it is shown."""
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        return super().forward(x, c) + torch.arange(D + self.codes)
+        return super().forward(x, c) + torch.arange(D + self.total)
 
 
 class Waves(Zero):
@@ -88,14 +93,23 @@ class Waves(Zero):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         self.shown = x
-        numbers, codes = x[:, : x.shape[1] - self.codes], x[:, x.shape[1] - self.codes :]
+        numbers, codes = x[:, : x.shape[1] - self.total], x[:, x.shape[1] - self.total :]
         parts = numbers.view(len(x), 4, -1)
         waves = (parts + parts.roll(1, 2) / 2).sin().sum(1) + c[:, None] + codes.cumsum(1).sin().sum(1, keepdim=True)
         return torch.cat([waves, codes.roll(1, 1).cumsum(1).cos() + waves.sum(1, keepdim=True).sin()], 1)
 
 
+def built(gaussian: Gaussian, network: Zero, **start: Tensor) -> ConditionalModel:
+    """The model around a Gaussian of numbers and codes, with a network of the test's."""
+    shape = (max(1, len(gaussian.mean)),)
+    recipe = ncsn.Recipe(network="Own", arguments={}, preconditioning="conditional", shape=shape, sampling=SAMPLING)
+    model = recipe.build(gaussian._asdict() | start, network=network)
+    assert isinstance(model, ConditionalModel)
+    return model
+
+
 def model_of(case: Case, network: type[Zero] = Zero) -> ConditionalModel:
-    return ConditionalModel(network(sum(case.counts)), case.gaussian, case.counts)
+    return built(case.gaussian, network(case.counts))
 
 
 def givens(patterns: list[str], counts: tuple[int, ...]) -> Tensor:
@@ -196,7 +210,7 @@ def test_what_a_network_says_is_scaled_by_the_conditional_spread_along_its_axes(
     model = model_of(case, Waves)
     condition = model.condition(given)
     added = model.numbers(x, sigma, condition) - model_of(case).numbers(x, sigma, condition)
-    value = Waves(sum(case.counts))(model.network.shown, (sigma.float().log() / 4)).double()
+    value = Waves(case.counts)(model.network.shown, (sigma.float().log() / 4)).double()
     for i, σ in enumerate(sigma):
         row, codes = coordinates(case, given[i])
         known = torch.cat([row[:D].isfinite(), codes])
@@ -324,7 +338,7 @@ def class_model(network: type[Zero] = Zero, order: tuple[int, ...] = (0, 0, 0, 0
     covariance[2:, 2:] += 1e-5 * torch.eye(5)  # positive definite, as by the rows that fit_gaussian adds
     shares = torch.cat([CELLS.sum(1), CELLS.sum(0)]).log()
     gaussian = Gaussian(mean.float(), covariance.float())
-    return ConditionalModel(network(5), gaussian, (3, 2), log_shares=shares.float(), order=torch.tensor(order))
+    return built(gaussian, network((3, 2)), log_shares=shares.float(), order=torch.tensor(order))
 
 
 def discriminant(row: Tensor, noise: float, *, code: int) -> Tensor:
@@ -367,9 +381,9 @@ def test_an_untrained_network_is_linear_discriminant_analysis_of_what_is_known(n
     assert len(probabilities) > 15, "they differ"
 
 
-def run_of(model: ConditionalModel, columns: Columns) -> ncsn.Run:
-    recipe = ncsn.Run.of(model, (len(model.order),), sigma_max=100.0, sigma_min=0.001).recipe
-    return ncsn.Run(score=model.requires_grad_(False), recipe=replace(recipe, transform=columns))
+def run_of(model: ConditionalModel, columns: Columns) -> TableRun:
+    run = TableRun.of(model.requires_grad_(False), (len(model.order),), sigma_max=100.0, sigma_min=0.001)
+    return with_transform(run, columns)
 
 
 def discrete(name: str, *values: float, gaps: bool = False) -> Discrete:
@@ -381,14 +395,14 @@ CLASSES = torch.tensor([[0.0, 0.0], [2.0, -1.0], [3.0, 2.0]]).double()
 CHANCES = torch.tensor([0.6, 0.3, 0.1]).double()
 
 
-def gaussian_classes(order: tuple[int, ...] = (0, 0, 0)) -> ncsn.Run:
+def gaussian_classes(order: tuple[int, ...] = (0, 0, 0)) -> TableRun:
     """Two numbers of three Gaussian classes, in units of two and five, untrained; the second number is called y."""
     mean, covariance = moments(torch.cat([CLASSES, torch.eye(3).double()], 1), CHANCES)
     covariance[:2, :2] += PAIR
     covariance[2:, 2:] += 1e-5 * torch.eye(3)
     gaussian = Gaussian(mean.float(), covariance.float())
     shares, numbers = CHANCES.log().float(), (Number(name=n, shift=7.0, scale=s) for n, s in (("x", 2.0), ("y", 5.0)))
-    model = ConditionalModel(Zero(3), gaussian, (3,), log_shares=shares, order=torch.tensor(order))
+    model = built(gaussian, Zero((3,)), log_shares=shares, order=torch.tensor(order))
     return run_of(model, Columns(columns=(discrete("c", 0, 1, 2), *numbers)))
 
 
@@ -416,7 +430,7 @@ def test_densities_of_a_mixed_table_are_exact() -> None:
     joint = class_logs(x[:, 1:]).gather(1, x[:, :1].long())[:, 0]
     found = run.log_prob(x[:, :2], given={"y": 11.0}, tolerance=1e-5).double()
     torch.testing.assert_close(found, joint - marginal, atol=3e-3, rtol=0)
-    (same,) = log_densities(run, x[:1].expand(1000, -1), probes=4, batch_size=1000)
+    (same,) = run.log_densities(x[:1].expand(1000, -1), probes=4, batch_size=1000)
     error = float(same.standard_error.square().mean().sqrt())
     assert error == pytest.approx(float(same.log_prob.std()), rel=0.1), "of a few probes"
 
@@ -439,7 +453,7 @@ def test_probabilities_of_discrete_rows_add_up_to_one(order: tuple[int, int]) ->
     """Whatever the network says; a table of discrete columns only, one of them with gaps."""
     columns = Columns(columns=(discrete("a", 0, 1), discrete("b", 1, 2, 5, gaps=True)))
     gaussian = any_gaussian(6)
-    model = ConditionalModel(Waves(6), gaussian, (2, 4), order=torch.tensor(order), gaps=torch.tensor([-1, 3]))
+    model = built(gaussian, Waves((2, 4)), order=torch.tensor(order), gaps=torch.tensor([-1, 3]))
     run, rows = run_of(model, columns), torch.cartesian_prod(torch.tensor([0.0, 1]), torch.tensor([1.0, 2, 5])).double()
     probabilities = run.log_prob(rows).double().exp()
     assert float(probabilities.sum()) == pytest.approx(1, abs=1e-5)
@@ -466,7 +480,7 @@ def test_where_nothing_is_known_codes_have_their_shares_in_training() -> None:
     """So how often a category occurs in samples doesn't depend on how far its head has been trained."""
     gaussian, counts = CASES["codes"].gaussian, CASES["codes"].counts
     shares = torch.tensor([0.7, 0.3, 0.5, 0.4, 0.1])
-    model = ConditionalModel(Ramp(5), gaussian, counts, log_shares=shares.log())
+    model = built(gaussian, Ramp(counts), log_shares=shares.log())
     nothing = model.nothing_known(1)
     for code, expected in enumerate(torch.split(shares, list(counts))):
         torch.testing.assert_close(model.log_chances(nothing, code, complete=False).exp()[0], expected)
@@ -474,27 +488,14 @@ def test_where_nothing_is_known_codes_have_their_shares_in_training() -> None:
         assert float((model.log_chances(known, code, complete=False).exp()[0] - expected).abs().max()) > 0.05
 
 
-def test_cross_entropies_are_those_of_what_is_unknown() -> None:
-    """The mean over all codes; a known code adds nothing."""
-    model = class_model()
-    z = torch.tensor([[1.2, -0.3, NAN, NAN], [0.1, 0.5, 2, NAN], [ABSENT, 2.0, NAN, 1], [0.3, ABSENT, 1, 0]])
-    truth = torch.tensor([[2.0, 0], [NAN, 1], [0, NAN], [NAN, NAN]])
-    c = model.condition(z, wanted=[0, 1])
-    expected = torch.zeros(4)
-    for row, code in ((0, 0), (0, 1), (1, 1), (2, 0)):
-        expected[row] -= discriminant(z[row], 0.0, code=code)[int(truth[row, code])].float() / 2
-    losses = missing.code_losses(model, missing.Masked(None, c, truth))
-    torch.testing.assert_close(losses, expected, atol=2e-3, rtol=0)
-
-
 # What is learned.
 
 SMALL = TrainSettings(channels=(32,), blocks=1, batch_size=256)
 
 
-def trained(rows: object, steps: int, settings: TrainSettings = SMALL) -> ncsn.Run:
+def trained(rows: object, steps: int, settings: TrainSettings = SMALL) -> TableRun:
     with unchecked():  # which takes half of the time
-        return ncsn.fit(rows, settings=settings, steps=steps, seed=0, device="cpu", quiet=True)
+        return fit_table(rows, settings=settings, steps=steps, seed=0, device="cpu")
 
 
 def test_gaps_that_depend_on_another_column_change_neither_samples_nor_imputations() -> None:
@@ -531,7 +532,7 @@ def test_cells_are_missing_in_samples_as_often_as_in_rows_with_the_same_text() -
 
 
 @cache
-def classes() -> ncsn.Run:
+def classes() -> TableRun:
     """Of a number x and its class c, and of numbers w around 0 that are narrow or wide.
 
     No linear discriminant can tell the last.
@@ -565,7 +566,7 @@ def test_a_category_has_its_probability_given_a_number() -> None:
 
 
 @cache
-def learned() -> ncsn.Run:
+def learned() -> TableRun:
     """Of a correlated pair, a and b, and of y = x² with noise."""
     g = torch.Generator().manual_seed(0)
     z = torch.randn(1500, 4, generator=g)
@@ -608,7 +609,6 @@ def test_a_gaussian_pair_has_its_conditionals_in_the_units_of_the_data() -> None
 # The Gaussian that a training starts around.
 
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.2], [0.9, 1.0, 0.0], [0.2, 0.0, 1.0]]).double()
-START = Gaussian(torch.tensor([1, 0.5, 1]).double(), COVARIANCE)
 GAPS = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 1], [1, 1, 1]]).bool()
 
 
@@ -617,37 +617,63 @@ def gaussian(n: int, seed: int, covariance: Tensor = COVARIANCE) -> Tensor:
     return rows
 
 
-def by_hand(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log density, completed row and conditional covariance of one row."""
-    known, gap = ~row.isnan(), row.isnan()
-    log, whole = torch.zeros(()).double(), row.clone()
-    spread, (mean, covariance) = torch.zeros_like(COVARIANCE), START
-    if known.any():
-        log = MultivariateNormal(mean[known], covariance[known][:, known]).log_prob(row[known])  # type: ignore[no-untyped-call]
+def fit_gaussian(train: Tensor, held_out: Tensor) -> Gaussian:
+    """What a training on these numbers starts around; NaN is missing."""
+    columns = Columns(columns=tuple(Number(name=str(i), shift=0.0, scale=1.0) for i in range(train.shape[1])))
+    start = replace(NINE, train=train.float(), validation=held_out.float(), transform=columns).start("conditional")
+    return Gaussian(*(torch.as_tensor(start[name]) for name in ("mean", "covariance")))
+
+
+def log_density(gaussian: Gaussian, row: Tensor) -> Tensor:
+    """That of what is known in a row."""
+    known, (mean, covariance) = ~row.isnan(), gaussian
+    if not known.any():
+        return torch.zeros(()).double()
+    normal = MultivariateNormal(mean[known].double(), covariance[known][:, known].double())
+    log: Tensor = normal.log_prob(row[known].double())  # type: ignore[no-untyped-call]
+    return log
+
+
+def mean_log_density(gaussian: Gaussian, rows: Tensor) -> float:
+    return float(torch.stack([log_density(gaussian, row) for row in rows]).mean())
+
+
+def complete_row(gaussian: Gaussian, row: Tensor) -> tuple[Tensor, Tensor]:
+    """A row with what is missing by regression on what is known, and the covariance of what is missing."""
+    known, gap, whole, (mean, covariance) = ~row.isnan(), row.isnan(), row.clone(), gaussian
+    spread = torch.zeros_like(covariance)
     if gap.any():
         regression = torch.linalg.solve(covariance[known][:, known], covariance[known][:, gap]).T
         whole[gap] = mean[gap] + regression @ (row[known] - mean[known])
         spread[gap.nonzero(), gap.nonzero().T] = covariance[gap][:, gap] - regression @ covariance[known][:, gap]
-    return log, whole, spread
+    return whole, spread
 
 
-@pytest.mark.parametrize("at_once", [missing.NUMBERS_AT_ONCE, 5 * 9], ids=["together", "five rows at a time"])
-@pytest.mark.parametrize("gaps", [GAPS, GAPS[:1]], ids=["gaps", "complete"])
-def test_a_step_of_em_is_that_of_dempster_laird_and_rubin(gaps: Tensor, at_once: int, monkeypatch: Patch) -> None:
-    """Row by row, by PyTorch's own Gaussians: the density of what is known, the regression, and the sums.
-
-    The covariance is shrunk by three rows.
-    """
-    monkeypatch.setattr(missing, "NUMBERS_AT_ONCE", at_once)
-    x = gaussian(24, 0).masked_fill(gaps.repeat(24 // len(gaps), 1), torch.nan)
-    logs, rows, spreads = (torch.stack(part) for part in zip(*map(by_hand, x), strict=True))
-    constant = (~x.isnan()).sum(1).double() * math.log(2 * math.pi) / 2
-    torch.testing.assert_close(missing.log_densities(START, x), logs + constant)
-    torch.testing.assert_close(torch.cat([each for each, *_ in missing.e_step(START, x)]), rows)
+def em_step(gaussian: Gaussian, x: Tensor) -> Gaussian:
+    """One of Dempster, Laird & Rubin, row by row; the covariance is shrunk by three rows."""
+    rows, spreads = (torch.stack(part) for part in zip(*(complete_row(gaussian, row) for row in x), strict=True))
     off = rows - rows.mean(0)
-    found = missing.improve(START, x)
-    torch.testing.assert_close(found.mean, rows.mean(0))
-    torch.testing.assert_close(found.covariance, (spreads.sum(0) + off.T @ off + 3 * torch.eye(3)) / (24 + 3))
+    return Gaussian(rows.mean(0), (spreads.sum(0) + off.T @ off + 3 * torch.eye(x.shape[1])) / (len(x) + 3))
+
+
+@pytest.mark.parametrize("gaps", [GAPS, GAPS[:1]], ids=["gaps", "complete"])
+def test_a_training_starts_around_what_em_finds(gaps: Tensor) -> None:
+    """From the moments of rows with zeros in their gaps, in twenty steps."""
+    x = gaussian(24, 0).float().double().masked_fill(gaps.repeat(24 // len(gaps), 1), torch.nan)
+    expected = em_step(Gaussian(torch.zeros(3).double(), torch.eye(3).double()), x.nan_to_num(0.0))
+    for _ in range(20 if gaps.any() else 0):
+        expected = em_step(expected, x)
+    found = fit_gaussian(x, x)
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.covariance, expected.covariance)
+
+
+def test_many_columns_have_the_moments_of_all_rows() -> None:
+    """Although so many rows are read a few at a time."""
+    x = draw(600, 200, seed=0).float().double() + torch.arange(200) / 50
+    found, off = fit_gaussian(x, x[:9]), x - x.mean(0)
+    torch.testing.assert_close(found.mean, x.mean(0))
+    torch.testing.assert_close(found.covariance, (off.T @ off + 3 * torch.eye(200)) / 603)
 
 
 def test_a_column_that_is_missing_by_what_another_is_has_the_moments_of_all_rows() -> None:
@@ -656,7 +682,7 @@ def test_a_column_that_is_missing_by_what_another_is_has_the_moments_of_all_rows
     for rows in (x, held_out):
         rows[rows[:, 0] > 0, 1] = torch.nan
     x[::5, 2] = torch.nan
-    mean, covariance = missing.fit_gaussian(x.float(), held_out.float())
+    mean, covariance = fit_gaussian(x, held_out)
     assert x[:, 1].nanmean() < -0.6
     torch.testing.assert_close(mean, torch.zeros(3).double(), atol=0.12, rtol=0)
     torch.testing.assert_close(covariance, COVARIANCE, atol=0.15, rtol=0)
@@ -671,9 +697,8 @@ def test_a_wide_table_with_gaps_has_the_covariance_of_its_pairs(n: int, most: fl
     truth = Gaussian(5 * stds.double(), factors.T @ factors + 0.1 * stds.diag() ** 2)
     rows = truth.mean + torch.randn(n + 400, d, generator=g) @ torch.linalg.cholesky(truth.covariance).T.float()
     rows[torch.rand(rows.shape, generator=g) < 0.2] = torch.nan
-    found = missing.fit_gaussian(rows[:n].float(), rows[n : n + 200].float())
-    three = (truth, found, independent(truth))
-    exact, ours, apart = (missing.log_densities(m, rows[n + 200 :]).mean() / d for m in three)
+    found = fit_gaussian(rows[:n], rows[n : n + 200])
+    exact, ours, apart = (mean_log_density(m, rows[n + 200 :]) / d for m in (truth, found, independent(truth)))
     assert exact - apart > 1
     assert 0 < exact - ours < most, (exact - ours, exact - apart)
 
@@ -682,19 +707,18 @@ def test_the_covariance_of_a_wide_table_is_chosen_on_held_out_rows() -> None:
     """Of sixty independent columns by forty rows: on these themselves the least smooth one looks best."""
     x = draw(100, 60, seed=0).masked_fill(draw(100, 60, seed=1) < -0.8, NAN).float()
     train, held_out = x[:40], x[40:]
-    chosen, overfitted = (missing.fit_gaussian(train, judges) for judges in (held_out, train))
-    gain = missing.log_densities(chosen, held_out) - missing.log_densities(overfitted, held_out)
-    assert float(gain.mean()) > 60, "a nat for each column"
+    chosen, overfitted = (fit_gaussian(train, judges) for judges in (held_out, train))
+    gain = mean_log_density(chosen, held_out) - mean_log_density(overfitted, held_out)
+    assert gain > 60, "a nat for each column"
 
 
-def test_columns_of_wide_tables_are_independent(monkeypatch: Patch) -> None:
-    """Of more than so many, a covariance would take longer than the network."""
-    monkeypatch.setattr(missing, "NARROW", 20)
+def test_columns_of_wide_tables_are_independent() -> None:
+    """Of more than 256, a covariance would take longer than the network."""
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(40, 1, generator=g) * torch.linspace(1, 3, 21) + torch.randn(40, 21, generator=g) + 2
-    x[torch.rand(40, 21, generator=g) < 0.2] = torch.nan
-    assert float(missing.fit_gaussian(x[:30, 1:], x[30:, 1:]).covariance[0, -1]) > 1
-    found, known = missing.fit_gaussian(x[:30], x[30:]), [column[~column.isnan()] for column in x[:30].T]
+    x = torch.randn(40, 1, generator=g) * torch.linspace(1, 3, 257) + torch.randn(40, 257, generator=g) + 2
+    x[torch.rand(40, 257, generator=g) < 0.2] = torch.nan
+    assert float(fit_gaussian(x[:30, 1:], x[30:, 1:]).covariance[0, -1]) > 1
+    found, known = fit_gaussian(x[:30], x[30:]), [column[~column.isnan()] for column in x[:30].T]
     torch.testing.assert_close(found.mean, torch.stack([column.mean() for column in known]))
     variances = torch.stack([column.var(correction=0) for column in known])
     torch.testing.assert_close(found.covariance, variances.diag())
@@ -710,13 +734,12 @@ def table(n: int = 2000, *, gaps: bool = True, seed: int = 0) -> pandas.DataFram
     return pandas.DataFrame({"a": a, "text": text, "b": b, "c": c})
 
 
+@cache
 def begun(data: Dataset) -> ConditionalModel:
     """A model before its first step."""
-    columns = columns_of(data.transform, data.shape[0])
-    network = ResidualMLP(len(columns.numbers), 8, 1, conditional=True, codes=columns.codes)
-    model = TABLES.model(network, data.shape, "conditional", TABLES.start(data, "conditional"), None)
-    assert isinstance(model, ConditionalModel)
-    return model
+    start = {name: torch.as_tensor(value) for name, value in data.start("conditional").items()}
+    gaussian = Gaussian(start.pop("mean"), start.pop("covariance"))
+    return built(gaussian, Waves(data.codes), **start)
 
 
 def test_a_training_starts_around_the_moments_of_numbers_and_codes() -> None:
@@ -739,10 +762,12 @@ def test_a_training_starts_around_the_moments_of_numbers_and_codes() -> None:
 # The order of columns.
 
 
-def groups(**columns: np.ndarray) -> list[int]:
-    data = dataset_of(pandas.DataFrame(columns))
-    assert isinstance(data.transform, Columns)
-    return missing.group_columns(data.transform, data.train)
+def groups(**values: np.ndarray) -> list[int]:
+    """The group of each column, in which it is drawn."""
+    data = dataset_of(pandas.DataFrame(values))
+    columns, order = columns_of(data), torch.as_tensor(data.start("conditional")["order"]).tolist()
+    found = dict(zip([*columns.numbers, *columns.coded], order, strict=True))
+    return [found[i] for i in range(len(values))]
 
 
 def test_a_column_whose_gaps_depend_on_another_one_comes_later() -> None:
@@ -796,19 +821,23 @@ def test_gaps_anywhere_are_seldom_taken_for_gaps_that_depend_on_something() -> N
 
 def patterns_of(n: int) -> list[slice]:
     """The rows of a part of a batch with the same mask."""
-    few = max(1, min(missing.PATTERNS, n))
+    few = max(1, min(PATTERNS, n))
     which = (torch.arange(n) * few // max(1, n)).tolist()
     return [slice(which.index(i), which.index(i) + which.count(i)) for i in range(few)]
 
 
-def masks_of(data: Dataset, **how: float) -> missing.Masks:
-    masks = missing.Masks.of(begun(data), columns_of(data.transform, data.shape[0]), data.n, noisy=False)
-    return replace(masks, **how)  # type: ignore[arg-type]
+def columns_of(data: Dataset) -> Columns:
+    assert isinstance(data.transform, Columns)
+    return data.transform
 
 
-def masked(masks: missing.Masks, x: Tensor, seed: int) -> tuple[Tensor, Condition, Any, Tensor]:
+def curriculum_of(data: Dataset, hidden: tuple[str, ...] = ()) -> Curriculum:
+    return data.curriculum(begun(data), hidden)
+
+
+def masked(curriculum: Curriculum, x: Tensor, seed: int) -> tuple[Tensor, Any, Any, Tensor]:
     """Clean numbers, the conditions that numbers and codes are learned from, and the codes to learn."""
-    batch = masks.draw(x, torch.Generator().manual_seed(seed))
+    batch = next(curriculum.batches(iter([Batch(x)]), torch.Generator().manual_seed(seed)))
     given: Any = batch.given
     return batch.x, given.numbers, given.codes, given.truth
 
@@ -819,18 +848,19 @@ WITHOUT_GAPS = dataset_of(table(gaps=False))
 
 def test_what_is_known_in_a_mask_does_not_depend_on_what_is_missing_in_the_row() -> None:
     """All rows of a pattern have the same role for a cell that they have, which many patterns choose."""
-    masks, roles, counts = masks_of(MIXED, noisy=0.5), [set[tuple[int, ...]]() for _ in range(3)], set[int]()
+    curriculum, model = curriculum_of(MIXED), begun(MIXED)
+    roles, counts = [set[tuple[int, ...]]() for _ in range(3)], set[int]()
     for seed in range(10):
         x = MIXED.train[torch.randperm(MIXED.n, generator=torch.Generator().manual_seed(seed))]
-        _, numbers, codes, truth = masked(masks, x, seed)
+        _, numbers, codes, truth = masked(curriculum, x, seed)
         first, known = len(numbers.target), truth.isnan()
-        hot = torch.split(numbers.codes, list(masks.model.counts), 1)
+        hot = torch.split(numbers.codes, list(model.counts), 1)
         shown = torch.stack([each.any(1) for each in hot], 1)
         for part in patterns_of(first):
             rows, role = x[:first][part], numbers.target[part].int() - numbers.observed[part].int()
             for i in range(3):
                 there = ~rows[:, i].isnan()
-                assert len(role[there, i].unique()) == 1  # type: ignore[no-untyped-call]
+                assert len(role[there, i].unique()) == 1
                 assert not role[~there, i].any()
             assert bool((shown[part] == shown[part][0]).all())
             roles[0].add((*role[~rows[:, :3].isnan().any(1)][0].tolist(), *shown[part][0].tolist()))
@@ -851,14 +881,32 @@ def test_what_is_known_in_a_mask_does_not_depend_on_what_is_missing_in_the_row()
     assert counts == {0, 1, 2, 3}, "a category is learned given all other columns, too"
 
 
-def test_codes_are_drawn_with_the_probabilities_that_are_learned(generator: torch.Generator) -> None:
-    """Also of a code that only says what is missing."""
-    masks, x, known = masks_of(MIXED), MIXED.train[:40], torch.tensor([True, False, False, True, False, False])
-    none, first = torch.zeros(len(x), 3).bool(), torch.zeros(len(x)).long()
-    c = masks.condition(x, known.expand(x.shape), none, first, generator)
-    for code, learned in enumerate(torch.split(masks.model.logits(c), [3, 2, 3], 1)):
-        drawn = masks.model.log_chances(x.where(known, NAN), code, complete=False)
-        torch.testing.assert_close(drawn, learned.log_softmax(1))
+def test_codes_are_learned_with_the_probabilities_with_which_they_are_drawn() -> None:
+    """The cross-entropy of unknown codes, a mean over all codes, also of one that only says what is missing."""
+    curriculum, model = curriculum_of(MIXED), begun(MIXED)
+    batch = next(curriculum.batches(iter([Batch(MIXED.train[:400])]), torch.Generator().manual_seed(0)))
+    given: Any = batch.given
+
+    def no_loss(_: object, numbers: Batch) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(numbers.x)), torch.ones(len(numbers.x))
+
+    with torch.no_grad():
+        losses, sigmas = curriculum.loss(no_loss)(model, batch)
+    truth, codes = given.truth, given.codes
+    exact = codes.noise[:, 0] == 0
+    assert 0 < int(exact.sum()) < len(exact)
+    hot = torch.split(codes.codes, list(model.counts), 1)
+    values = [torch.where(indicators.any(1), indicators.argmax(1).float(), NAN) for indicators in hot]
+    rows = torch.cat([torch.where(codes.observed, codes.values, NAN), torch.stack(values, 1)], 1)
+    expected = torch.zeros(len(truth))
+    for code, right in enumerate(truth.T):
+        with torch.no_grad():
+            chances = model.log_chances(rows, code, complete=False)
+        log = chances.gather(1, right.nan_to_num(0.0).long()[:, None])[:, 0]
+        expected -= torch.where(right.isnan(), 0.0, log) / len(truth.T)
+    assert not losses[: -len(truth)].any()
+    torch.testing.assert_close(losses[-len(truth) :][exact], expected[exact], atol=1e-4, rtol=1e-4)
+    assert bool(sigmas[-len(truth) :].isnan().all())
 
 
 def test_numbers_are_learned_given_all_codes_of_their_group() -> None:
@@ -867,10 +915,9 @@ def test_numbers_are_learned_given_all_codes_of_their_group() -> None:
     Columns of later groups are mostly unknown, as they are when rows are drawn, but not always.
     """
     for data, gaps in ((WITHOUT_GAPS, False), (MIXED, True)):
-        masks = masks_of(data)
-        model, dropped, later = masks.model, [], []
+        model, dropped, later = begun(data), [], []
         for seed in range(6):
-            _, numbers, _, _ = masked(masks, data.train, seed)
+            _, numbers, _, _ = masked(curriculum_of(data), data.train, seed)
             x = data.train[: len(numbers.target)]
             assert not (numbers.target & x[:, :3].isnan()).any()
             hot = torch.stack([each.any(1) for each in torch.split(numbers.codes, list(model.counts), 1)], 1)
@@ -889,10 +936,10 @@ def test_numbers_are_learned_given_all_codes_of_their_group() -> None:
         assert not gaps or 0.05 < float(torch.cat(later).mean()) < 0.4
 
 
-@pytest.mark.parametrize("noisy", [0.0, 0.5, 1.0])
-def test_only_observed_numbers_have_noise(noisy: float) -> None:
+def test_only_observed_numbers_have_noise() -> None:
+    """And in training only, so that held-out losses can be compared."""
     x = MIXED.train.repeat(5, 1)
-    clean, numbers, _, truth = masked(masks_of(MIXED, noisy=noisy, joint=0.25), x, 0)
+    clean, numbers, _, truth = masked(curriculum_of(MIXED), x, 0)
     first = len(numbers.target)
     x, clean, rest = x[:first, :3], clean[:first], clean[first:]
     assert torch.equal(clean[numbers.target], x[numbers.target])
@@ -905,46 +952,51 @@ def test_only_observed_numbers_have_noise(noisy: float) -> None:
     assert not off[noise == 0].any()
     assert not numbers.noise[~numbers.observed.any(1)].any()
     z, levels = (off / noise)[noise > 0], torch.unique(numbers.noise[numbers.observed.any(1)])
-    assert (noisy == 0) == (len(z) == 0)
-    assert noisy < 1 or bool((levels > 0).all())
-    assert noisy != 0.5 or (0 in levels and len(levels) > 3), "some patterns are exact"
-    if len(z):
-        assert float(z.mean()) == pytest.approx(0, abs=4 / len(z) ** 0.5)
-        assert float(z.std()) == pytest.approx(1, abs=4 / (2 * len(z)) ** 0.5)
+    assert 0 in levels, "some patterns are exact"
+    assert len(levels) > 2
+    assert float(z.mean()) == pytest.approx(0, abs=4 / len(z) ** 0.5)
+    assert float(z.std()) == pytest.approx(1, abs=4 / (2 * len(z)) ** 0.5)
+    (batch,) = curriculum_of(MIXED).held_out(Batch(MIXED.validation))(torch.Generator())
+    held_out: Any = batch.given
+    assert not held_out.numbers.noise.any()
+    shown = batch.x[: len(held_out.numbers.target)][held_out.numbers.observed]
+    assert bool(torch.isin(shown, MIXED.validation[:, :3]).all())
 
 
 NINE = dataset_of(draw(500, 9, seed=1).numpy())
 
 
 def test_from_one_to_all_but_one_column_are_observed_in_a_pattern_of_many_rows() -> None:
-    masks, counts, columns, loudest = masks_of(NINE, joint=0.5, noisy=1.0), set[int](), torch.zeros(9), 0.0
+    """But for five patterns of sixteen, in which nothing is."""
+    counts, columns, loudest, different = set[int](), torch.zeros(9), 0.0, 0
     for seed in range(20):
-        _, numbers, codes, _ = masked(masks, NINE.train[:320], seed)
+        _, numbers, codes, _ = masked(curriculum_of(NINE), NINE.train[:320], seed)
         assert codes is None
         signs = torch.cat([numbers.observed.float(), numbers.noise], 1)
-        assert not signs[:160].any()
-        signs = signs[160:]
+        assert not signs[:100].any()
+        signs = signs[100:]
         counts |= set(signs[:, :9].sum(1).int().tolist())
         columns += signs[:, :9].mean(0) / 20
         loudest = max(loudest, float(signs[:, 9:].max()))
-        assert len(torch.unique(signs, dim=0)) == missing.PATTERNS / 2
+        assert len(torch.unique(signs, dim=0)) <= 11
+        different += len(torch.unique(signs, dim=0))
+    assert different > 20 * 10.5
     assert counts == set(range(1, 9))
-    assert loudest == missing.MAX_NOISE
+    assert loudest == 3.0
     assert float((columns - 0.5).abs().max()) < 0.15, "all alike"
 
 
 @pytest.mark.parametrize(("rows", "share"), [(100, 0.6), (1000, 0.6), (6000, 0.1), (60_000, 0.01)])
 def test_values_of_small_tables_are_mostly_noisy(rows: int, share: float) -> None:
-    masks = missing.Masks.of(begun(NINE), columns_of(NINE.transform, 9), rows, noisy=True)
-    assert masks.noisy == pytest.approx(share)
-    assert missing.Masks.of(masks.model, columns_of(NINE.transform, 9), rows, noisy=False).noisy == 0
-    levels = []
+    """The joint density is learned from three rows of ten."""
+    data = replace(NINE, train=NINE.train.repeat(rows // len(NINE.train) + 1, 1)[:rows])
+    curriculum, levels = data.curriculum(begun(NINE), ()), []
     for seed in range(50):
-        _, numbers, _, _ = masked(masks, NINE.train[:160], seed)
+        _, numbers, _, _ = masked(curriculum, NINE.train[:160], seed)
         conditional = numbers.observed.any(1)
-        assert float((~conditional).double().mean()) == pytest.approx(missing.JOINT, abs=0.04)
+        assert float((~conditional).double().mean()) == pytest.approx(0.3, abs=0.04)
         levels.append(numbers.noise[conditional] > 0)
-    error = math.sqrt(share * (1 - share) / (50 * missing.PATTERNS * (1 - missing.JOINT)))
+    error = math.sqrt(share * (1 - share) / (50 * PATTERNS * 0.7))
     assert float(torch.cat(levels).double().mean()) == pytest.approx(share, abs=4 * error)
 
 
@@ -960,19 +1012,18 @@ def test_three_quarters_of_the_patterns_hide_the_columns_that_the_user_wants_hid
     data: Dataset, hidden: tuple[str, ...], shown: list[float]
 ) -> None:
     """Numbers are learned given the text and all other columns, and the text given only the others."""
-    columns = columns_of(data.transform, data.shape[0])
-    masks = missing.Masks.of(begun(data), columns, data.n, noisy=False, hidden=hidden)
+    columns, curriculum = columns_of(data), curriculum_of(data, hidden)
     complete = data.train[~data.train[:, :3].isnan().any(1)][:320]
     wanted, codes_hidden, n = [False, True, False] if "b" in hidden else [False, False, True], 0, 0
     exactly, own = list[bool](), torch.tensor([columns.names[i] in hidden for i in columns.coded])
     for seed in range(40):
-        _, numbers, _, truth = masked(masks, complete, seed)
+        _, numbers, _, truth = masked(curriculum, complete, seed)
         for part in patterns_of(len(numbers.target)):
             exactly.append(numbers.target[part][0].tolist() == wanted and numbers.observed[part][0].tolist() == shown)
         for part in patterns_of(len(truth)):
             codes_hidden += int(torch.equal(truth[part][0].isnan(), ~own))
             n += 1
-    groups = len(set(masks.model.order[:3].tolist()))
+    groups = len(set(begun(data).order[:3].tolist()))
     assert np.mean(exactly) > 0.75 / groups - 4 * math.sqrt(0.19 / len(exactly))
     assert np.mean(exactly) < 0.75 / groups + 0.2
     assert codes_hidden / n > 0.75 - 4 * math.sqrt(0.19 / n)
@@ -983,9 +1034,9 @@ def test_three_quarters_of_the_patterns_hide_the_columns_that_the_user_wants_hid
 )
 def test_rows_teach_codes_if_these_are_hidden(hidden: tuple[str, ...], share: float) -> None:
     """Three quarters of a batch are for the hidden columns, and a quarter is divided as without them."""
-    data = WITHOUT_GAPS
-    masks = missing.Masks.of(begun(data), columns_of(data.transform, data.shape[0]), data.n, noisy=True, hidden=hidden)
-    assert masks.share == pytest.approx(share)
+    x = WITHOUT_GAPS.train[:1200]
+    _, _, _, truth = masked(curriculum_of(WITHOUT_GAPS, hidden), x, 0)
+    assert len(truth) / len(x) == pytest.approx(share)
 
 
 def test_what_is_hidden_in_training_is_known_more_precisely() -> None:
@@ -1011,13 +1062,13 @@ def test_only_columns_of_a_table_can_be_hidden() -> None:
         with pytest.raises(ValueError, match=rf"^hidden names x; {listed}"):
             ncsn.fit(data, hidden=("0", "x") if data.ndim == 2 else ("x",), steps=1, quiet=True)
     with pytest.raises(ValueError, match="hidden doesn't apply to a network of your own"):
-        ncsn.fit(NINE.train, network=ResidualMLP(9, 8, 1), hidden=("0",), steps=1, quiet=True)
+        ncsn.fit(NINE.train, network=ncsn.MLP(9, 8, 1), hidden=("0",), steps=1, quiet=True)
 
 
 @pytest.mark.parametrize(("n", "d"), [(50, 1), (1, 1), (1, 3), (2, 2)])
 def test_of_one_column_everything_is_a_target_and_few_rows_are_enough(n: int, d: int) -> None:
     data = dataset_of(draw(100, d, seed=1).numpy())
-    x, numbers, _, _ = masked(masks_of(data, joint=0.2, noisy=1.0), data.train[:n], 0)
+    x, numbers, _, _ = masked(curriculum_of(data), data.train[:n], 0)
     assert bool((numbers.target | numbers.observed).all())
     assert bool(numbers.observed.any()) == (d > 1)
     assert d > 1 or torch.equal(x, data.train[:n])
@@ -1029,8 +1080,7 @@ def test_a_row_with_gaps_of_a_wide_table_is_in_a_batch_several_times(generator: 
         x = draw(200, d, seed=1).numpy()
         x[np.random.default_rng(0).random((200, d)) < 0.3] = np.nan
         data = dataset_of(x)
-        curriculum = missing.MaskedCurriculum((), data, begun(data), ())
-        batch = next(curriculum.batches(iter([Batch(data.train[:48])]), generator))
+        batch = next(curriculum_of(data).batches(iter([Batch(data.train[:48])]), generator))
         given: Any = batch.given
         first = len(given.numbers.target)
         assert first + len(given.truth) == 48 // often
@@ -1061,15 +1111,18 @@ def test_what_is_learned_is_nearer_to_the_truth_than_with_means_filled_in() -> N
     assert torch.equal(data.train.nan_to_num(1e3), before.nan_to_num(1e3)), "the user's dataset stays as it is"
 
 
-def test_a_column_that_no_held_out_row_has_leaves_losses_finite() -> None:
+def test_a_column_that_no_held_out_row_has_leaves_losses_finite(here: Path) -> None:
     """Two questionnaires: rows have the third column, or the fourth and the fifth."""
     x = np.random.default_rng(0).standard_normal((300, 5))
     x[:100, 3:] = x[100:, 2] = np.nan
-    record = Record()
-    run = ncsn.fit(x, settings=TrainSettings(channels=(8,), blocks=1, steps=3), record=record)
-    for row in record.rows:
-        assert row.parts.keys() == {"joint", "conditionals", "codes"}
-        assert np.isfinite([row.loss, row.validation_loss, *row.parts.values()]).all()
+    np.save("x.npy", x)
+    command("train x.npy --channels 8 --blocks 1 --steps 3 --samples 3 --out run")
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert rows
+    for row in rows:
+        assert row["parts"].keys() == {"joint", "conditionals", "codes"}
+        assert np.isfinite([row["loss"], row["validation_loss"], *row["parts"].values()]).all()
+    run = load_table("run")
     samples = run.sample(200, seed=0)
     assert bool(samples[:, :2].isfinite().all())
     assert bool(run.sample(20, complete=True).isfinite().all())

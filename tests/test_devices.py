@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import SAMPLING, GaussianScore, Patch, call, conditional_run
+from helpers import SAMPLING, GaussianScore, Patch, conditional_run, run_ncsn
 from learning import arrays, pictures
 from pretend import active
 from torch import Tensor, nn
@@ -246,7 +246,7 @@ def settings(**given: Any) -> TrainSettings:
 def fitted(make: Callable[[str], Any], device: str, folder: Path, **given: Any) -> Run:
     """A run that was trained there, saved, loaded there and here; it samples in all these places."""
     images = make(device)
-    run: Run = ncsn.fit(images, device=device, **given)  # type: ignore[arg-type]
+    run: Run = ncsn.fit(images, device=device, **given)  # type: ignore[call-overload]
     assert run.device.type == device
     there(run.sample(3, levels=3), device)
     run.save(folder / "run", overwrite=True)
@@ -347,21 +347,21 @@ def posteriors(device: str, folder: Path) -> None:
 
 @path
 def moved_runs(device: str, folder: Path) -> None:
-    """The run and its posteriors, there and back; what has stayed still samples."""
+    """The run and its posteriors, there and back; the run that has stayed still samples."""
     known, y = torch.tensor([True, False]), torch.tensor([0.5, 0.5])
-    makers: list[Callable[[Run], Run]] = [
+    makers: list[Callable[[Run], Any]] = [
         lambda run: run,
         lambda run: run.posterior(masked(known), y[:1], noise_std=0.1),
         lambda run: run.posterior(lambda x: x[:, :1], 0.5, noise_std=0.1),
         lambda run: run.replacement(known, y),
     ]
     for make in makers:
-        here = make(points("cpu"))
-        expected = here.sample(2, levels=3)
+        here = points("cpu")
+        expected = make(here).sample(2, levels=3)
         away = here.to(device)
-        there(away.sample(2, levels=3), device)
-        assert torch.equal(away.to("cpu").sample(2, levels=3), expected)
-        assert torch.equal(here.sample(2, levels=3), expected)
+        there(make(away).sample(2, levels=3), device)
+        assert torch.equal(make(away.to("cpu")).sample(2, levels=3), expected)
+        assert torch.equal(make(here).sample(2, levels=3), expected)
 
 
 @path
@@ -396,7 +396,7 @@ def simulated(device: str, folder: Path) -> None:
 
 def commanded(device: str, folder: Path, commands: str) -> None:
     for command in commands.strip().splitlines():
-        call(*(word.format(folder) for word in command.split()), "--device", device)
+        run_ncsn(*(word.format(folder) for word in command.split()), "--device", device)
 
 
 @path
@@ -557,8 +557,8 @@ def test_a_state_of_a_posterior_waits_for_its_eigenvectors_alone(
         there(last.x, device)
     else:
         run = Run.of(score, shape, sigma_max=5.0, sigma_min=0.05).to(device)
-        given = run.posterior(measure, measure(data(device, 1, *shape)), noise_std=0.1)
-        steps = given.steps(2, seed=generator, particles=4, levels=8)
+        of_run = run.posterior(measure, measure(data(device, 1, *shape)), noise_std=0.1)
+        steps = of_run.steps(2, seed=generator, particles=4, levels=8)
         waits, _ = waits_of(islice(steps, len(steps) - 1), device, after=1)
         there(next(steps).x, device)
         assert next(steps, None) is None

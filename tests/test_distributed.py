@@ -42,7 +42,7 @@ if {shares} > 1:  # one process learns from what several would, one after the ot
         def losses_of_all(model, _):
             pairs = []
             for rank in range({shares}):
-                state.reseed(rank, {shares})
+                state.generator.manual_seed(training.step_seed(state.seed, state.step, rank, {shares}))
                 pairs.append(loss(model, next(batches)))
             return tuple(map(torch.cat, zip(*pairs)))
         return train(state, itertools.repeat(None), losses_of_all, **options)

@@ -30,12 +30,14 @@ def row(images: Tensor) -> Tensor:
     return images[:, 0, 0].float() / 255
 
 
-def read(seen: Tensor) -> Tensor:
+class Reader(torch.nn.Module):
     """The digit is the 27th of the row's pixels over 20; the last one says how sure it is: 250, or 30."""
-    return F.one_hot((seen[:, 26] * 255 / 20).round().long(), 10) * seen[:, 27:] * 25.5
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return F.one_hot((seen[:, 26] * 255 / 20).round().long(), 10) * seen[:, 27:] * 25.5
 
 
-READABLE = Features(name="readable", embed=row, head=read, class_names=DIGITS, batch=64)
+READABLE = Features(name="readable", embed=row, head=Reader(), class_names=DIGITS, batch=64)
 
 
 def readable(n: int, seed: int, *, digits: int = 10, sure: int = 10_000) -> Tensor:

@@ -166,14 +166,15 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path: Path, monkeypatch: Pat
     beyond.model.get_parameter("network.output.bias").data += float("inf")
     recipe = replace(run.recipe, arguments={}, shares={}, network="Odd")
     rows = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
-    for refused, complaint in (
+    cases: list[tuple[Any, str]] = [
         (ncsn.fit(rows, steps=1, device="cpu"), "^the network of a table learns conditionals"),
         (replace(run, score=GaussianScore(0, 1)), "expected a ScoreModel"),
         (replace(run, guide=GaussianScore(0, 1)), "expected a ScoreModel"),
-        (run.posterior(lambda x: x, torch.zeros(run.recipe.shape), noise_std=1.0), "a posterior cannot be exported"),
+        (run.posterior(lambda x: x, torch.zeros(run.recipe.shape), noise_std=1.0), "PosteriorRun"),
         (Run(score=ScoreModel(Odd(), 0.4, 0.3), recipe=recipe), r"^torch cannot export the network [^\n]+$"),
         (beyond, "by nan"),
-    ):
+    ]
+    for refused, complaint in cases:
         with unchecked(), pytest.raises(ValueError, match=complaint):
             ncsn.export(refused, tmp_path / "it.onnx")
     monkeypatch.setitem(sys.modules, "onnxscript", None)

@@ -1,6 +1,7 @@
 """A run in one line: of points in their units, of images as the command makes it, and the average that is left."""
 
 import copy
+import inspect
 import json
 import logging
 import math
@@ -26,8 +27,8 @@ import ncsn
 from ncsn.batching import centres
 from ncsn.distributions import Empirical, Ring
 from ncsn.images import Images
-from ncsn.learn import fit as learning
-from ncsn.learn.fit import Training
+from ncsn.learn import guidance
+from ncsn.learn.fit import FitOptions, Training
 from ncsn.learn.history import Row
 from ncsn.learn.plan import Plan, make_plan
 from ncsn.learn.record import Record
@@ -36,7 +37,8 @@ from ncsn.loading import dataset_of
 from ncsn.machine.messages import Stopped
 from ncsn.networks import UNet
 from ncsn.noise import LogNormal, LogUniform, Proposal
-from ncsn.settings import Job, TrainSettings
+from ncsn.settings import Changes, Job, TrainSettings
+from ncsn.tables.run import TableRun
 from ncsn.training import Progress
 
 
@@ -83,7 +85,9 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
             weights.append(ncsn.fit(form, steps=3, seed=seed).model.state_dict()["network.stem.weight"])
         assert torch.equal(after, torch.rand(3))
     assert [torch.equal(weight, weights[0]) for weight in weights] == [True] * 4 + [False]
-    run, gaps = ncsn.fit(x, steps=1), x[:40].masked_fill(x[:40] > x[:40].median(), math.nan)
+    run = ncsn.fit(x, steps=1)
+    assert isinstance(run, TableRun)
+    gaps = x[:40].masked_fill(x[:40] > x[:40].median(), math.nan)
     given = run.posterior(lambda x: x[:, :1], x[:1, :1], noise_std=0.5)
     draws, samples, answers = run.impute(gaps, 2).draws, run.sample(40, levels=3), given.sample(40, levels=3)
     torch.set_default_dtype(torch.float64)
@@ -91,6 +95,12 @@ def test_data_may_come_in_any_form_and_the_users_random_numbers_stay() -> None:
     torch.testing.assert_close(run.impute(gaps, 2).draws, draws, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(run.sample(40, levels=3), samples, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(given.sample(40, levels=3), answers, rtol=1e-4, atol=1e-4)
+
+
+def test_overloads_offer_the_keywords_of_fit() -> None:
+    parameters = inspect.signature(ncsn.fit).parameters.values()
+    own = {p.name: p.annotation for p in parameters if p.kind == p.KEYWORD_ONLY}
+    assert FitOptions.__annotations__ == Changes.__annotations__ | own
 
 
 class Own(nn.Module):
@@ -246,8 +256,8 @@ def test_the_same_images_give_the_command_and_python_the_same_run(
     arrays: bool, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a data set and as arrays, in Python's usual forms, with their classes."""
-    choose = Mock(side_effect=learning.choose_weight)
-    monkeypatch.setattr(learning, "choose_weight", choose)
+    choose = Mock(side_effect=guidance.choose_weight)
+    monkeypatch.setattr("ncsn.learn.fit.choose_weight", choose)
     data, labels = ncsn.load_dataset(str(trained / "data.npz")), None
     if arrays:
         with np.load(trained / "data.npz") as file:
@@ -439,6 +449,7 @@ def test_rows_of_a_gaussian_are_learned_before_the_first_step(tmp_path: Path) ->
     run = ncsn.fit(z * torch.tensor([1.0, 50.0]), steps=1)
     run.save(tmp_path / "run")
     again = ncsn.load(tmp_path / "run")
+    assert isinstance(again, TableRun)
     assert (again.recipe, again.digest) == (run.recipe, run.digest)
     draws = again.impute([[1.0, math.nan]], 400).draws[:, 0, 1]
     # The slope has a standard error of .02, the mean of the draws one of .8.

@@ -293,11 +293,11 @@ def test_options_of_other_packages_are_answered_with_ours(run: TableRun) -> None
         (lambda: images.sample(1, given={"sex": "F"}), "has no given"),
         (lambda: run.sample(3, random_state=1), "use seed"),  # type: ignore[call-arg]
         (lambda: run.sample(frac=0.5), "use n"),  # type: ignore[call-arg]
-        (lambda: ncsn.fit(KNOWN, steps=1, random_state=0), "use seed"),  # type: ignore[call-arg]
-        (lambda: ncsn.fit(KNOWN, steps=1, nonsense=0), "fit has no nonsense$"),  # type: ignore[call-arg]
+        (lambda: ncsn.fit(KNOWN, steps=1, random_state=0), "use seed"),  # type: ignore[call-overload]
+        (lambda: ncsn.fit(KNOWN, steps=1, nonsense=0), "fit has no nonsense$"),  # type: ignore[call-overload]
     ):
         with pytest.raises(TypeError, match=why):
-            call()
+            call()  # type: ignore[no-untyped-call]
 
 
 def test_a_run_and_imputed_rows_say_what_they_are(run: TableRun, capsys: Printed) -> None:

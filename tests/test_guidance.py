@@ -20,7 +20,7 @@ from ncsn.metrics import kernel_distance
 CPU = torch.device("cpu")
 R = torch.Generator().manual_seed(2)
 REAL = Trial(1.0, torch.randn(240, 4, generator=R), torch.randn(240, 5, generator=R))
-UNSEEN = REAL._replace(seen=torch.empty(240, 0))
+UNSEEN = REAL._replace(features=torch.empty(240, 0))
 SAME = [1.0] * 4
 
 
@@ -49,7 +49,7 @@ def test_the_weight_is_raised_while_samples_come_nearer(
     """By how far their features and pixels are from those of held-out images; perhaps there are no features."""
     r = torch.Generator().manual_seed(1)
     noise = torch.randn(60, 4, generator=r)  # common to all weights, but for a tenth
-    seen = [noise + shift + 0.1 * torch.randn(60, 4, generator=r) for shift in shifts] or [UNSEEN.seen[:60]] * 4
+    seen = [noise + shift + 0.1 * torch.randn(60, 4, generator=r) for shift in shifts] or [UNSEEN.features[:60]] * 4
     rows = zip(guidance.WEIGHTS["smaller"], seen, (REAL.pixels[-60:] + shift for shift in pixels), strict=True)
     plain, choice = climb((Trial(*row) for row in rows), REAL if shifts else UNSEEN, doubt)
     assert (plain.weight, choice.weight) == (1.0, weight)
@@ -108,7 +108,7 @@ def test_trials_are_as_many_as_training_pays_for_and_the_best_weight_is_printed(
         chosen = guidance.choose_weight(untrained, data, features, seen=seen, seed=3, effort=effort)
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
-    assert chosen == (1.5 if trials else guidance.IN_DOUBT[sampling.guide])
+    assert chosen == (1.5 if trials else guidance.DEFAULT_SCALES[sampling.guide])
     assert [(call["n"], call["weight"]) for call in calls] == [(trials, w) for w in (1, 1.25, 1.5, 2) if trials]
     assert sum(looked) == 4 * trials + min(4 * trials, held_out) * (trials > 0)
     if trials:

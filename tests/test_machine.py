@@ -15,7 +15,7 @@ from unittest.mock import Mock, call
 
 import pytest
 import torch
-from helpers import run_ncsn
+from helpers import fit_table, run_ncsn
 from torch import Tensor, nn
 
 import ncsn
@@ -196,7 +196,7 @@ def test_python_samples_with_no_more_threads_than_are_free(
 ) -> None:
     busy = Load()
     monkeypatch.setattr(hardware, "LOAD", busy)
-    busy.before, busy.next_look = (time.perf_counter() - 60, busy.before[1]), 0.0  # none was free
+    busy.checked, busy.next_check = time.perf_counter() - 60, 0.0  # none was free
     seen = set[int]()
 
     def score(x: Tensor, sigma: Any) -> Tensor:
@@ -239,7 +239,7 @@ def test_one_thread_computes_small_networks_unless_the_user_has_said_how_many(
     threads(2)
     learned = threads_of(network := MLP(2, 8, 1))
     ncsn.fit(x, steps=2, network=network, quiet=True)
-    run = ncsn.fit(x, steps=2, settings=TrainSettings(channels=(8,), blocks=1, minutes=None), quiet=True)
+    run = fit_table(x, steps=2, settings=TrainSettings(channels=(8,), blocks=1, minutes=None), quiet=True)
     used = [learned]
     for use in (
         lambda: run.sample(3, levels=3),

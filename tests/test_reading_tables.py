@@ -10,25 +10,45 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from helpers import Patch, Printed, command, conditional_run, refusal, table_run
 
-from ncsn.data.columns import AnyColumn, Column, Columns, Discrete, Field, Number, learn_columns
+import ncsn
+from ncsn.data.columns import Columns, Discrete, Number, learn_columns
 from ncsn.data.dataset import Dataset
-from ncsn.loading import load_dataset
-from ncsn.tables import read
-from ncsn.tables.frames import decode, frame_of, numbers_of, write_frame
-from ncsn.tables.read import Cells, clean, read_frame, read_rows, rows_of, table_of_array, table_of_frame
+from ncsn.loading import dataset_of, load_dataset
 
 RNG = np.random.default_rng(3)
 WHOLE = RNG.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], 1000)
 GAPPY = np.where(np.stack([np.zeros(1000, bool), RNG.random(1000) < 0.4], 1), np.nan, WHOLE)
 
 
-def table_in(path: Path) -> Cells:
-    return table_of_frame(read_frame(path), str(path))
+def columns_of(data: Dataset) -> Columns:
+    assert isinstance(data.transform, Columns)
+    return data.transform
+
+
+def rows_of(data: Dataset) -> np.ndarray:
+    """The rows of all splits in their order, in the user's units."""
+    z = torch.cat([data.validation, data.test, data.train]).double()
+    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))
+    rows: np.ndarray = data.transform.restore(z)[order.argsort()].numpy()
+    return rows
+
+
+def texts_of(data: Dataset) -> dict[str, tuple[str, ...]]:
+    """The categories of each column."""
+    return {column.name: column.categories for column in columns_of(data).columns}
 
 
 def learned_from(rows: np.ndarray, *names: str) -> Dataset:
-    return rows_of("x", Cells(rows, tuple(Column(name=name) for name in names or "abcdefgh"[: rows.shape[1]])))
+    return dataset_of(pandas.DataFrame(rows, columns=[*(names or "abcdefgh"[: rows.shape[1]])]))
+
+
+def values_of(data: Dataset, name: str) -> tuple[float, ...]:
+    """The values of a column of few."""
+    column = columns_of(data).columns[columns_of(data).names.index(name)]
+    assert isinstance(column, Discrete)
+    return column.values
 
 
 # Files.
@@ -59,30 +79,30 @@ def test_what_is_no_table_is_refused_in_a_line(text: str, why: str, tmp_path: Pa
         load_dataset(str(tmp_path / "x.csv"))
 
 
-def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_file_of_a_table_is_refused_at_once(here: Path, monkeypatch: Patch, capsys: Printed) -> None:
     """Memory that runs out is no fault of the file."""
-    np.savez(tmp_path / "two.npz", a=WHOLE, b=WHOLE)
-    (tmp_path / "objects.NPY").write_bytes(pickle.dumps([1.0, 2.0]))
-    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: conditional_run(torch.eye(2)))
+    np.savez("two.npz", a=WHOLE, b=WHOLE)
+    Path("objects.NPY").write_bytes(pickle.dumps([1.0, 2.0]))
+    Path("x.csv").write_text("a,b\n1,2\n")
     cases = {"no.csv": "cannot be read", "no.npy": "cannot be read", "two.npz": "a, b"}
-    cases |= {"objects.NPY": r"\(it holds Python objects\)$"}
+    cases |= {"objects.NPY": "(it holds Python objects)\n"}
     for name, why in cases.items():
-        with pytest.raises(ValueError, match=why):
-            read_rows(tmp_path / name)
+        assert why in refusal(capsys, "calibrate", "it", "--rows", name)
 
-    def full(*_: Any, **__: Any) -> None:
+    def full(_: Path) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr(read, "cells_in", full)
+    monkeypatch.setattr(Path, "read_bytes", full)
     with pytest.raises(MemoryError):
-        read_rows(tmp_path / "x.csv")
+        load_dataset("x.csv")
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a,b\n1,?\n-2,3\n,-\n", [[1, -2, math.nan], [math.nan, 3, math.nan]]),
+        ("a,b\n1,?\n-2,3\n,-\n", [[1, -2], [math.nan, 3]]),  # empty rows are left out
         ("a,b\n1,N/A\n-2,3\n", [[1, -2], [math.nan, 3]]),
         ('a,b\n"1,200",5\n"3,000,000",7.5\nNone,-1\n', [[1200, 3e6, math.nan], [5, 7.5, -1]]),
         ("a,b\n5,#DIV/0!\n7,2\n", [[5, 7], [math.nan, 2]]),
@@ -101,10 +121,13 @@ def test_what_is_no_file_of_a_table_is_refused_at_once(tmp_path: Path, monkeypat
 def test_numbers_are_read_as_people_write_them(
     name: str, text: str, expected: list[list[float]], tmp_path: Path
 ) -> None:
-    (tmp_path / name).write_text(text)
-    table = table_in(tmp_path / name)
-    assert table.columns == (Column(name="a"), Column(name="b"))
-    np.testing.assert_array_equal(table.rows.T, expected)
+    mark = next(mark for mark in ("\t", ";", ",") if mark in text.partition("\n")[0])
+    others = 10 * (f"71{mark}72\n73{mark}74\n".replace(mark, ",\t") if ",\t" in text else f"71{mark}72\n73{mark}74\n")
+    (tmp_path / name).write_text(text + others)
+    numbers = {
+        column: [*cells, *10 * ends] for column, cells, ends in zip("ab", expected, ([71, 73], [72, 74]), strict=True)
+    }
+    assert load_dataset(tmp_path / name).digest == dataset_of(pandas.DataFrame(numbers)).digest
 
 
 @pytest.mark.parametrize(
@@ -119,18 +142,18 @@ def test_numbers_are_read_as_people_write_them(
     ],
 )
 def test_delimiters_within_cells_do_not_count(text: str, names: list[str], tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text(text)
-    frame = read_frame(tmp_path / "x.csv")
-    assert (list(frame), len(frame)) == (names, 1)
-    assert [field.label for field in table_of_frame(frame, text=True).fields] == names, "the header of samples"
+    row = text[text.rindex("\n", 0, -1) + 1 :]
+    (tmp_path / "x.csv").write_text(text + 6 * (row + row.translate(str.maketrans("123", "789"))))
+    found = columns_of(load_dataset(tmp_path / "x.csv"))
+    assert [field.label for field in found.fields] == names, "the header of samples"
 
 
 def test_commas_that_may_be_decimal_signs_are_announced(tmp_path: Path, capsys: Any) -> None:
-    (tmp_path / "x.csv").write_text('a,b\n"1,200",2\n"3,000",3\n')
-    assert table_in(tmp_path / "x.csv").rows[:, 0].tolist() == [1200, 3000]
+    (tmp_path / "x.csv").write_text("a,b\n" + 6 * '"1,200",2\n"3,000",3\n')
+    assert values_of(load_dataset(tmp_path / "x.csv"), "a") == (1200, 3000)
     assert "1,200 is read as 1200" in capsys.readouterr().err
     for cells, said in ((["1,000", "2.007", "3,014"], True), (["1,000", "2.5"], False), (["1,000,000", "2"], False)):
-        table_of_frame(pandas.DataFrame({"a": cells}))
+        dataset_of(pandas.DataFrame({"a": 6 * cells}))
         assert ("1,000 is read as 1000" in capsys.readouterr().err) == said, cells
 
 
@@ -139,33 +162,40 @@ def test_commas_that_may_be_decimal_signs_are_announced(tmp_path: Path, capsys: 
     [("E1", "e5"), ("1-2", "3"), ("00501", "A7"), ("00501", "1"), ("1,2,3", "4"), ("infer", "1"), ("$5", "7 %")],
 )
 def test_codes_are_text(texts: tuple[str, str], tmp_path: Path) -> None:
-    pandas.DataFrame({"code": texts}).to_csv(tmp_path / "x.csv", index=False)
-    assert table_in(tmp_path / "x.csv").columns == (Column(name="code", categories=tuple(sorted(texts))),)
+    pandas.DataFrame({"code": 6 * texts}).to_csv(tmp_path / "x.csv", index=False)
+    assert texts_of(load_dataset(tmp_path / "x.csv")) == {"code": tuple(sorted(texts))}
 
 
 @pytest.mark.parametrize(
     ("encoding", "said"), [("utf-8", False), ("utf-8-sig", False), ("utf-16", False), ("cp1252", True)]
 )
 def test_text_is_unicode_or_that_of_windows(encoding: str, said: bool, tmp_path: Path, capsys: Any) -> None:
-    (tmp_path / "x.csv").write_bytes("größe,ort\n1,Köln\n2,Bath\n".encode(encoding))
-    table = table_in(tmp_path / "x.csv")
-    assert table.columns == (Column(name="größe"), Column(name="ort", categories=("Bath", "Köln")))
+    (tmp_path / "x.csv").write_bytes(("größe,ort\n" + 6 * "1,Köln\n2,Bath\n").encode(encoding))
+    assert texts_of(load_dataset(tmp_path / "x.csv")) == {"größe": (), "ort": ("Bath", "Köln")}
     assert ("Windows-1252" in capsys.readouterr().err) == said
 
 
-@pytest.mark.parametrize(("given", "kept"), [("float32", "float32"), ("float64", "float64"), ("int16", "float64")])
-def test_numbers_of_an_array_keep_their_precision(given: str, kept: str) -> None:
-    assert table_of_array(np.arange(12).reshape(6, 2).astype(given)).rows.dtype == kept
+@pytest.mark.parametrize(("dtype", "single"), [("float32", True), ("float64", False), ("int16", False)])
+def test_numbers_of_an_array_keep_their_precision(dtype: str, single: bool) -> None:
+    assert columns_of(dataset_of(np.arange(60).reshape(30, 2).astype(dtype))).single == single
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
-def test_files_bring_back_numbers_missing_cells_and_integers(suffix: str, tmp_path: Path) -> None:
-    rows = np.array([[1.5, 2.0, math.nan], [1e9 + 1e-5, math.nan, math.nan]])
-    columns = Columns(columns=tuple(Number(name=name, shift=0, scale=1) for name in "abc"))
-    write_frame(frame_of(columns, rows), tmp_path / f"x.{suffix}")
-    np.testing.assert_array_equal(table_in(tmp_path / f"x.{suffix}").rows, rows)
-    if suffix == "csv":
-        assert (tmp_path / "x.csv").read_text().splitlines()[1] == "1.5,2,"
+def test_files_bring_back_numbers_missing_cells_and_integers(suffix: str, here: Path, monkeypatch: Patch) -> None:
+    numbers = (Number(name="a", shift=1e9, scale=1.0), Number(name="b", shift=0.0, scale=9.0, step=1.0))
+    columns = Columns(columns=(*numbers, Number(name="c", shift=0.0, scale=1.0, gaps=True)))
+    start = {"mean": torch.tensor([0.0, 0, 0, 0.5, 0.5]), "covariance": torch.eye(5)}
+    run = table_run(start | {"gaps": torch.tensor([1]), "indicator": torch.tensor([-1, -1, 0])}, columns)
+    monkeypatch.setattr(ncsn, "load", lambda *_, **__: run)
+    command(f"sample it -n 30 --seed 0 --out x.{suffix}")
+    drawn = run.sample(30, seed=0)
+    assert 0 < int(drawn[:, 2].isnan().sum()) < 30
+    if suffix == "parquet":
+        found = pandas.read_parquet("x.parquet")
+    else:
+        found = pandas.read_csv(f"x.{suffix}", sep="," if suffix == "csv" else "\t")
+    np.testing.assert_array_equal(found.to_numpy(float), drawn.double().numpy())
+    assert (found["a"].dtype.kind, found["b"].dtype.kind) == ("f", "i")
 
 
 # Text and dates.
@@ -193,26 +223,33 @@ def test_categories_and_dates_become_numbers_and_come_back(source: str, tmp_path
     frame = people()
     frame.to_csv(tmp_path / "people.csv", index=False)
     frame.to_parquet(tmp_path / "people.parquet")
-    table = clean(table_of_frame(frame) if source == "frame" else table_in(tmp_path / source))
+    data = dataset_of(frame) if source == "frame" else load_dataset(tmp_path / source)
     said = capsys.readouterr().err
     levels = ("large", "medium", "small") if source.endswith("csv") else ("small", "medium", "large")
-    assert table.columns == (
-        Column(name="age"),
-        Column(name="town", categories=("Bath", "Graz", "Lyon", "Rome", "Ulm")),
-        Column(name="member", categories=("False", "True")),
-        Column(name="size", categories=levels),
-        Column(name="rank", categories=("high", "low", "other"), merged=True),
-        Column(name="joined", date=True),
-    )
+    categories = {
+        "age": (),
+        "town": ("Bath", "Graz", "Lyon", "Rome", "Ulm"),
+        "member": ("False", "True"),
+        "size": levels,
+        "rank": ("high", "low", "other"),
+        "joined": (),
+    }
+    columns = columns_of(data).columns
+    assert texts_of(data) == categories
+    assert [column.name for column in columns if column.merged] == ["rank"]
+    assert [column.name for column in columns if column.date] == ["joined"]
     assert "id" in said
     assert "6 rare values of rank" in said
-    rows = torch.from_numpy(table.rows)
-    columns = learn_columns(rows, table.columns)
-    write_frame(frame_of(columns, columns.inverse(columns.forward(rows)).numpy()), tmp_path / "back.csv")
-    back = pandas.read_csv(tmp_path / "back.csv", parse_dates=["joined"])
-    for name in ("town", "member", "size", "joined"):
-        assert back[name].tolist() == frame[name].tolist(), name
-    assert (back["rank"] == "other").sum() == 6
+    back = pandas.DataFrame(rows_of(data), columns=[*categories])
+    for name in ("town", "member", "size"):
+        assert [categories[name][int(code)] for code in back[name]] == frame[name].astype(str).tolist(), name
+    days = (frame["joined"] - pandas.Timestamp(0)) / pandas.Timedelta(days=1)
+    np.testing.assert_allclose(back["joined"], days, atol=1e-4, rtol=0)
+    exact = torch.from_numpy(back.assign(joined=days).to_numpy())
+    dates = data.transform.restore(data.transform.forward(exact))[:, -1].numpy()
+    assert pandas.Series(pandas.to_datetime(dates, unit="D")).dt.round("s").tolist() == frame["joined"].tolist()
+    np.testing.assert_allclose(back["age"], frame["age"], rtol=1e-6)
+    assert (back["rank"] == 2).sum() == 6
 
 
 def test_levels_that_no_row_has_are_no_category() -> None:
@@ -221,7 +258,7 @@ def test_levels_that_no_row_has_are_no_category() -> None:
     frame["size"] = frame["size"].cat.add_categories(["huge"])
     frame["town"] = pandas.Categorical(frame["town"], ["Aachen", *frame["town"].unique()])
     towns = tuple(frame["town"].unique())
-    found = {column.name: column.categories for column in table_of_frame(frame).columns}
+    found = texts_of(dataset_of(frame))
     assert (found["size"], found["town"]) == (("small", "medium", "large"), towns)
 
 
@@ -230,10 +267,10 @@ def test_of_many_values_the_most_frequent_are_kept_unless_most_rows_have_others(
     some = np.repeat([f"v{i:02}" for i in range(69)], counts)
     frame = pandas.DataFrame({"x": RNG.standard_normal(len(some)), "some": some})
     frame["many"] = [f"w{i % 120}" for i in range(len(frame))]
-    table = clean(table_of_frame(frame))
-    assert [column.name for column in table.columns] == ["x", "some"]
-    assert {*table.columns[1].categories} == {f"v{i:02}" for i in range(49)} | {"other"}
-    others = np.array(table.columns[1].categories)[table.rows[:, 1].astype(int)] == "other"
+    data = dataset_of(frame)
+    assert columns_of(data).names == ("x", "some")
+    assert {*texts_of(data)["some"]} == {f"v{i:02}" for i in range(49)} | {"other"}
+    others = np.array(texts_of(data)["some"])[rows_of(data)[:, 1].astype(int)] == "other"
     np.testing.assert_array_equal(others, np.isin(some, [f"v{i}" for i in range(49, 69)]))
 
 
@@ -246,12 +283,9 @@ def test_of_many_values_the_most_frequent_are_kept_unless_most_rows_have_others(
     ],
 )
 def test_dates_are_days_since_1970(cells: Any, days: list[float]) -> None:
-    table = table_of_frame(pandas.DataFrame({"day": cells}))
-    assert table.columns == (Column(name="day", date=True),)
-    np.testing.assert_array_equal(table.rows[:, 0], days)
-    column, moments = Number(name="day", date=True, shift=0, scale=1), table.rows[:, 0] + 1e-6
-    seconds = decode(column, moments, Field(label="day")).dropna()
-    assert (seconds == seconds.dt.round("s")).all(), "samples are whole seconds"
+    data = dataset_of(pandas.DataFrame({"day": 6 * [*cells], "x": np.arange(18)}))
+    assert [column.date for column in columns_of(data).columns] == [True, False]
+    np.testing.assert_array_equal(rows_of(data)[:3, 0], days)
 
 
 def listed(name: str, *texts: str) -> Discrete:
@@ -261,8 +295,14 @@ def listed(name: str, *texts: str) -> Discrete:
 def test_rows_are_matched_to_a_runs_columns(capsys: Any) -> None:
     """By name, and text by the run's numbers; −1 is text that it has not seen, and NaN a column that is not there."""
 
-    def match(frame: pandas.DataFrame, *columns: AnyColumn) -> list[list[float]]:
-        rows: list[list[float]] = numbers_of(frame, Columns(columns=columns), "skip").T.tolist()
+    def numbers_of(frame: pandas.DataFrame, *columns: Number | Discrete, unseen: Any = "skip") -> torch.Tensor:
+        known = Columns(columns=columns)
+        size = len(known.numbers) + sum(known.codes)
+        run = table_run({"mean": torch.zeros(size), "covariance": torch.eye(size)}, known)
+        return run.impute(frame, 1, unseen=unseen).observed
+
+    def match(frame: pandas.DataFrame, *columns: Number | Discrete) -> list[list[float]]:
+        rows: list[list[float]] = numbers_of(frame, *columns).T.tolist()
         return rows
 
     rows = people(3)[["town", "rank", "member", "age"]].assign(rank=["low", None, "new"], town=[None, "Oslo", "Rome"])
@@ -270,7 +310,7 @@ def test_rows_are_matched_to_a_runs_columns(capsys: Any) -> None:
     rank, town = listed("rank", "high", "low", "other"), listed("town", "Bath", "Rome")
     assert match(rows, rank)[0][2] == -1, "a real value is no other's"
     unseen = pandas.DataFrame({"age": [-1, 40], "town": ["Bath", "Oslo"]})
-    known = numbers_of(unseen, Columns(columns=(age, town)), "missing")
+    known = numbers_of(unseen, age, town, unseen="missing")
     np.testing.assert_array_equal(known, [[-1, 0], [40, math.nan]])
     found = match(rows, age, replace(rank, merged=True), town)
     np.testing.assert_array_equal(found, [rows["age"], [1, math.nan, 2], [math.nan, -1, 1]])
@@ -297,10 +337,10 @@ def test_what_says_nothing_is_left_out_by_name(capsys: Any) -> None:
     frame.loc[100] = math.nan
     frame.loc[100, ""] = 101
     frame.index.name = "patient"
-    table = clean(table_of_frame(frame))
+    data = dataset_of(frame)
     said = capsys.readouterr().err.splitlines()
-    assert [column.name for column in table.columns] == ["x", "y", "gappy", "run"]
-    assert len(table.rows) == 100
+    assert columns_of(data).names == ("x", "y", "gappy", "run")
+    assert len(rows_of(data)) == 100
     facts = [
         ("patient",),
         ("name",),
@@ -395,8 +435,7 @@ def test_the_digest_is_of_texts_dates_and_names_too(change: str) -> None:
         "name": frame.rename(columns={"age": "years"}),
         "a number": frame.assign(age=frame["age"].where(frame.index != 7, 50.0)),
     }[change]
-    first, second = (rows_of("x", table_of_frame(each)) for each in (frame, other))
-    assert first.digest == rows_of("x", table_of_frame(frame.copy())).digest != second.digest
+    assert dataset_of(frame).digest == dataset_of(frame.copy()).digest != dataset_of(other).digest
 
 
 @pytest.mark.parametrize("place", range(1, 60, 6))
@@ -404,7 +443,7 @@ def test_what_only_held_out_rows_have_was_never_observed(place: int) -> None:
     """One row of b has a number: it is observed if that row is one to learn from."""
     numbers, b = RNG.normal(size=60), np.arange(60) % 2 == 1
     gappy = np.where(b & (np.arange(60) != place), np.nan, numbers)
-    data = rows_of("", table_of_frame(pandas.DataFrame({"name": np.where(b, "b", "a"), "gappy": gappy})))
+    data = dataset_of(pandas.DataFrame({"name": np.where(b, "b", "a"), "gappy": gappy}))
     learned = data.train[data.train[:, 1] == 1, 0]
     assert isinstance(data.transform, Columns)
     assert (("gappy", "name", 1.0) in data.transform.never) == bool(learned.isnan().all())

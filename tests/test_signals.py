@@ -145,7 +145,8 @@ def test_distances_of_signals_are_those_by_hand() -> None:
         products = [float(np.mean([np.mean(s[c, : 10 - lag] * s[c, lag:]) for s in z])) for lag in (k, 0)]
         return products[0] / products[1]
 
-    data = Signals(*(torch.from_numpy(x) for _ in range(3)))
+    signals = torch.from_numpy(x)
+    data = Signals(signals, signals, signals)
     run = SignalRun.of(SEASON, (2, 10), sigma_max=20.0, sigma_min=0.02)
     found = judge(run, data, torch.from_numpy(y))
     for name, number in (("log_spectrum", power), ("autocorrelation", correlation)):

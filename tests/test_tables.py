@@ -69,6 +69,7 @@ def test_a_run_has_the_tables_columns(trained: Path, tmp_path: Path) -> None:
     assert new.dtypes.astype(str).tolist()[:4] == ["float64"] * 3 + ["int64"]
     assert {*new["rank"]} <= {"low", "high", "other"}
     assert new["joined"].between("2020-02-26", "2022-09-01").all()
+    assert (new["joined"] == new["joined"].dt.round("s")).all()
     assert run.impute(new.assign(normal=math.nan), 3).draws.shape == (3, 30, 8)
 
 

@@ -386,7 +386,7 @@ class ConditionalModel(ScoreModel):
         return torch.full((n, len(self.order)), torch.nan, device=self.mean.device)
 
     def given(self, z: Float[Tensor, "b e"], target: Bool[Tensor, "b d"]) -> Float[Tensor, "b e"]:
-        """What is known of rows, for ``condition``: other numbers than targets that aren't known are absent."""
+        """Rows as ``condition`` takes them: unknown numbers that are not targets become absent."""
         numbers = z[:, : self.d]
         return torch.cat([torch.where(numbers.isnan() & ~target, ABSENT, numbers), z[:, self.d :]], 1)
 

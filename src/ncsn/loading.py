@@ -1,7 +1,5 @@
 """Loading: data of any kind, from files or from memory, as a dataset; and runs from their folders."""
 
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from ncsn import images
 from ncsn.data.arrays import Arrays, read_arrays
-from ncsn.data.dataset import Dataset
+from ncsn.data.dataset import Dataset, short_name
 from ncsn.run.folder import find, has_run, read_config, read_model
 from ncsn.run.run import Run
 from ncsn.settings import AS_THEY_ARE, TABLES, Reading
@@ -46,62 +44,60 @@ def load_dataset(name: str | Path, *, reading: Reading = AS_THEY_ARE) -> Dataset
     """
     check_type("name", name, str, Path)
     check_type("reading", reading, Reading)
-    found = replace(read(str(name), reading), name=short_name(str(name)))
-    for text in (str(name), *(found.labels.names if found.labels else ())):  # config.json has them
+    dataset = replace(read(str(name), reading), name=short_name(str(name)))
+    for text in (str(name), *(dataset.labels.names if dataset.labels else ())):  # config.json has them
         require_utf8(text)
-    return found
+    return dataset
 
 
 def read(name: str, reading: Reading) -> Dataset:
     """The dataset at a path.  Raises ValueError as ``load_dataset`` does."""
-    place, suffix = Path(name), Path(name).suffix.lower()
+    path = Path(name)
+    suffix = path.suffix.lower()
     if reading.signals and suffix not in (".npy", ".npz"):
         raise ValueError(f"signals is given, but {name} is not an .npy or .npz; signals are read from these")
     if name == "mnist":
         return images.read_images(name, reading)
-    if not place.exists():
-        beside = ["mnist", *(str(path) for path in place.parent.glob("[!.]*"))]
-        near = get_close_matches(str(place), beside, n=1)
-        raise ValueError(f"{name} does not exist{''.join(f'; did you mean {path}?' for path in near)}")
-    archive = suffix in (".zip", ".tgz") or ".tar" in place.suffixes[-2:]
-    if (name and place.is_dir()) or (archive and place.is_file()):
+    if not path.exists():
+        neighbours = ["mnist", *(str(neighbour) for neighbour in path.parent.glob("[!.]*"))]
+        similar = get_close_matches(str(path), neighbours, n=1)
+        raise ValueError(f"{name} does not exist{''.join(f'; did you mean {match}?' for match in similar)}")
+    is_archive = suffix in (".zip", ".tgz") or ".tar" in path.suffixes[-2:]
+    if (name and path.is_dir()) or (is_archive and path.is_file()):
         return images.read_images(name, reading)
     if suffix in TABLES:
         return read_table(name)
-    if place.is_file() and suffix in (".npy", ".npz"):
-        return from_arrays(name, read_arrays(place), reading)
+    if path.is_file() and suffix in (".npy", ".npz"):
+        return from_arrays(name, read_arrays(path), reading)
     raise ValueError(f"{name} is not a dataset; give mnist, a folder, .zip, .tar, .npy, .npz, .csv, .tsv or .parquet")
 
 
-def short_name(path: str) -> str:
-    """The name of a dataset: the last part of its path, without a known suffix."""
-    name = Path(os.path.normpath(Path(path).absolute())).name
-    return re.sub(r"\.(zip|npy|npz|tar(\.\w+)?|tgz|csv|tsv|parquet)$", "", name, flags=re.IGNORECASE) or "images"
-
-
-def from_arrays(name: str, found: Arrays, reading: Reading) -> Dataset:
+def from_arrays(name: str, content: Arrays, reading: Reading) -> Dataset:
     """The dataset in arrays: signals if the reading says so, a table for one array (n, d), otherwise images.
 
     Raises ValueError as those three do, and for one long series.
     """
-    only = next(iter(found.values())) if len(found) == 1 else None
-    one = only is not None and only.shape[:1] == (1,) and (reading.signals or only.ndim == 2)
-    if only is not None and only.dtype.kind in "buif" and (one or only.ndim == 1):
+    only = next(iter(content.values())) if len(content) == 1 else None
+    if only is not None and is_series(only, signals=reading.signals):
         cut = "numpy.lib.stride_tricks.sliding_window_view(series, 128)[::128]"
         raise ValueError(f"{name} is one long series of shape {only.shape}; cut it into windows, such as with {cut}")
     if reading.signals:
-        return read_signals(name, found)
+        return read_signals(name, content)
     if only is not None and only.ndim == 2:
         rows = rows_of(name, table_of_array(only, name))
         note = "read as a table: if each row is a signal, pass signals=True (in a shell: --signals)"
         return replace(rows, notes=(note, *rows.notes))
-    grey = any(array.ndim == 3 for array in found.values())
-    notes = (
-        ["read as grey images: if each is a signal (channels, length), pass signals=True (in a shell: --signals)"]
-        if grey
-        else []
-    )
-    return images.from_arrays(name, found, notes, reading)
+    notes = []
+    if any(array.ndim == 3 for array in content.values()):
+        shape = "(channels, length)"
+        notes.append(f"read as grey images: if each is a signal {shape}, pass signals=True (in a shell: --signals)")
+    return images.from_arrays(name, content, notes, reading)
+
+
+def is_series(array: np.ndarray, *, signals: bool) -> bool:
+    """Whether an array holds one long series of numbers: (n,), or a single row (1, n) or signal (1, ...)."""
+    single = array.shape[:1] == (1,) and (signals or array.ndim == 2)
+    return array.dtype.kind in "buif" and (single or array.ndim == 1)
 
 
 def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_THEY_ARE) -> Dataset:
@@ -122,8 +118,8 @@ def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_
         raise ValueError("data has masked values; leave those examples out, or fill them in")
     if (frame := frame_in(data)) is not None:
         if reading.signals or labels is not None:
-            given = "signals" if reading.signals else "labels"
-            raise ValueError(f"{given} is given, but the data is a table; leave it out, and pass classes as a column")
+            option = "signals" if reading.signals else "labels"
+            raise ValueError(f"{option} is given, but the data is a table; leave it out, and pass classes as a column")
         return rows_of("data", table_of_frame(frame, "data"))
     x = array_of(data)  # type: ignore[arg-type]
     if x.dtype.kind not in "buif":
@@ -145,7 +141,8 @@ def array_of(data: Tensor | np.ndarray | Sequence[int | str]) -> np.ndarray:
         data = as_numbers("data", data).detach().cpu()
         data = (data.float() if str(data.dtype) == "torch.bfloat16" else data).numpy()  # numpy has no bfloat16
     array = np.ascontiguousarray(data)
-    return array.astype(str) if array.dtype == object and all(isinstance(each, str) for each in array.flat) else array
+    is_text = array.dtype == object and all(isinstance(value, str) for value in array.flat)
+    return array.astype(str) if is_text else array
 
 
 RUNS: dict[int, type[Run]] = {1: TableRun, 3: images.ImageRun}
@@ -173,13 +170,14 @@ def load(run: str | Path, *, device: str = "auto", network: nn.Module | None = N
     """
     check_type("run", run, str, Path)
     folder = find(run)
-    config, guide, guide_recipe = read_config(folder), None, None
+    config = read_config(folder)
     model = read_model(folder, config, network=network)
+    guide, guide_recipe = None, None
     sampling = config.recipe.sampling
-    needed = sampling.guidance != 1 and sampling.guide == "smaller" and not config.recipe.num_classes
-    if needed or has_run(folder / "guide"):
-        smaller = read_config(folder / "guide")
-        guide, guide_recipe = read_model(folder / "guide", smaller), smaller.recipe
+    needs_guide = sampling.guidance != 1 and sampling.guide == "smaller" and not config.recipe.num_classes
+    if needs_guide or has_run(folder / "guide"):
+        guide_config = read_config(folder / "guide")
+        guide, guide_recipe = read_model(folder / "guide", guide_config), guide_config.recipe
     loaded = run_class(config.recipe.shape)(
         score=model,
         recipe=config.recipe,

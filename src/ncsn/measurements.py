@@ -118,20 +118,6 @@ def blurred(std: float) -> Measurement:
     return blur
 
 
-@dataclass(frozen=True)
-class Affine:
-    """The measurement (A(scale·x) − shift)/std of an operator A."""
-
-    operator: Measurement
-    scale: Tensor | float = 1.0
-    shift: Tensor | float = 0.0
-    std: Tensor | float = 1.0
-
-    def __call__(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *m"]:
-        """Measure a batch of examples."""
-        return (self.operator(self.scale * x) - self.shift) / self.std
-
-
 def apply(measure: Measurement, x: Tensor) -> Tensor:
     """A x.  Raises ValueError for a measurement on another device than x, or one that doesn't return real numbers."""
     check_type("measure", measure, Callable)
@@ -155,20 +141,20 @@ def measure_rows(measure: Measurement, x: Tensor) -> Float[Tensor, "b *m"]:
     return y[:, None] if y.ndim == 1 else y
 
 
-def linear_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Measurement:
-    """The function x ↦ A x − A 0 of a measurement A.
+def constant_part(measure: Measurement, example: Float[Tensor, "1 *d"]) -> Float[Tensor, "1 *m"]:
+    """A 0, the constant of a measurement A that is linear apart from it.
 
     Raises ValueError if two random examples show that it isn't linear, or that A mixes the examples of a batch.
     """
-    offset = measure(torch.zeros_like(example))
+    constant = measure(torch.zeros_like(example))
     generator = torch.Generator().manual_seed(0)
     pair = torch.randn(2, *example.shape[1:], generator=generator, device="cpu").to(example)
-    combined = measure(2 * pair[:1] - 3 * pair[1:]) - offset
-    first, second = measure(pair) - offset
+    combined = measure(2 * pair[:1] - 3 * pair[1:]) - constant
+    first, second = measure(pair) - constant
     error = (combined[0] - 2 * first + 3 * second).abs()
-    if not bool((error <= 1e-3 * combined.abs().max() + 1e-5 * offset.abs().max()).all()):
+    if not bool((error <= 1e-3 * combined.abs().max() + 1e-5 * constant.abs().max()).all()):
         raise ValueError("the measurement is not linear; it must be a linear function of each example, plus a constant")
-    return Affine(measure, shift=offset)
+    return constant
 
 
 def check_gradient(measure: Measurement, example: Float[Tensor, "1 *d"]) -> None:
@@ -203,14 +189,26 @@ def rows_of(y: Tensor, shape: tuple[int, ...]) -> Float[Tensor, "k *m"]:
 class Observation:
     """A measurement y = A x + n with n ~ N(0, σ_y² I), in the units of the score.
 
-    ``measure``: A.  ``y``: one measurement, (1, *m), or several.  ``noise_std``: σ_y.
+    A x is (operator(scale·x) − constant)/divisor.
+
+    ``operator``: the measurement in the user's units.
+    ``y``: one measurement, (1, *m), or several.
+    ``noise_std``: σ_y.
     ``log_volume``: for each measurement, the log volume of y's unit in the user's units.
+    ``scale``, ``constant``, ``divisor``: of the user's units.
     """
 
-    measure: Measurement
+    operator: Measurement
     y: Float[Tensor, "k *m"]
     noise_std: float
     log_volume: Float64[Tensor, "k"] | float = 0.0
+    scale: Tensor | float = 1.0
+    constant: Tensor | float = 0.0
+    divisor: Tensor | float = 1.0
+
+    def measure(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *m"]:
+        """A x for a batch of examples."""
+        return (self.operator(self.scale * x) - self.constant) / self.divisor
 
     @classmethod
     @torch.inference_mode(False)
@@ -229,20 +227,21 @@ class Observation:
             raise ValueError(f"noise_std is {noise_std.tolist()}; it must be positive")
         if not y.numel():
             raise ValueError(f"y has shape {tuple(y.shape)}; it must hold a number")
-        measure = partial(measure_rows, measure)
+        operator = partial(measure_rows, measure)
+        scale = scale.clone()
+        constant = constant_part(lambda x: operator(scale * x), torch.zeros_like(shift[None]))
+        check_gradient(lambda x: operator(scale * x) - constant, shift[None])
         # Far from 0, where scale·v is small in comparison: the two must not be added.
-        offset = measure(shift[None])
-        linear = linear_part(Affine(measure, scale=scale.clone()), torch.zeros_like(shift[None]))
-        check_gradient(linear, shift[None])
+        offset = operator(shift[None])
         target = rows_of(y, tuple(offset.shape[1:]))
         check_broadcast(noise_std, target, y)
         if not bool(target.isfinite().all()):
             raise ValueError("y has numbers that are not finite; leave unknown ones out of the measurement")
         if not noise_std.ndim:
-            return cls(Affine(linear), target - offset, float(noise_std))
+            return cls(operator, target - offset, float(noise_std), scale=scale, constant=constant)
         volume = float64(noise_std.log().expand_as(target)).flatten(1).sum(1)
         divisor = noise_std.clone()
-        return cls(Affine(linear, std=divisor), (target - offset) / divisor, 1.0, volume)
+        return cls(operator, (target - offset) / divisor, 1.0, volume, scale, constant, divisor)
 
     @property
     def log_constant(self) -> Float64[Tensor, "k"] | float:

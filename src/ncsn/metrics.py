@@ -84,7 +84,7 @@ def sliced_wasserstein(x: Real[Tensor, "n d"], y: Real[Tensor, "n d"], *, projec
     """The sliced 1-Wasserstein distance between two sets of equal size, over fixed random directions.
 
     Bonneel et al. 2015: the mean over directions of the mean distance between sorted projections, in data units.
-    Bytes are converted to floats in parts.
+    Bytes are converted to floats in chunks.
     """
     fixed = torch.Generator().manual_seed(0)
     directions = torch.randn(x.shape[1], projections, generator=fixed, device="cpu")

@@ -42,7 +42,7 @@ class Ladder:
         raise NotImplementedError
 
     def equal_steps(self, top: float, bottom: float) -> Float[Tensor, "levels"]:
-        """As many numbers as levels, from top to bottom, in double precision."""
+        """Evenly spaced numbers from ``top`` to ``bottom``, one for each level, in double precision."""
         top = bottom if self.levels == 1 else top
         return torch.linspace(top, bottom, self.levels, dtype=torch.float64, device="cpu")
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ncsn.machine import hardware
 from ncsn.machine.tensors import Copies
 from ncsn.measurements import Measurement as Measurement
-from ncsn.measurements import Observation, apply, as_mask, linear_part, repeat_for
+from ncsn.measurements import Observation, apply, as_mask, constant_part, repeat_for
 from ncsn.measurements import blurred as blurred
 from ncsn.measurements import downsampled as downsampled
 from ncsn.measurements import known_pixels as known_pixels
@@ -116,8 +116,8 @@ def posterior(
     measure = partial(apply, measure)
 
     @cache  # checked once for each device, because that waits for a GPU
-    def linear_measure(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Measurement:
-        return linear_part(measure, torch.zeros(1, *shape, dtype=dtype, device=device))
+    def constant_of(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return constant_part(measure, torch.zeros(1, *shape, dtype=dtype, device=device))
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -131,12 +131,12 @@ def posterior(
         expected = measure(denoised)
         if y.shape != expected.shape:
             raise ValueError(f"y has shape {tuple(y.shape)}; expected {tuple(expected.shape)}, that of measure(x)")
-        linear = linear_measure(x.shape[1:], x.dtype, x.device)
+        constant = constant_of(x.shape[1:], x.dtype, x.device)
         pulled_back = list[Tensor]()  # ∂D/∂xᵀ Aᵀ u; as ∂D/∂x is symmetric, σ² times it is Cov Aᵀ u
 
         def covariance(u: Tensor) -> Tensor:
             pulled_back.append(torch.autograd.grad(expected, x, u, retain_graph=True)[0])
-            return noise_std**2 * u + linear(variance * pulled_back[-1])
+            return noise_std**2 * u + (measure(variance * pulled_back[-1]) - constant)
 
         with torch.no_grad():
             coefficients, _ = conjugate_gradient(covariance, y - expected, steps, noise_std**2)

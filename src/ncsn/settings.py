@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args
 import tyro
 from annotated_types import Interval, Len
 from PIL import ImageColor
+from typing_extensions import Self
 
 from ncsn import validation
 from ncsn.validation import check_ranges
@@ -80,7 +81,6 @@ AS_THEY_ARE = Reading()
 
 
 T = TypeVar("T")
-S = TypeVar("S", bound="TrainSettings")
 Unsaid = tyro.conf.arg(help_behavior_hint="")
 Given = Annotated[T | None, Unsaid]
 """An option with a default that its help text states."""
@@ -205,10 +205,12 @@ class TrainSettings(Reading):
         if self.minutes is not None and self.steps is not None:
             raise ValueError(f"minutes is {self.minutes} and steps is {self.steps}; give only one of them")
 
-    def but(self: S, changes: Mapping[str, object]) -> S:
+    def but(self, changes: Mapping[str, object]) -> Self:
         """The settings with changes, in which a new budget replaces the old one, whichever of the two it is."""
-        fresh: dict[str, Any] = {"minutes": None, "steps": None} if {"minutes", "steps"} & changes.keys() else {}
-        return replace(self, **(fresh | dict(changes)))
+        values: dict[str, Any] = dict(changes)
+        if "minutes" in changes or "steps" in changes:
+            values = {"minutes": None, "steps": None} | values
+        return replace(self, **values)
 
 
 class Changes(TypedDict, total=False):

@@ -25,6 +25,7 @@ from ncsn.settings import TrainSettings
 from ncsn.tables.frames import numbers_of
 from ncsn.tables.imputed import ImputedTable
 from ncsn.tables.read import MIN_ROWS
+from ncsn.tables.run import TableRun
 
 Self = TypeVar("Self", bound="TableEstimator")
 RandomState: TypeAlias = int | np.random.RandomState | None
@@ -49,14 +50,16 @@ class TableEstimator(BaseEstimator):
         frame = self._frame(X, reset=True)
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         steps = self.steps if self.minutes is None else None
-        self.run_ = fit(
+        run = fit(
             frame, minutes=self.minutes, steps=steps, seed=self.seed_, settings=self.settings, quiet=not self.verbose
         )
+        assert isinstance(run, TableRun)  # as for every DataFrame
+        self.run_ = run
         left_out = frame[frame.columns.difference(self._columns.names, sort=False)]
         self.most_frequent_ = {name: left_out[name].mode().iloc[0] for name in left_out.dropna(axis=1, how="all")}
-        if odd := [name for name in left_out if left_out[name].nunique() != 1]:
+        if varying := [name for name in left_out if left_out[name].nunique() != 1]:
             why = "nearly empty, nearly constant, or text with mostly different values"
-            warnings.warn(f"columns left out because they are {why}: {', '.join(odd)}", stacklevel=2)
+            warnings.warn(f"columns left out because they are {why}: {', '.join(varying)}", stacklevel=2)
         self._empty = X.iloc[:0] if isinstance(X, pandas.DataFrame) else None
         return self
 
@@ -67,9 +70,13 @@ class TableEstimator(BaseEstimator):
         if isinstance(X, pandas.DataFrame):
             validate_data(self, X, reset=reset, skip_check_array=True)
         else:
-            least, floats = MIN_ROWS if reset else 1, [np.float64, np.float32]
             X = validate_data(
-                self, X, reset=reset, dtype=floats, ensure_all_finite="allow-nan", ensure_min_samples=least
+                self,
+                X,
+                reset=reset,
+                dtype=[np.float64, np.float32],
+                ensure_all_finite="allow-nan",
+                ensure_min_samples=MIN_ROWS if reset else 1,
             )
         return pandas.DataFrame(X).set_axis(self._names, axis=1)
 
@@ -82,7 +89,7 @@ class TableEstimator(BaseEstimator):
     def _names(self) -> list[str]:
         return [*getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)])]
 
-    def _like(self, X: object, frame: pandas.DataFrame) -> UserData:
+    def _match_form(self, X: object, frame: pandas.DataFrame) -> UserData:
         """``frame`` in the form of ``X``, an array or a DataFrame, with columns that training left out filled in."""
         frame = frame.fillna(self.most_frequent_)
         return frame.set_axis(X.columns, axis=1) if isinstance(X, pandas.DataFrame) else frame.to_numpy()
@@ -105,7 +112,7 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
     ``n_draws``: draws for each row with missing values.  More draws give better means, and take longer in proportion.
     ``sample_posterior``: fill in a single draw instead, which preserves the spread of the values.
     ``unseen``: what to do with values that training has not seen.  "missing" imputes unseen categories, "error" rejects
-    them; see ``Run.impute``.
+    them; see ``TableRun.impute``.
     ``settings``: other training settings.
     ``random_state``: the seed of training and draws.  A fitted estimator returns the same values for the same table,
     but those of a row also depend on the other rows with gaps.
@@ -147,14 +154,14 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
         """The completed rows, as an array or a DataFrame like ``X``; observed values are unchanged."""
         if self.sample_posterior:
             return self.draws(X, 1)[0]
-        return self._like(X, self._impute(X, self.n_draws).frame())
+        return self._match_form(X, self._impute(X, self.n_draws).frame())
 
     def draws(self, X: object, m: int) -> list[UserData]:
         """``m`` completed copies of the rows with independent draws, for multiple imputation.
 
         Analyse each copy, and pool the results by Rubin's rules.
         """
-        return [self._like(X, frame) for frame in self._impute(X, m).frames()]
+        return [self._match_form(X, frame) for frame in self._impute(X, m).frames()]
 
     def _impute(self, X: object, m: int) -> ImputedTable:
         frame = self._frame(X)
@@ -221,7 +228,8 @@ class ScoreDensity(DensityMixin, TableEstimator):
         x = numbers_of(self._frame(X), self._columns, self.unseen)
         if x.isnan().any():
             raise ValueError("X contains NaN; only complete rows have a density")
-        density, possible = x.new_full((len(x),), -np.inf), self._columns.possible(x).all(1)
+        density = x.new_full((len(x),), -np.inf)
+        possible = self._columns.possible(x).all(1)
         if possible.any():
             density[possible] = self.run_.log_prob(x[possible], tolerance=self.tolerance)
         return density.numpy()

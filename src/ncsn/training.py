@@ -111,16 +111,10 @@ class State:
         self.step = 0
         self.seconds = 0.0
         self.noted: list[tuple[int, Tensor]] = []
-        self.checked = 0.0  # the seconds at the last check
         self.parts: dict[str, Stateful] = {}
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["peak"] = group["lr"]
-
-    def reseed(self, rank: int, processes: int) -> None:
-        """Begin the random numbers of one process's next step, if there is a seed."""
-        if self.seed is not None:
-            self.generator.manual_seed(step_seed(self.seed, self.step, rank, processes))
 
     def update(self, rate: float) -> None:
         """Take one optimiser step at ``rate`` times the peak learning rates, and update the average."""
@@ -134,13 +128,8 @@ class State:
         torch._foreach_lerp_(list(self.average.parameters()), weights, 10 / (self.step + 10))
 
     def note(self, losses: Float[Tensor, "b"]) -> None:
-        """Remember for ``check`` whether the losses of this step are finite; on a CPU, where it's free, check at once.
-
-        Raises NonFiniteLossError as ``check`` does.
-        """
+        """Remember for ``check`` whether the losses of this step are finite, without synchronising."""
         self.noted.append((self.step, losses.isfinite().all()))
-        if losses.device.type == "cpu":
-            self.check()
 
     def check(self) -> None:
         """Raise NonFiniteLossError, which names the first step since the last check whose losses are not finite.
@@ -148,15 +137,9 @@ class State:
         This synchronises a GPU, so it is called before a report or a checkpoint, not at every step.
         """
         noted, self.noted = self.noted, []
-        self.checked = self.seconds
         finite = torch.stack([flag for _, flag in noted]).tolist() if noted else [True]
         if not all(finite):
             raise NonFiniteLossError(f"the loss is not finite at step {noted[finite.index(False)][0]}")
-
-    @property
-    def check_is_due(self) -> bool:
-        """Whether many steps have been noted since the last check, and some time has passed."""
-        return len(self.noted) >= CHECK_STEPS and self.seconds - self.checked > CHECK_SECONDS
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint atomically: a kill or a full disk at any moment leaves the previous one intact.
@@ -255,6 +238,13 @@ class Session:
     def __init__(self, state: State, group: Group, signals: Sequence[int]) -> None:
         self.state, self.group, self.signals = state, group, signals
         self.began = time.monotonic() - state.seconds
+        self.checked = state.seconds
+
+    def reseed(self) -> None:
+        """Begin the random numbers of this process's next step, if the state has a seed."""
+        state, group = self.state, self.group
+        if state.seed is not None:
+            state.generator.manual_seed(step_seed(state.seed, state.step, group.rank, group.size))
 
     def exchange(
         self, losses: Float[Tensor, "b"], sigmas: Float[Tensor, "b"]
@@ -277,6 +267,19 @@ class Session:
         stop = next((number for number, count in zip(STOPS, counts, strict=True) if count), 0)
         all_losses, all_sigmas = gathered.flatten(1)
         return all_losses, all_sigmas, stop
+
+    def note(self, losses: Float[Tensor, "b"]) -> None:
+        """Note whether losses are finite, and check them at once where this is free."""
+        self.state.note(losses)
+        if losses.device.type == "cpu":
+            self.state.check()
+
+    def check(self, *, last: bool) -> None:
+        """Check the losses that were noted, at the end or now and then."""
+        state = self.state
+        if last or (len(state.noted) >= CHECK_STEPS and state.seconds - self.checked > CHECK_SECONDS):
+            state.check()
+            self.checked = state.seconds
 
 
 def train(
@@ -317,15 +320,14 @@ def train(
     session = Session(state, group, signals)
     while (fraction := budget.fraction(state.step, state.seconds)) < 1:
         with threads_for(state.model, steady=budget.seconds is None):
-            state.reseed(group.rank, group.size)
+            session.reseed()
             losses, sigmas = loss(state.model, next(batches))
             (losses.mean() / group.size).backward()  # type: ignore[no-untyped-call]
             losses, sigmas, stop = session.exchange(losses, sigmas)
-            state.note(losses)
+            session.note(losses)
             state.update(schedule(fraction, state.step))
         fraction = budget.fraction(state.step, state.seconds)
-        if fraction >= 1 or state.check_is_due:
-            state.check()
+        session.check(last=fraction >= 1)
         yield Progress(
             step=state.step, fraction=fraction, seconds=state.seconds, losses=losses, sigmas=sigmas, stop=stop
         )

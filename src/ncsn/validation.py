@@ -103,10 +103,10 @@ def is_boolean(value: object) -> bool:
     return "bool" in str(getattr(value, "dtype", type(value).__name__))
 
 
-def check_type(name: str, value: object, *kinds: Any, some: bool = False) -> None:
-    """Raises ValueError unless ``value`` is an instance of one of ``kinds``, and if it's empty but needs ``some``."""
-    if not isinstance(value, kinds) or (some and not value):
-        allowed = f"{'a non-empty ' * some}{' or '.join(kind.__name__ for kind in kinds)}"
+def check_type(name: str, value: object, *types: Any, some: bool = False) -> None:
+    """Raises ValueError unless ``value`` is an instance of one of ``types``, and if it's empty but needs ``some``."""
+    if not isinstance(value, types) or (some and not value):
+        allowed = f"{'a non-empty ' * some}{' or '.join(allowed_type.__name__ for allowed_type in types)}"
         raise ValueError(f"{name} is {reprlib.repr(value)}; expected {allowed}")
 
 
@@ -120,16 +120,16 @@ def as_numbers(name: str, value: object, *shapes: str) -> "Tensor":
     import numpy as np
     import torch
 
-    given = value.to_numpy() if hasattr(value, "to_numpy") else value  # pandas
+    array = value.to_numpy() if hasattr(value, "to_numpy") else value  # pandas
     try:
-        numbers = given if isinstance(given, torch.Tensor) else torch.as_tensor(given, device="cpu")
+        numbers = array if isinstance(array, torch.Tensor) else torch.as_tensor(array, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} is a {type(value).__name__}; expected numbers") from error
     if numbers.is_meta or numbers.layout is not torch.strided:
         raise ValueError(f"{name} is a tensor of {numbers.layout} on {numbers.device}; expected a dense one with data")
     if numbers.is_complex() or np.ma.is_masked(value):
-        held = "complex numbers; expected real" if numbers.is_complex() else "masked numbers; expected known"
-        raise ValueError(f"{name} holds {held} ones")
+        problem = "complex numbers; expected real" if numbers.is_complex() else "masked numbers; expected known"
+        raise ValueError(f"{name} holds {problem} ones")
     if shapes and not (numbers.numel() and any(has_axes(numbers, axes.split(", ")) for axes in shapes)):
         raise ValueError(f"{name} has shape {tuple(numbers.shape)}; expected ({') or ('.join(shapes)})")
     return numbers
@@ -150,8 +150,9 @@ def as_floats(name: str, value: object, *shapes: str) -> "Tensor":
     numbers = numbers if numbers.is_floating_point() else numbers.float()
     if not numbers.numel():
         raise ValueError(f"{name} has shape {tuple(numbers.shape)}; expected numbers")
-    for wrong in numbers[~numbers.isfinite()].flatten()[:1].tolist():
-        raise ValueError(f"{name} has {wrong}, which is not finite; leave such numbers out")
+    finite = numbers.isfinite()
+    if not bool(finite.all()):
+        raise ValueError(f"{name} has {numbers[~finite][0].item()}, which is not finite; leave such numbers out")
     return numbers
 
 
@@ -160,8 +161,8 @@ def check_floats(name: str, x: object) -> None:
     import torch
 
     if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
-        found = f"{type(x).__name__}{f' of {x.dtype}' if hasattr(x, 'dtype') else ''}"
-        raise ValueError(f"{name} is a {found}; expected a tensor of floating-point numbers")
+        actual = f"{type(x).__name__}{f' of {x.dtype}' if hasattr(x, 'dtype') else ''}"
+        raise ValueError(f"{name} is a {actual}; expected a tensor of floating-point numbers")
 
 
 def check_ranges(settings: object) -> None:
@@ -179,8 +180,8 @@ def check_call(function: Callable[..., object], arguments: Mapping[str, object])
         raise ValueError(explain(error, arguments)) from error
 
 
-def validated(kind: type[T], values: object, where: str) -> T:
-    """A dataclass of this ``kind``, with nested dataclasses, from JSON ``values``.
+def from_json(dataclass: type[T], values: object, where: str) -> T:
+    """An instance of a dataclass, with nested dataclasses, from JSON ``values``.
 
     Raises ValueError, which begins with ``where`` and names the field, its value and what is allowed.
     """
@@ -188,8 +189,8 @@ def validated(kind: type[T], values: object, where: str) -> T:
 
     try:
         # As JSON, because pydantic's strict mode accepts lists for tuples and objects for dataclasses only there.
-        model = model_of(kind).model_validate_json(json.dumps(values))  # type: ignore[arg-type]
-        return kind(**{name: getattr(model, name) for name in model.model_fields_set})
+        model = model_of(dataclass).model_validate_json(json.dumps(values))  # type: ignore[arg-type]
+        return dataclass(**{name: getattr(model, name) for name in model.model_fields_set})
     except ValidationError as error:
         raise ValueError(f"{where}: {explain(error, values)}") from error
     except (ValueError, RecursionError) as error:
@@ -209,21 +210,21 @@ def model_of(function: Callable[..., object]) -> "type[BaseModel]":
 
 def explain(error: "ValidationError", values: object) -> str:
     """The first error in one line: the field, its value, and what its types allow."""
-    problems = [(place(problem["loc"], values), problem) for problem in error.errors(include_url=False)]
+    problems = [(field_name(problem["loc"], values), problem) for problem in error.errors(include_url=False)]
     name, first = problems[0]
     if first["type"] == "missing":
         return f"{'.'.join(map(str, first['loc']))} is missing"
-    allowed = " or ".join(dict.fromkeys(problem["msg"] for where, problem in problems if where == name))
+    allowed = " or ".join(dict.fromkeys(problem["msg"] for field, problem in problems if field == name))
     return one_line(f"{name} is {reprlib.repr(first['input'])}; {allowed}")
 
 
-def place(steps: Sequence[str | int], values: Any) -> str:
+def field_name(location: Sequence[str | int], values: Any) -> str:
     """The name of a field, without the names of the union members that pydantic appends."""
     names = []
     with suppress(KeyError, IndexError, TypeError):
-        for step in steps:
-            values = values[step]
-            names.append(str(step))
+        for key in location:
+            values = values[key]
+            names.append(str(key))
     return ".".join(names)
 
 
@@ -256,8 +257,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def opened_as(what: str, path: Path) -> Iterator[None]:
-    """Within it, ``path`` is read as a file of some kind: ``what`` with its article.
+def opened_as(noun: str, path: Path) -> Iterator[None]:
+    """Within it, ``path`` is read as a ``noun`` (with its article), such as "a JSON object".
 
     Raises ValueError of one line for anything that a library raises, and for what isn't a regular file, such as a pipe,
     which would block.  Running out of memory is not the file's fault and stays as it is.
@@ -269,7 +270,7 @@ def opened_as(what: str, path: Path) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise ValueError(f"{path} cannot be read as {what} ({reason(error)})") from error
+        raise ValueError(f"{path} cannot be read as {noun} ({reason(error)})") from error
 
 
 def read_json(path: Path) -> Json:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import ncsn
+from ncsn.run.run import PosteriorRun
 
 SEED = 5
 LABELS, NO_LABELS = [7, 2, 4, 0], [-1] * 4
@@ -51,14 +52,13 @@ def colour() -> ncsn.Run:
 def write(run: ncsn.Run, path: Path, labels: list[int], **how: Any) -> None:
     """Write what the package draws, the noise of which, and how."""
     told: dict[str, Any] = {"labels": labels}
+    sampler: ncsn.Run | PosteriorRun = run
     if path.name == "filled":
         known, y = torch.ones(1, 28, 28, dtype=torch.bool), (run.data().test[:1].float() + 0.5) / 256
         known[:, 14:] = False
-        run, told["given"] = (
-            run.replacement(known, y),
-            {"known": known.int().flatten().tolist(), "y": y.flatten().tolist()},
-        )
-    steps = run.steps(len(labels), seed=SEED, label=torch.tensor(labels) if labels[0] >= 0 else "none", **how)
+        sampler = run.replacement(known, y)
+        told["given"] = {"known": known.int().flatten().tolist(), "y": y.flatten().tolist()}
+    steps = sampler.steps(len(labels), seed=SEED, label=torch.tensor(labels) if labels[0] >= 0 else "none", **how)
     sampling = steps.sampling
     *_, last = steps
     told |= {"sampler": sampling.sampler, "levels": sampling.ladder().tolist(), "steps": sampling.steps}

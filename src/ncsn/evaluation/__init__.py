@@ -63,13 +63,13 @@ def evaluate(
     if data is None or isinstance(data, str | Path):
         dataset = source.data(None if data is None else str(data))
     else:
-        own = Reading(signals=bool(source.settings.get("signals")))
-        dataset = data if isinstance(data, Dataset) else dataset_of(data, reading=own)
+        reading = Reading(signals=bool(source.settings.get("signals")))
+        dataset = data if isinstance(data, Dataset) else dataset_of(data, reading=reading)
         if dataset.transform != source.transform:
             raise ValueError(OTHER_DATA)
     if features != "auto" and not source.examples.guided:
         raise ValueError(f"features is {features}, but only images have features; leave it out")
     next(source.blocks(1, seed=seed, **options))  # rejects options without a wait of minutes
-    measured = ruler(source, dataset, features, n)
-    blocks = source.blocks(measured.n, seed=seed, **options)
-    return measured.judge(torch.cat([steps.last().cpu() for steps in blocks]))
+    judge = ruler(source, dataset, features, n)
+    blocks = source.blocks(judge.n, seed=seed, **options)
+    return judge.judge(torch.cat([steps.last().cpu() for steps in blocks]))

@@ -25,7 +25,7 @@ class Comparison:
     numbers: dict[str, float]
 
     def report(self) -> dict[str, object]:
-        """The same for JSON."""
+        """The numbers as a dictionary for JSON."""
         return {"n": self.n, **self.numbers}
 
     def __str__(self) -> str:
@@ -39,8 +39,9 @@ def held_out_examples(data: Dataset, n: int) -> Float64[Tensor, "m *d"]:
 
     Raises ValueError if there are too few for trees.
     """
-    if (few := min(len(data.test), data.n)) < MIN_EXAMPLES:
-        count = f"{few} {'held-out' if few == len(data.test) else 'training'} {data.noun}"
+    fewest = min(len(data.test), data.n)
+    if fewest < MIN_EXAMPLES:
+        count = f"{fewest} {'held-out' if fewest == len(data.test) else 'training'} {data.noun}"
         raise ValueError(f"{data.name} has {count}; trees need at least {MIN_EXAMPLES}")
     return data.transform.restore(data.test[: min(n, data.n)].double())
 
@@ -59,23 +60,24 @@ def compare(
     ``distances``: by their names.  ``floor``: what training examples are called in the names of their distances.
     ``mirrored``: whether training has mirrored examples, so that a mirrored copy is a copy.
     """
-    numbers: dict[str, float] = {}
     real = np.random.default_rng(0).permutation(train)[: len(test)]
-    for name, examples in (("", samples), (f"_of_{floor}", real)):
-        numbers |= {f"{key}{name}": distance(examples, test) for key, distance in distances.items()}
+    numbers = {name: distance(samples, test) for name, distance in distances.items()}
+    numbers |= {f"{name}_of_{floor}": distance(real, test) for name, distance in distances.items()}
     learned = np.concatenate([train, train[..., ::-1]]) if mirrored else train
-    flat = (part.reshape(len(part), -1) for part in (learned, test, samples))
-    return numbers | {"memorisation": memorisation(*flat)}
+    vectors = (examples.reshape(len(examples), -1) for examples in (learned, test, samples))
+    return numbers | {"memorisation": memorisation(*vectors)}
 
 
-def classify(one: Float[np.ndarray, "m *d"], other: Float[np.ndarray, "m *d"]) -> float:
+def classify(x: Float[np.ndarray, "m *d"], y: Float[np.ndarray, "m *d"]) -> float:
     """How often gradient-boosted trees tell two sets of equal size apart, cross-validated; ½ is by chance."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     from threadpoolctl import threadpool_limits
 
-    examples, labels = np.concatenate([one, other]).reshape(2 * len(one), -1), np.repeat([0, 1], len(one))
-    trees, folds = HistGradientBoostingClassifier(random_state=0), StratifiedKFold(5, shuffle=True, random_state=0)
+    examples = np.concatenate([x, y]).reshape(2 * len(x), -1)
+    labels = np.repeat([0, 1], len(x))
+    trees = HistGradientBoostingClassifier(random_state=0)
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
     with threadpool_limits(1):  # several threads wait for each other, on a busy machine most of the time
         return float(cross_val_score(trees, examples, labels, cv=folds).mean())
 
@@ -88,5 +90,5 @@ def memorisation(
     from sklearn.neighbors import NearestNeighbors
 
     nearest = NearestNeighbors(n_neighbors=1).fit(train)
-    apart, near = (nearest.kneighbors(rows)[0][:, 0] for rows in (test, samples))
-    return float(mannwhitneyu(apart, near).statistic) / (len(test) * len(samples))
+    to_test, to_samples = (nearest.kneighbors(rows)[0][:, 0] for rows in (test, samples))
+    return float(mannwhitneyu(to_test, to_samples).statistic) / (len(test) * len(samples))

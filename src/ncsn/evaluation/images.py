@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped, UInt8
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncsn import metrics, plots
 from ncsn.batching import quantize
@@ -68,7 +68,7 @@ class Features:
 
     ``name``: the name in reports.
     ``embed``: a function from bytes (b, c, h, w) to features (b, f) in float32, with f ≥ 2; None compares pixels only.
-    ``head``: a function from features to the logits of the ``class_names``, if there are any.
+    ``head``: a layer from features to the logits of the ``class_names``, if there are any.
     ``class_names``: the names of the classes.
     ``digest``: the sha256 of the weights.
     ``accuracy``: the classifier's accuracy on validation images.
@@ -77,7 +77,7 @@ class Features:
 
     name: str
     embed: Embed | None
-    head: Callable[[Tensor], Tensor] | None = None
+    head: nn.Module | None = None
     class_names: tuple[str, ...] = ()
     digest: str = ""
     accuracy: float | None = None
@@ -92,8 +92,8 @@ class Features:
         """
         if self.embed is None:
             return Recognition(torch.empty(len(images), 0), torch.empty(len(images), 0))
-        parts = bar(torch.split(images, self.batch), self.name)
-        features = torch.cat([self.embed(part) for part in parts]).float()
+        batches = bar(torch.split(images, self.batch), self.name)
+        features = torch.cat([self.embed(batch) for batch in batches]).float()
         if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 2 or not features.isfinite().all():
             raise ValueError(f"{self.name}: {tuple(features.shape)} or NaN for {len(images)} images; expected (n, f)")
         probabilities = features[:, :0] if self.head is None else self.head(features).softmax(1)
@@ -201,8 +201,8 @@ def own_classifier(images: Dataset, device: torch.device, effort: float = 1.0, s
                     temporary.write_bytes(seal(network.cpu().state_dict()))
     name = f"classifier of {images.name}".removesuffix(" of ")
     features = of_classifier(network, name, labels.names, device)
-    right = features(images.validation).probabilities.argmax(1) == labels.validation
-    return replace(features, accuracy=right.float().mean().item())
+    correct = features(images.validation).probabilities.argmax(1) == labels.validation
+    return replace(features, accuracy=correct.float().mean().item())
 
 
 @torch.enable_grad()
@@ -222,11 +222,11 @@ def teach(
     for step in bar(range(steps), "training a classifier"):
         if step == TIMED and (expected := steps / step * (time.perf_counter() - began)) > seconds:
             raise TimeoutError(f"training one would take {expected:.0f} s, more than {seconds:.0f} s")
-        chosen = torch.randint(len(images), (BATCH,), generator=generator)
-        x = shift_images(images[chosen].to(device).float() / 255, generator)
+        index = torch.randint(len(images), (BATCH,), generator=generator)
+        x = shift_images(images[index].to(device).float() / 255, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=hardware.fast_bfloat16(device)):
             logits = network(x.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), labels[chosen].to(device))
+        loss = F.cross_entropy(logits.float(), labels[index].to(device))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -331,7 +331,7 @@ class Evaluation:
     notes: list[str]
 
     def report(self) -> dict[str, object]:
-        """The same for JSON, without empty fields."""
+        """The numbers as a dictionary for JSON, without empty fields."""
         return asdict(self, dict_factory=lambda items: {k: v for k, v in items if v not in (None, [], "")})
 
     def __str__(self) -> str:
@@ -360,7 +360,7 @@ def as_bytes(pixels: Shaped[Tensor, "n c h w"], name: str = "the images") -> UIn
     low, high = float(pixels.min()), float(pixels.max())
     if not (pixels.is_floating_point() and low >= -0.5 and high <= 1.5):
         raise ValueError(f"{name}: {pixels.dtype} from {low:g} to {high:g}; expected uint8, or reals in [0, 1]")
-    return torch.cat([quantize(part.float()) for part in torch.split(pixels, 1000)])
+    return torch.cat([quantize(batch.float()) for batch in torch.split(pixels, 1000)])
 
 
 def at_8_bits(images: Dataset) -> Dataset:
@@ -381,14 +381,15 @@ def nearest(
     """
     x, data = x.cpu(), data.cpu()  # data may be larger than a GPU's memory
     size = max(1, VALUES // data.shape[1:].numel())
-    distances, indices = [], []
-    for part in bar(torch.split(x, 500), "nearest images"):
-        vectors = part.flatten(1).float()
-        near = [torch.cdist(vectors, chunk.flatten(1).float()).min(1) for chunk in torch.split(data, size)]
-        chunk = torch.stack([distance for distance, _ in near]).argmin(0)
-        index = torch.stack([where for _, where in near])[chunk, torch.arange(len(part))] + size * chunk
+    distances, indices = list[Tensor](), list[Tensor]()
+    for images in bar(torch.split(x, 500), "nearest images"):
+        vectors = images.flatten(1).float()
+        minima = [torch.cdist(vectors, chunk.flatten(1).float()).min(1) for chunk in torch.split(data, size)]
+        chunk = torch.stack([minimum.values for minimum in minima]).argmin(0)
+        place = torch.stack([minimum.indices for minimum in minima])[chunk, torch.arange(len(images))]
+        index = place + size * chunk
         # Recomputed exactly, because cdist's matrix product gives copies a distance above 0.
-        distances.append((part.float() - data[index].float()).flatten(1).norm(dim=1) / 255)
+        distances.append((images.float() - data[index].float()).flatten(1).norm(dim=1) / 255)
         indices.append(index)
     return torch.cat(distances), torch.cat(indices)
 
@@ -432,11 +433,11 @@ class Ruler:
             features = choose(data, "auto" if features is None else features, device)
         if not isinstance(features, Features):
             features = Features(name=getattr(features, "__name__", "features"), embed=features)
-        self.features, self.train, self.test = features, data.train, pick_evenly(data.test, self.n)
-        if mirrored:
-            self.train = torch.cat([data.train, data.train.flip(-1)])
-        self.seen = features(self.test)
-        self.to_train, _ = nearest(self.test, self.train)
+        self.features = features
+        self.train = torch.cat([data.train, data.train.flip(-1)]) if mirrored else data.train
+        self.test = pick_evenly(data.test, self.n)
+        self.recognised_test = features(self.test)
+        self.test_to_train, _ = nearest(self.test, self.train)
         held_out = pick_evenly(data.validation, self.n)
         self.held_out = self.measure(held_out, nearest(held_out, self.train)[0])
         shuffled = torch.randperm(sizes[2], generator=torch.Generator().manual_seed(0))
@@ -448,7 +449,7 @@ class Ruler:
             "the data has more than 8 bits, but is compared at 8": images is not data,
             f"only pixels are compared; kernel and Fréchet distances need {needed}": self.features.embed is None,
             "the Fréchet distance is unreliable: there are fewer than two images per feature": self.n
-            < 2 * self.seen.features.shape[1],
+            < 2 * self.recognised_test.features.shape[1],
         }
         self.notes = [remark for remark, holds in remarks.items() if holds]
 
@@ -468,7 +469,7 @@ class Ruler:
             n=self.n,
             comparable=self.n >= REPORTABLE,
             features=self.features.name,
-            dimensions=self.seen.features.shape[1],
+            dimensions=self.recognised_test.features.shape[1],
             digest=self.features.digest,
             accuracy=self.features.accuracy,
             metrics={name: with_floors(name, value, held_out[name], training[name]) for name, value in numbers.items()},
@@ -491,23 +492,24 @@ class Ruler:
         from scipy.stats import mannwhitneyu  # a slow import
 
         numbers: dict[str, float] = {}
-        seen, test = self.features(x), self.seen
+        generated, test = self.features(x), self.recognised_test
         if self.features.embed is not None:
-            kernel = {"kernel_distance": metrics.kernel_distance(seen.features, test.features)}
-            frechet = {"frechet_distance": metrics.frechet_distance(seen.features, test.features)}
+            kernel = {"kernel_distance": metrics.kernel_distance(generated.features, test.features)}
+            frechet = {"frechet_distance": metrics.frechet_distance(generated.features, test.features)}
             # The kernel distance comes first for few images, because the Fréchet distance is biased upwards.
             numbers = frechet | kernel if self.n >= REPORTABLE else kernel | frechet
-            numbers["density"], numbers["coverage"] = metrics.density_coverage(test.features, seen.features)
+            numbers["density"], numbers["coverage"] = metrics.density_coverage(test.features, generated.features)
         if self.features.class_names:
             # Total variation distance between the shares of the classes.
-            numbers["class_variation"] = float((seen.histogram - test.histogram).abs().sum() / 2)
-            numbers["confident"] = seen.confident
+            numbers["class_variation"] = float((generated.histogram - test.histogram).abs().sum() / 2)
+            numbers["confident"] = generated.confident
         numbers["pixel_wasserstein"] = metrics.sliced_wasserstein(x.flatten(1), self.test.flatten(1)) / 255
-        numbers["memorisation"] = float(mannwhitneyu(self.to_train, to_train).statistic) / self.n**2
+        numbers["memorisation"] = float(mannwhitneyu(self.test_to_train, to_train).statistic) / self.n**2
         if self.n >= 100:  # for the 1 % quantile
-            apart = self.to_train[self.to_train > 0] if bool(self.to_train.any()) else self.to_train
-            numbers["near_duplicates"] = (to_train <= apart.quantile(0.01)).float().mean().item()
-        return numbers, seen.histogram.tolist() if self.features.class_names else []
+            distances = self.test_to_train
+            distances = distances[distances > 0] if bool(distances.any()) else distances
+            numbers["near_duplicates"] = (to_train <= distances.quantile(0.01)).float().mean().item()
+        return numbers, generated.histogram.tolist() if self.features.class_names else []
 
 
 def with_floors(name: str, generated: float, held_out: float, training: float) -> Metric:

@@ -37,8 +37,8 @@ MAX_CLIPPED = 0.05  # excess share of pixels at the ends of the range, above whi
 def write(run: Run, samples: UserData, path: Sequence[Step], out: Path) -> None:
     """Write samples to a picture, an animation of the states of some (``path``), or a table."""
     if isinstance(run, TableRun):
-        framed = hasattr(samples, "columns")
-        write_frame(samples if framed else frame_of(run.columns, np.asarray(samples, np.float64)), out)
+        is_frame = hasattr(samples, "columns")
+        write_frame(samples if is_frame else frame_of(run.columns, np.asarray(samples, np.float64)), out)
     elif isinstance(run, SignalRun):
         plots.signal_rows({"samples": samples}, out)
     elif out.suffix == ".gif":
@@ -94,10 +94,10 @@ def ruler(run: Run, data: Dataset, features: object, n: int) -> Ruler:
     mirrored = bool(run.settings.get("flip"))
     match data:
         case Table():
-            shares, model = log_shares(data.columns, data.train), run.model
-            own = model.log_shares.cpu().double() if isinstance(model, ConditionalModel) else shares.cpu()
-            if not torch.allclose(own, shares.cpu()):
-                raise ValueError(OTHER_DATA)
+            if isinstance(run.model, ConditionalModel):
+                shares = log_shares(data.columns, data.train).cpu()
+                if not torch.allclose(run.model.log_shares.cpu().double(), shares):
+                    raise ValueError(OTHER_DATA)
             test = held_out_examples(data, n)
             return TableRuler(run, data, test, len(test))
         case Signals():

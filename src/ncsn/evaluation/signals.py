@@ -24,8 +24,9 @@ def power(x: Float[np.ndarray, "n c *d"], length: int) -> Float64[Tensor, "c f"]
 
 def log_spectrum(x: Float[np.ndarray, "n c *d"], y: Float[np.ndarray, "m c *d"]) -> float:
     """The root mean square difference of the log mean power spectra of two sets of signals, in nats."""
-    logs = [(each + MIN_POWER * each.mean()).log() for each in (power(x, x.shape[-1]), power(y, x.shape[-1]))]
-    return float((logs[0] - logs[1]).square().mean().sqrt())
+    powers = power(x, x.shape[-1]), power(y, x.shape[-1])
+    log_x, log_y = ((spectrum + MIN_POWER * spectrum.mean()).log() for spectrum in powers)
+    return float((log_x - log_y).square().mean().sqrt())
 
 
 def autocorrelation(x: Float[np.ndarray, "n c *d"], y: Float[np.ndarray, "m c *d"]) -> float:
@@ -35,9 +36,12 @@ def autocorrelation(x: Float[np.ndarray, "n c *d"], y: Float[np.ndarray, "m c *d
     """
     length = x.shape[-1]
     lags = torch.arange(length // 2 + 1)
-    products = [torch.fft.irfft(power(each, 2 * length), n=2 * length)[:, lags] / (length - lags) for each in (x, y)]
-    one, other = (product / product[:, :1] for product in products)
-    return float((one - other).square().mean().sqrt())
+
+    def correlations(signals: Float[np.ndarray, "k c *d"]) -> Float64[Tensor, "c lags"]:
+        products: Tensor = torch.fft.irfft(power(signals, 2 * length), n=2 * length)[:, lags] / (length - lags)
+        return products / products[:, :1]
+
+    return float((correlations(x) - correlations(y)).square().mean().sqrt())
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,10 @@ class SignalRuler:
 
     def judge(self, samples: Float[Tensor, "k *d"]) -> Comparison:
         """Judge the first n samples, in the user's units."""
-        held, made = (self.data.transform.forward(x).float() for x in (self.test, samples[: self.n].double()))
+        train, transform = self.data.train.numpy(), self.data.transform
+        test, standardised = (transform.forward(x).float().numpy() for x in (self.test, samples[: self.n].double()))
         distances = {"log_spectrum": log_spectrum, "autocorrelation": autocorrelation, "classifier": classify}
-        parts = self.data.train.numpy(), held.numpy(), made.numpy()
-        numbers = compare(*parts, distances, "training_signals", mirrored=self.mirrored)
+        numbers = compare(train, test, standardised, distances, "training_signals", mirrored=self.mirrored)
         return Comparison(n=self.n, numbers=numbers)
 
     def show(self, samples: Float[Tensor, "k *d"], path: Path) -> None:

@@ -42,39 +42,41 @@ def judge_rows(
     ``samples``: at least as many as ``test``.
     ``transform``: from the units of the rows to those of the model; by default they are the same.
     """
-    columns, few = columns_of(transform or Transform(), test.shape[1]), len(test)
-    learned, held, made = (coordinates(rows, columns) for rows in (train, test, samples[:few]))
+    columns = columns_of(transform or Transform(), test.shape[1])
+    samples = samples[: len(test)]
     distances = {"classifier": classify, "sliced_wasserstein": sliced}
-    numbers = compare(learned, held, made, distances, "real_rows")
+    learned, held_out, drawn = (coordinates(rows, columns) for rows in (train, test, samples))
+    numbers = compare(learned, held_out, drawn, distances, "real_rows")
     categories = np.array([bool(column.categories) for column in columns.columns])
-    for end, rows in (("", samples[:few]), ("_of_real_rows", np.random.default_rng(0).permutation(train)[:few])):
-        numbers[f"column_shapes{end}"] = column_shapes(test, rows, categories)
-        numbers[f"pair_trends{end}"] = pair_trends(test, rows, categories)
+    real = np.random.default_rng(0).permutation(train)[: len(test)]
+    for suffix, rows in (("", samples), ("_of_real_rows", real)):
+        numbers[f"column_shapes{suffix}"] = column_shapes(test, rows, categories)
+        numbers[f"pair_trends{suffix}"] = pair_trends(test, rows, categories)
     return {name: value for name, value in numbers.items() if not np.isnan(value)}
 
 
 def coordinates(rows: Float[np.ndarray, "n d"], columns: Columns) -> Float64[np.ndarray, "n e"]:
     """Rows as vectors: numbers in units of their spread, indicators of texts, and 1 where a cell is missing."""
-    parts = []
+    blocks = list[Tensor]()
     for column, cells in zip(columns.columns, torch.from_numpy(rows).double().unbind(1), strict=True):
-        missing = cells.isnan()
         if column.categories:
-            part = (cells[:, None] == torch.arange(len(column.categories))).double()
+            blocks.append((cells[:, None] == torch.arange(len(column.categories))).double())
         elif isinstance(column, Discrete):
             values = torch.tensor(column.values).double()
-            part = ((cells - values.mean()) / values.std()).nan_to_num(0.0)[:, None]
+            blocks.append(((cells - values.mean()) / values.std()).nan_to_num(0.0)[:, None])
         else:
-            part = column.forward(cells)
+            z, codes = column.forward(cells), column.encode(cells)
             # A frequent value has no place on the model's line, so it gets one at the end.
-            atoms = torch.where(column.encode(cells) > 0, column.encode(cells) + 3, 0.0)
-            part = torch.where(part.isnan(), atoms.nan_to_num(0.0), part)[:, None]
-        parts += [part, missing[:, None].double()] if column.gaps else [part]
-    return torch.cat(parts, 1).numpy()
+            atoms = torch.where(codes > 0, codes + 3, 0.0)
+            blocks.append(torch.where(z.isnan(), atoms.nan_to_num(0.0), z)[:, None])
+        if column.gaps:
+            blocks.append(cells.isnan()[:, None].double())
+    return torch.cat(blocks, 1).numpy()
 
 
-def sliced(one: Float[np.ndarray, "m d"], other: Float[np.ndarray, "m d"]) -> float:
-    """Their sliced Wasserstein distance."""
-    return sliced_wasserstein(torch.from_numpy(one), torch.from_numpy(other))
+def sliced(x: Float[np.ndarray, "m d"], y: Float[np.ndarray, "m d"]) -> float:
+    """The sliced Wasserstein distance between two sets of vectors."""
+    return sliced_wasserstein(torch.from_numpy(x), torch.from_numpy(y))
 
 
 def column_shapes(
@@ -87,11 +89,10 @@ def column_shapes(
     from scipy.stats import ks_2samp
 
     scores = []
-    for one, other, text in zip(real.T, rows.T, categories, strict=True):
-        known = [column[~np.isnan(column)] for column in (one, other)]
-        if not all(map(len, known)):  # nothing is known of a column that is nearly empty
-            continue
-        scores.append(overlap(*known) if text else 1 - ks_2samp(*known, method="asymp").statistic)
+    for column, other, is_text in zip(real.T, rows.T, categories, strict=True):
+        x, y = column[~np.isnan(column)], other[~np.isnan(other)]
+        if len(x) and len(y):  # nothing is known of a column that is nearly empty
+            scores.append(overlap(x, y) if is_text else 1 - ks_2samp(x, y, method="asymp").statistic)
     return float(np.mean(scores)) if scores else np.nan
 
 
@@ -107,29 +108,30 @@ def pair_trends(
     """
     import pandas
 
-    correlations, others = (pandas.DataFrame(each).corr().to_numpy() for each in (real, rows))
-    alike = np.where(np.isnan(others) & ~np.isnan(correlations), 0.0, 1 - np.abs(correlations - others) / 2)
-    cells, made = real.copy(), rows.copy()
-    for i in (~categories).nonzero()[0]:
-        inner = np.histogram_bin_edges(real[~np.isnan(real[:, i]), i], BINS)[1:-1]
-        for each in (cells, made):
-            each[:, i] = np.where(np.isnan(each[:, i]), np.nan, np.digitize(each[:, i], inner))
-    cells, made = (np.nan_to_num(each, nan=-1) for each in (cells, made))
-    scores = [
-        overlap(*(each[:, i] + 1j * each[:, j] for each in (cells, made)))
-        if categories[i] or categories[j]
-        else alike[i, j]
-        for i, j in combinations(range(len(categories)), 2)
-    ]
-    known = [score for score in scores if not np.isnan(score)]
-    return float(np.mean(known)) if known else np.nan
+    expected, correlations = (pandas.DataFrame(table).corr().to_numpy() for table in (real, rows))
+    similarity = 1 - np.abs(expected - correlations) / 2
+    similarity[np.isnan(correlations) & ~np.isnan(expected)] = 0.0
+    real, rows = real.copy(), rows.copy()
+    for k in (~categories).nonzero()[0]:
+        edges = np.histogram_bin_edges(real[~np.isnan(real[:, k]), k], BINS)[1:-1]
+        for table in (real, rows):
+            table[:, k] = np.where(np.isnan(table[:, k]), np.nan, np.digitize(table[:, k], edges))
+    real, rows = np.nan_to_num(real, nan=-1), np.nan_to_num(rows, nan=-1)
+    scores = []
+    for i, j in combinations(range(len(categories)), 2):
+        if categories[i] or categories[j]:
+            similarity[i, j] = overlap(real[:, i] + 1j * real[:, j], rows[:, i] + 1j * rows[:, j])
+        scores.append(similarity[i, j])
+    defined = [score for score in scores if not np.isnan(score)]
+    return float(np.mean(defined)) if defined else np.nan
 
 
-def overlap(one: Shaped[np.ndarray, "n"], other: Shaped[np.ndarray, "m"]) -> float:
+def overlap(x: Shaped[np.ndarray, "n"], y: Shaped[np.ndarray, "m"]) -> float:
     """One minus the total variation distance between the frequencies of values in two samples."""
-    _, which = np.unique(np.concatenate([one, other]), return_inverse=True)
-    shares = [np.bincount(part, minlength=int(np.max(which)) + 1) / len(part) for part in np.split(which, [len(one)])]
-    return float(np.minimum(*shares).sum())
+    values, index = np.unique(np.concatenate([x, y]), return_inverse=True)
+    shares_of_x = np.bincount(index[: len(x)], minlength=len(values)) / len(x)
+    shares_of_y = np.bincount(index[len(x) :], minlength=len(values)) / len(y)
+    return float(np.minimum(shares_of_x, shares_of_y).sum())
 
 
 def log_density(run: Run, x: Float64[Tensor, "b d"]) -> float:
@@ -137,9 +139,8 @@ def log_density(run: Run, x: Float64[Tensor, "b d"]) -> float:
 
     On average that is at most the logarithm of the cell's probability, so it flatters no run.
     """
-    parts = run.log_densities(x, place=0, batch_size=AT_ONCE)
-    found = torch.cat([part.log_prob for part in bar(parts, "log densities", total=-(-len(x) // AT_ONCE))])
-    return float(found.mean())
+    batches = bar(run.log_densities(x, place=0, batch_size=AT_ONCE), "log densities", total=-(-len(x) // AT_ONCE))
+    return float(torch.cat([batch.log_prob for batch in batches]).mean())
 
 
 @dataclass(frozen=True)

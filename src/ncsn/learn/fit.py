@@ -5,19 +5,21 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ncsn import metrics, training
 from ncsn.batching import Batch, batches, reals
-from ncsn.data.dataset import Curriculum, Dataset, Origin, absolute
+from ncsn.data.dataset import Curriculum, Dataset, Origin, absolute, short_name
 from ncsn.distributions import Empirical
 from ncsn.evaluation.images import Features
 from ncsn.learn import rules
@@ -26,7 +28,7 @@ from ncsn.learn.history import BANDS, History, Row, best_row, until_overfitted, 
 from ncsn.learn.plan import Plan, make_plan, storable_settings
 from ncsn.learn.record import Record
 from ncsn.learn.start import build_model
-from ncsn.loading import Classes, Examples, dataset_of, load_dataset, run_class, short_name
+from ncsn.loading import Classes, Examples, dataset_of, load_dataset, run_class
 from ncsn.machine import hardware
 from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal
@@ -35,9 +37,14 @@ from ncsn.run.folder import check_folder, has_own_run, has_run, read_config
 from ncsn.run.run import Run
 from ncsn.score import ScoreModel
 from ncsn.settings import Changes, TrainSettings
+from ncsn.signals import SignalRun, Signals
+from ncsn.tables.learning import Table
 from ncsn.tables.run import TableRun
 from ncsn.training import Budget, Progress, State
 from ncsn.validation import DeviceName, Json, check_type, counted, plain, refuse_options
+
+if TYPE_CHECKING:
+    import pandas
 
 CHANCE = 3.0  # standard errors of a rise of the held-out loss; few, because small tables show a row several times
 FEW_STEPS = 300  # with fewer in a training by the clock, a message says so
@@ -45,6 +52,28 @@ FIGURE_SECONDS = 6.0  # that figures take on an idle processor
 ONE_AT_A_TIME = threading.RLock()  # initial weights are drawn from torch's global generator
 
 
+class FitOptions(Changes, total=False):
+    """The keywords of ``fit``, so that its overloads needn't repeat them."""
+
+    settings: TrainSettings | None
+    labels: Classes
+    network: nn.Module | None
+    objective: Objective | None
+    noise: Proposal | None
+    start: Run | str | None
+    device: DeviceName | None
+    record: Record | None
+    quiet: bool
+
+
+@overload
+def fit(data: Signals, **options: Unpack[FitOptions]) -> SignalRun: ...
+@overload
+def fit(data: Table, **options: Unpack[FitOptions]) -> TableRun: ...
+@overload
+def fit(data: Tensor | np.ndarray | Dataset | str | Path, **options: Unpack[FitOptions]) -> Run: ...
+@overload
+def fit(data: "pandas.DataFrame | Mapping[str, object]", **options: Unpack[FitOptions]) -> TableRun: ...
 def fit(
     data: Examples,
     *,

@@ -20,22 +20,22 @@ WEIGHTS: dict[GuideName, tuple[float, ...]] = {  # candidates, ascending
     "smaller": (1.0, 1.25, 1.5, 2.0),
     "unconditional": (1.0, 1.25, 1.5, 2.0, 3.0, 4.0),
 }
-USUAL = 3  # scales that are usually tried; the search stops at the first that doesn't improve
+USUAL_SCALES = 3  # that are tried; the search stops at the first that doesn't improve
 REAL_PER_SAMPLE = 4  # held-out images per sample
-ALIKE = 0.1  # relative variation of the pixel distance between equally many real images
+PIXEL_VARIATION = 0.1  # relative, of the pixel distance between equally many real images
 # The scale that others must clearly beat; 1 for smaller guides, because a guide that has learned little misleads.
-IN_DOUBT: dict[GuideName, float] = {"smaller": 1.0, "unconditional": 1.25}
-CLEAR = 1.0  # standard errors of a clear gain; fewer would follow chance, more would miss gains of short trainings
-TINY = 1e-12  # stands for an error of 0, as of identical samples
-TRIALS, MIN_TRIALS = 1000, 32  # samples per scale; with fewer, the default scale is used
-EVALUATIONS = 1 / 10  # network evaluations per training image, a thirtieth of the arithmetic of training
+DEFAULT_SCALES: dict[GuideName, float] = {"smaller": 1.0, "unconditional": 1.25}
+CLEAR_GAIN = 1.0  # standard errors; fewer would follow chance, more would miss gains of short trainings
+TINY_ERROR = 1e-12  # stands for an error of 0, as of identical samples
+MAX_SAMPLES, MIN_SAMPLES = 1000, 32  # per scale; with fewer, the default scale is used
+EVALUATIONS_PER_IMAGE = 1 / 10  # network evaluations per training image, a thirtieth of the arithmetic of training
 
 
 class Trial(NamedTuple):
     """Samples at a guidance scale, or real images: their features, if there are any, and their pixels."""
 
     weight: float
-    seen: Float[Tensor, "n f"]
+    features: Float[Tensor, "n f"]
     pixels: Float[Tensor, "n p"]
 
 
@@ -49,7 +49,7 @@ def features_for(dataset: Dataset, device: torch.device, *, seconds: float, effo
     images = at_8_bits(dataset)
     if is_mnist(images):
         return digits(device)
-    if seconds > 0 and choose_name(images) == "classifier" and len(images.validation) >= 3 * MIN_TRIALS:
+    if seconds > 0 and choose_name(images) == "classifier" and len(images.validation) >= 3 * MIN_SAMPLES:
         try:
             return own_classifier(images, device, effort, seconds)
         except TimeoutError as error:
@@ -62,15 +62,15 @@ def choose_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, 
     """Choose the guidance scale of a run by samples at several scales, and print it with the distances.
 
     ``seen``: the number of images that training has seen, which determines the number of samples.
-    ``effort``: the share of ``TRIALS`` that is drawn at most.
+    ``effort``: the share of ``MAX_SAMPLES`` that is drawn at most.
     """
     held_out, sampling = at_8_bits(dataset).validation, run.recipe.sampling
-    doubt = IN_DOUBT[sampling.guide]
-    affordable = int(EVALUATIONS * seen / (USUAL * sampling.guided_nfe))
-    n = min(round(effort * TRIALS), len(held_out) // 3, affordable)
-    if n < MIN_TRIALS:
-        log.info(f"guidance {doubt:g}: training was too short, or there are too few held-out images, to choose it")
-        return doubt
+    default = DEFAULT_SCALES[sampling.guide]
+    affordable = int(EVALUATIONS_PER_IMAGE * seen / (USUAL_SCALES * sampling.guided_nfe))
+    n = min(round(effort * MAX_SAMPLES), len(held_out) // 3, affordable)
+    if n < MIN_SAMPLES:
+        log.info(f"guidance {default:g}: training was too short, or there are too few held-out images, to choose it")
+        return default
     labels = run.recipe.labels(None, n, torch.Generator(run.device).manual_seed(seed + 1))
 
     def trial(weight: float, images: UInt8[Tensor, "n c h w"]) -> Trial:
@@ -82,44 +82,45 @@ def choose_weight(run: Run, dataset: Dataset, features: Features, *, seen: int, 
         return trial(weight, quantize(x).cpu())
 
     real = trial(1.0, held_out[: REAL_PER_SAMPLE * n])
-    with bar(map(draw, WEIGHTS[sampling.guide]), "choosing guidance", total=USUAL) as rows:
-        plain, choice = climb(iter(rows), real, doubt)
-    now, without = (f"{distance(each, real):.2g}" for each in (choice, plain))
-    found = f"{now}, {without} without guidance ({features.name}, {n} samples per scale)"
-    log.info(f"guidance {choice.weight:g}: the distance of samples from held-out images is {found}")
-    return choice.weight
+    with bar(map(draw, WEIGHTS[sampling.guide]), "choosing guidance", total=USUAL_SCALES) as trials:
+        unguided, best = climb(iter(trials), real, default)
+    distances = f"{distance(best, real):.2g}, {distance(unguided, real):.2g} without guidance"
+    details = f"({features.name}, {n} samples per scale)"
+    log.info(f"guidance {best.weight:g}: the distance of samples from held-out images is {distances} {details}")
+    return best.weight
 
 
-def climb(rows: Iterator[Trial], compared: Trial, doubt: float) -> tuple[Trial, Trial]:
+def climb(trials: Iterator[Trial], real: Trial, default: float) -> tuple[Trial, Trial]:
     """Return the unguided trial and the chosen one.
 
-    That is the default scale, ``doubt``, unless unguided samples are clearly closer to real images; from there the
+    That is the ``default`` scale unless unguided samples are clearly closer to real images; from there the
     scale is raised as long as samples clearly improve.
     """
-    plain = choice = next(rows)
-    for row in rows:
-        if not gain(choice, row, compared) > (-CLEAR if row.weight <= doubt else CLEAR):
+    unguided = best = next(trials)
+    for trial in trials:
+        if not gain(best, trial, real) > (-CLEAR_GAIN if trial.weight <= default else CLEAR_GAIN):
             break
-        choice = row
-    return plain, choice
+        best = trial
+    return unguided, best
 
 
-def gain(before: Trial, after: Trial, compared: Trial) -> float:
+def gain(before: Trial, after: Trial, real: Trial) -> float:
     """By how many standard errors the distance to real images has decreased.
 
     Features and pixels count equally, because a classifier prefers guidance that makes strokes too bold.  Without
     features, a tenth of the pixel distance stands for the standard error.
     """
-    if not compared.seen.numel():
-        was, now = distance(before, compared), distance(after, compared)
-        return (was - now) / max(ALIKE * was, TINY)
-    spaces = zip(before[1:], after[1:], compared[1:], strict=True)
-    gains = [difference / max(error, TINY) for difference, error in (metrics.kernel_gain(*space) for space in spaces)]
-    return float(sum(gains) / len(gains) ** 0.5)
+    if not real.features.numel():
+        old, new = distance(before, real), distance(after, real)
+        return (old - new) / max(PIXEL_VARIATION * old, TINY_ERROR)
+    by_features, error_of_features = metrics.kernel_gain(before.features, after.features, real.features)
+    by_pixels, error_of_pixels = metrics.kernel_gain(before.pixels, after.pixels, real.pixels)
+    gains = by_features / max(error_of_features, TINY_ERROR) + by_pixels / max(error_of_pixels, TINY_ERROR)
+    return float(gains / 2**0.5)
 
 
-def distance(samples: Trial, compared: Trial) -> float:
+def distance(samples: Trial, real: Trial) -> float:
     """The distance of samples from real images, in features, or without them from equally many in pixels."""
-    if compared.seen.numel():
-        return metrics.kernel_distance(samples.seen, compared.seen)
-    return metrics.sliced_wasserstein(samples.pixels, compared.pixels[-len(samples.pixels) :])
+    if real.features.numel():
+        return metrics.kernel_distance(samples.features, real.features)
+    return metrics.sliced_wasserstein(samples.pixels, real.pixels[-len(samples.pixels) :])

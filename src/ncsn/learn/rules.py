@@ -25,7 +25,7 @@ from ncsn.run.recipe import Argument, Recipe
 from ncsn.sampling import SAMPLERS, Sampling
 from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.training import Budget
-from ncsn.validation import Json, NetworkName, validated
+from ncsn.validation import Json, NetworkName, from_json
 
 NETWORKS: dict[NetworkName, str] = {"unet": "UNet", "mlp": "ResidualMLP"}
 POSTERIOR_LEVELS = tuple(float(f"{0.1 * 1.25**i:.2g}") for i in range(25))
@@ -325,7 +325,7 @@ def recall(given: TrainSettings, saved: Json) -> ResolvedSettings:
 
     Raises ValueError if the saved settings are invalid.
     """
-    settings = validated(ResolvedSettings, saved, "config.json: settings")
+    settings = from_json(ResolvedSettings, saved, "config.json: settings")
     budget = {name: getattr(given, name) for name in changed_options(given, FREE)}
     settings = settings.but(budget | {"job": given.job})
     names = changed_options(given, vars(given).keys() - {"job", "dataset"})

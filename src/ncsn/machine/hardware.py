@@ -27,8 +27,8 @@ from ncsn.machine.messages import is_shown, limit_seconds, log
 from ncsn.validation import one_line
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt sets, in malloc.h
-FIRST_LOOK, LOOK = 0.2, 2.0  # seconds until the first check of other programs' load, and between later ones
-TOLERATED = 0.4  # processors that other programs may use before ncsn drops a thread
+FIRST_CHECK, CHECK_INTERVAL = 0.2, 2.0  # of other programs' load, in seconds
+TOLERATED_LOAD = 0.4  # processors that other programs may use before ncsn drops a thread
 FIXED_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # users and torchrun set the number of threads by these
 MAX_SMALL_WEIGHTS = 2**20  # of a network without convolutions that one thread computes
 
@@ -81,8 +81,8 @@ def stance(name: str) -> AbstractContextManager[None]:
     """``torch.compiler.set_stance``, within a block."""
     if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and the import would take half a second
         return nullcontext()
-    chosen: Any = name  # versions of torch declare different types
-    return cast("AbstractContextManager[None]", torch.compiler.set_stance(chosen))
+    untyped_name: Any = name  # versions of torch declare different types
+    return cast("AbstractContextManager[None]", torch.compiler.set_stance(untyped_name))
 
 
 # Within it, calls with new shapes run uncompiled: for a few calls, compiling takes longer than it saves.
@@ -143,16 +143,16 @@ def preserve_settings() -> Iterator[None]:
     Afterwards they and the random state are as before.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
-    elsewhere = device.type != "cpu"  # setting a default device, even the CPU, slows down every call of torch
+    has_device = device.type != "cpu"  # setting a default device, even the CPU, slows down every call of torch
     with torch.random.fork_rng(devices=[]):
         try:
             torch.set_default_dtype(torch.float32)
-            if elsewhere:
+            if has_device:
                 torch.set_default_device(None)
             yield
         finally:
             torch.set_default_dtype(dtype)
-            if elsewhere:
+            if has_device:
                 torch.set_default_device(device)
 
 
@@ -172,16 +172,20 @@ class Load:
     """How many processors other programs leave free, measured at most every two seconds."""
 
     def __init__(self) -> None:
-        self.before, self.free, self.announced = (time.perf_counter(), spare_seconds()), math.inf, False
-        self.next_look = self.before[0] + FIRST_LOOK
+        self.checked, self.spare = time.perf_counter(), spare_seconds()
+        self.next_check = self.checked + FIRST_CHECK
+        self.free = math.inf
+        self.announced = False
 
     def threads(self, most: int) -> int:
-        """The number of threads, at most ``most``, that find a processor; logs once if it is lower."""
-        now, (then, spare) = time.perf_counter(), self.before
-        if now >= self.next_look:
-            self.before, self.next_look = (now, spare_seconds()), now + LOOK
-            self.free = (self.before[1] - spare) / (now - then)
-        number = max(1, int(min(most, self.free + TOLERATED)))
+        """The number of threads, at most ``most``, for which there is a processor; logs once if it is lower."""
+        now = time.perf_counter()
+        if now >= self.next_check:
+            spare = spare_seconds()
+            self.free = (spare - self.spare) / (now - self.checked)
+            self.checked, self.spare = now, spare
+            self.next_check = now + CHECK_INTERVAL
+        number = max(1, int(min(most, self.free + TOLERATED_LOAD)))
         if number < most and not self.announced and is_shown(logging.WARNING):
             self.announced = True
             log.warning(f"other programs leave {self.free:.1f} processors free; ncsn uses {number} of {most} threads")
@@ -203,16 +207,16 @@ def threads_for(score: object = None, *, steady: bool = False) -> Iterator[None]
     ``steady``: don't adapt to the load, for results that must be the same to the byte.
     A number of threads that the user has set in the environment stays.
     """
-    usual = torch.get_num_threads()
+    threads = torch.get_num_threads()
     if not any(name in os.environ for name in FIXED_BY):
         if is_small(score):
             torch.set_num_threads(1)
         elif not steady:
-            torch.set_num_threads(LOAD.threads(usual))
+            torch.set_num_threads(LOAD.threads(threads))
     try:
         yield
     finally:
-        torch.set_num_threads(usual)
+        torch.set_num_threads(threads)
 
 
 TIMEOUT = timedelta(minutes=10)  # for the other processes' share of the work
@@ -253,8 +257,9 @@ class Group:
         flat = torch.cat([tensor.flatten().to(device, torch.float32) for tensor in tensors])
         with name_peer_errors():
             dist.all_reduce(flat)
-        for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+        sums = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, total in zip(tensors, sums, strict=True):
+            tensor.copy_(total.view_as(tensor))
 
     def broadcast(self, content: bytes | None = None) -> bytes:
         """The main process's ``content``, on all processes."""

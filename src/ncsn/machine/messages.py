@@ -58,12 +58,12 @@ def refresh_interval() -> float:
     return 0.3 if sys.stderr and sys.stderr.isatty() else 30.0
 
 
-def bar(parts: Iterable[T] | None = None, name: str | None = None, **options: object) -> "tqdm[T]":
+def bar(items: Iterable[T] | None = None, name: str | None = None, **options: object) -> "tqdm[T]":
     """A tqdm progress bar on standard error, shown after a second, unless the logger only lets warnings through."""
     options = {"delay": 1, "leave": False} | options
     if not is_shown(logging.INFO) or sys.stderr is None:  # as in a program without a console
         options["disable"] = True
-    return tqdm(parts, name, mininterval=refresh_interval(), **options)
+    return tqdm(items, name, mininterval=refresh_interval(), **options)
 
 
 STOPS = (signal.SIGTERM, signal.SIGINT)

@@ -68,17 +68,19 @@ def check_regular(path: Path) -> None:
     """Raises ValueError if ``path`` isn't UTF-8, or exists as a link, a folder or a device, not as a regular file."""
     require_utf8(str(path))
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "not a regular file"
-        raise ValueError(f"{path} is {kind}; only regular files can be replaced")
+        actual = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "not a regular file"
+        raise ValueError(f"{path} is {actual}; only regular files can be replaced")
 
 
-def sha256_of(parts: Iterable[str | Buffer | np.ndarray]) -> str:
+def sha256_of(contents: Iterable[str | Buffer | np.ndarray]) -> str:
     """The sha256 of text, bytes and arrays, one after the other, in hexadecimal."""
-    found = hashlib.sha256()
-    for part in parts:
-        content = part.encode() if isinstance(part, str) else part
-        found.update(np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else content)
-    return found.hexdigest()
+    sha256 = hashlib.sha256()
+    for content in contents:
+        if isinstance(content, str):
+            sha256.update(content.encode())
+        else:
+            sha256.update(np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else content)
+    return sha256.hexdigest()
 
 
 def bytes_of(tensor: Tensor) -> UInt8[np.ndarray, "n"]:
@@ -88,11 +90,11 @@ def bytes_of(tensor: Tensor) -> UInt8[np.ndarray, "n"]:
 
 def digest(tensors: Mapping[str, Tensor], data: str = "") -> str:
     """The sha256 of named tensors, in any order, and of the digest of their ``data``, if given."""
-    parts: list[str | np.ndarray] = [f"dict {len(tensors)}\n{data}"]
+    contents: list[str | np.ndarray] = [f"dict {len(tensors)}\n{data}"]
     for name in sorted(tensors, key=repr):
         tensor = tensors[name]
-        parts += [f"str {len(repr(name))} {name!r}\n{tensor.dtype} {tuple(tensor.shape)}\n", bytes_of(tensor)]
-    return sha256_of(parts)
+        contents += [f"str {len(repr(name))} {name!r}\n{tensor.dtype} {tuple(tensor.shape)}\n", bytes_of(tensor)]
+    return sha256_of(contents)
 
 
 def seal(tensors: dict[str, Tensor], data: str = "") -> bytes:
@@ -122,7 +124,7 @@ def read_tensors(path: Path, data: str = "") -> dict[str, Tensor]:
 
 
 def read_checkpoint(path: Path) -> Json:
-    """What ``torch.save`` has written: a zip archive, whose checksums torch itself doesn't look at.
+    """The dictionary that ``torch.save`` has written: a zip archive, whose checksums torch itself doesn't look at.
 
     Raises ValueError if it can't be read, or was changed.
     """

@@ -22,7 +22,7 @@ from ncsn.machine.messages import log
 from ncsn.machine.storage import atomic, check_regular, read_tensors, seal, sha256_of, sweep, write_json
 from ncsn.run.recipe import Recipe
 from ncsn.score import ScoreModel
-from ncsn.validation import Json, one_line, read_json, validated
+from ncsn.validation import Json, from_json, one_line, read_json
 
 VERSION: Final = 5
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.pt"
@@ -77,7 +77,7 @@ def read_config(folder: Path) -> Config:
     content = read_json(folder / "config.json")
     seal = content.pop("sha256", None)
     try:
-        config = validated(Config, content, str(folder / "config.json"))
+        config = from_json(Config, content, str(folder / "config.json"))
     except ValueError as error:
         if seal != digest_of(content):
             raise

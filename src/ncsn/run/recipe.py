@@ -19,7 +19,7 @@ from ncsn.networks import MLP, ResidualMLP, UNet
 from ncsn.particles import systematic
 from ncsn.sampling import Sampling
 from ncsn.score import PRECONDITIONINGS, PreconditioningName, ScoreModel
-from ncsn.validation import Count, check_call, validated
+from ncsn.validation import Count, check_call, from_json
 
 Size: TypeAlias = Annotated[int, Interval(ge=0, le=2**20)]  # a width, a number of classes
 Label: TypeAlias = int | str | Int64[Tensor, "n"] | Int64[Tensor, ""]
@@ -36,7 +36,7 @@ def read_transform(content: object) -> Transform:
     name = content.get("type") if isinstance(content, Mapping) else None
     if name not in [*TRANSFORMS]:  # it may be anything, even unhashable
         raise ValueError(f"transform is {name!r}; it must be one of {', '.join(TRANSFORMS)}")
-    return validated(TRANSFORMS[name], content, "transform")
+    return from_json(TRANSFORMS[name], content, "transform")
 
 
 @dataclass(frozen=True, kw_only=True)

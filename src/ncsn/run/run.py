@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
 from ncsn.conditionals import ConditionalModel
-from ncsn.data.dataset import Dataset, Origin
+from ncsn.data.dataset import Dataset, Origin, short_name
 from ncsn.data.transforms import BYTES, Depth, Transform
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
@@ -133,7 +133,7 @@ class Run:
         if self.origin is None:
             raise ValueError(f"{self.folder or 'the run'} does not say which data it was trained on")
         place = self.origin.place(dataset)
-        data = self._read(place, self.origin.reading)
+        data = replace(self._read(place, self.origin.reading), name=short_name(place))
         self.origin.check(data, place)
         return data
 
@@ -246,8 +246,9 @@ class Run:
 
     def _states(self, prior: Prior, n: int, labels: Classes) -> Iterator[Step]:
         """The states of ``n`` samples of these classes, in the score's units."""
+        # A generator, so that the network is first evaluated when the first state is asked for, as for all others.
         score = prior.score(n, labels)
-        return prior.sampling.follow(score, prior.start(n, labels), generator=prior.generator)
+        yield from prior.sampling.follow(score, prior.start(n, labels), generator=prior.generator)
 
     def _density(self, z: Float[Tensor, "b *d"], solve: Callable[..., LogDensities]) -> LogDensities:
         """Log densities in the score's units; ``solve``: those of a score, points and their mean."""
@@ -403,7 +404,6 @@ class Run:
         ``place``: the seed of a random place of each discrete value in its cell; by default it is the middle.
         """
         score, sampling = self.score, self.recipe.sampling
-        # The same places for both.
         places = [None if place is None else torch.Generator().manual_seed(place) for _ in range(2)]
         z = move_to(self.transform.forward(x, places[0]), self.device)
         volume = self._log_volume(x, places[1])

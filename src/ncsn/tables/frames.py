@@ -34,6 +34,8 @@ from ncsn.validation import one_line
 if TYPE_CHECKING:
     import pandas
 
+NUMERIC = ("integer", "floating", "mixed-integer-float", "boolean")  # objects that needn't be parsed
+
 
 def numbers_of(frame: "pandas.DataFrame", columns: Columns, unseen: Unseen = "error") -> Float64[Tensor, "b d"]:
     """A DataFrame's cells as a run's numbers; columns are matched by name, and absent ones are NaN.
@@ -71,32 +73,38 @@ def encode(column: AnyColumn, field: Field, cells: "pandas.Series") -> Float64[n
     """
     import pandas
 
-    dtype, numeric = cells.dtype, cells.dtype.kind in "iuf"
-    kind = pandas.api.types.infer_dtype(cells, skipna=True)
-    if isinstance(dtype, pandas.CategoricalDtype):
-        cells = cells.astype(object)
     if column.categories:
-        number = {text: i for i, text in enumerate(column.categories)}
-        if numeric:  # categories of floats are 1.0, 2.0, …
-            texts = cells.map(lambda cell: f"{cell:.15g}", na_action="ignore")
-            floats = texts.map(lambda text: str(float(text)), na_action="ignore")
-            cells = texts.where(texts.isin(number) | texts.isna(), floats)
-        elif dtype.kind in "bM" or isinstance(dtype, pandas.CategoricalDtype):
-            cells = cells.astype(object).map(str, na_action="ignore")
-        else:
-            exact = cells.astype(object).map(str, na_action="ignore")  # levels may have blanks, or be words such as NA
-            cells = exact.where(exact.isin(number), clean_cells(cells))
-        other = number[OTHER] if column.merged else -1
-        codes = cells.map(lambda text: number.get(text, other), na_action="ignore")
-        return np.array(codes.to_numpy(float, na_value=np.nan))
+        return encode_categories(column, cells)
+    inferred = pandas.api.types.infer_dtype(cells, skipna=True)
+    if isinstance(cells.dtype, pandas.CategoricalDtype):
+        cells = cells.astype(object)
     if column.date:
         return days_of(cells, column.name, zone=zone_of(field.dtype))
-    if not (numeric or dtype.kind == "b" or kind in ("integer", "floating", "mixed-integer-float", "boolean")):
+    if cells.dtype.kind not in "iufb" and inferred not in NUMERIC:
         cells = parse(cells.astype(object))
-        for row in np.flatnonzero(cells.notna())[: len(cells) if cells.dtype.kind not in "iuf" else 0]:
+        for row in np.flatnonzero(cells.notna()) if cells.dtype.kind not in "iuf" else ():
             if cells.dtype.kind == "M" or numbers_in([cells.iloc[row], "0.5"], column.name) is None:
                 raise ValueError(f"{column.name} {str(cells.iloc[row])!r} (row {row + 1}) is not a number, such as 0.5")
     return np.array(cells.to_numpy(float, na_value=np.nan))
+
+
+def encode_categories(column: AnyColumn, cells: "pandas.Series") -> Float64[np.ndarray, "n"]:
+    """The codes of cells, which may be texts, booleans, dates or numbers."""
+    import pandas
+
+    code_of = {text: code for code, text in enumerate(column.categories)}
+    if cells.dtype.kind in "iuf":  # categories of floats are 1.0, 2.0, …
+        short = cells.map(lambda cell: f"{cell:.15g}", na_action="ignore")
+        floats = short.map(lambda text: str(float(text)), na_action="ignore")
+        texts = short.where(short.isin(code_of) | short.isna(), floats)
+    else:
+        texts = cells.astype(object).map(str, na_action="ignore")
+        if cells.dtype.kind not in "bM" and not isinstance(cells.dtype, pandas.CategoricalDtype):
+            # Levels may have blanks, or be words such as NA; other texts are read as in training.
+            texts = texts.where(texts.isin(code_of), clean_cells(cells))
+    unseen = code_of[OTHER] if column.merged else -1
+    codes = texts.map(lambda text: code_of.get(text, unseen), na_action="ignore")
+    return np.array(codes.to_numpy(float, na_value=np.nan))
 
 
 def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field) -> "pandas.Series":
@@ -116,14 +124,14 @@ def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field) -
     if not field.dtype:
         return values
     if field.dtype == "category":
-        return categorical(column, values, field)
+        return as_categorical(column, values, field)
     dtype = pandas.api.types.pandas_dtype(field.dtype)
     if field.of == ARROW_TEXT:
         import pyarrow
 
         dtype = pandas.ArrowDtype(pyarrow.string())
     if dtype.kind in "OU":  # U is Arrow's text
-        return objects(column, values, field.of).astype(dtype)
+        return as_objects(column, values, field.of).astype(dtype)
     if dtype.kind == "M" and (zone := zone_of(dtype)):
         # When clocks are set back, an hour occurs twice; take the second.
         values = values.dt.tz_localize(zone, ambiguous=np.zeros(len(values), bool), nonexistent="shift_forward")
@@ -131,30 +139,32 @@ def decode(column: AnyColumn, numbers: Float64[np.ndarray, "n"], field: Field) -
         if isinstance(column, Discrete):
             numbers = column.nearest(torch.from_numpy(numbers)).numpy()  # a mean may be impossible
         info = np.iinfo(f"{dtype.kind}{getattr(dtype, 'subtype', dtype).itemsize}")  # the subtype of sparse columns
-        values = pandas.Series(numbers.round().clip(info.min, min(info.max, np.nextafter(info.max + 1.0, 0))))
+        largest = min(info.max, np.nextafter(info.max + 1.0, 0))
+        values = pandas.Series(numbers.round().clip(info.min, largest))
     return values.astype(dtype)
 
 
-def categorical(column: AnyColumn, values: "pandas.Series", field: Field) -> "pandas.Series":
+def as_categorical(column: AnyColumn, values: "pandas.Series", field: Field) -> "pandas.Series":
     """Text as a categorical with the user's levels in their order, followed by others, such as "other"."""
     import pandas
 
     texts = field.levels
     levels = [text == "True" for text in texts] if field.of == "bool" else pandas.Index(texts).astype(field.of)
-    known = dict(zip(texts, levels, strict=True))
-    cells = values.map(str, na_action="ignore").map(lambda text: known.get(text, text), na_action="ignore")
-    more = [text for text in column.categories if text not in known]
-    return pandas.Series(pandas.Categorical(cells, [*levels, *more], ordered=field.ordered))
+    level_of = dict(zip(texts, levels, strict=True))
+    cells = values.map(str, na_action="ignore").map(lambda text: level_of.get(text, text), na_action="ignore")
+    others = [text for text in column.categories if text not in level_of]
+    return pandas.Series(pandas.Categorical(cells, [*levels, *others], ordered=field.ordered))
 
 
-def objects(column: AnyColumn, values: "pandas.Series", of: str) -> "pandas.Series":
+def as_objects(column: AnyColumn, values: "pandas.Series", of: str) -> "pandas.Series":
     """Values as Python objects, with text or dates if the user's column has them."""
     if column.date and of == "date":
         return values.dt.date
-    text = of in ("string", ARROW_TEXT)
-    if column.date and text and bool((values.dropna() == values.dropna().dt.normalize()).all()):
+    if of not in ("string", ARROW_TEXT):
+        return values.astype(object)
+    if column.date and bool((values.dropna() == values.dropna().dt.normalize()).all()):
         return values.dt.strftime("%Y-%m-%d")
-    return values.map(str, na_action="ignore") if text else values.astype(object)
+    return values.map(str, na_action="ignore")
 
 
 def fill(
@@ -172,14 +182,16 @@ def fill(
 
     if isinstance(cells.dtype, pandas.CategoricalDtype) and not column.categories:
         cells = cells.astype(object).infer_objects()  # draws of numbers or dates are rarely among its levels
-    known = bool(np.delete(cells.notna().to_numpy(), places).any())  # unseen categories are filled, too
+    keeps_values = bool(np.delete(cells.notna().to_numpy(), places).any())  # unseen categories are filled, too
     try:
-        values = decode(column, numbers, field_of(cells) if known else field)
+        values = decode(column, numbers, field_of(cells) if keeps_values else field)
     except ValueError:  # text in a column that has only numbers, or values of several types, unlike in training
-        cells, values = cells.astype(object), decode(column, numbers, Field(label=field.label))
+        cells = cells.astype(object)
+        values = decode(column, numbers, Field(label=field.label))
         if pandas.api.types.infer_dtype(cells, skipna=True) == "decimal":
             values = values.map(lambda number: Decimal(str(number)))
-    filled, dtype = cells.astype(object), cells.dtype if known else values.dtype
+    dtype = cells.dtype if keeps_values else values.dtype
+    filled = cells.astype(object)
     filled.iloc[places] = list(values)
     if isinstance(dtype, pandas.CategoricalDtype) and not {*values} <= {*dtype.categories}:
         dtype = values.dtype
@@ -198,7 +210,8 @@ def frame_of(columns: Columns, rows: Float64[np.ndarray, "n d"]) -> "pandas.Data
         announce_left_out(left_out)
     by_name = {column.name: column for column in columns.columns}
     fields = [columns.field(by_name[name]) for name in columns.types or numbers if name in numbers]
-    return pandas.DataFrame({each.label: decode(by_name[each.name], numbers[each.name], each) for each in fields})
+    cells = {field.label: decode(by_name[field.name], numbers[field.name], field) for field in fields}
+    return pandas.DataFrame(cells)
 
 
 @cache
@@ -217,29 +230,43 @@ def write_frames(frames: Sequence[tuple["pandas.DataFrame", Path, Mapping[str, A
 
     The form of text is that of ``read_frame``; that of a .parquet is the columns, as Arrow has them, that replace ours.
     """
-    import pandas
-
     with ExitStack() as files:
         for frame, path, form in frames:
-            index, temporary = not isinstance(frame.index, pandas.RangeIndex), files.enter_context(atomic(path))
+            temporary = files.enter_context(atomic(path))
             if path.suffix == ".parquet":
-                import pyarrow.parquet
+                write_parquet(frame, temporary, form)
+                continue
+            try:
+                write_text(frame, temporary, {"sep": DELIMITERS[path.suffix], **form})
+            except UnicodeEncodeError as error:
+                lacking = f"{form['encoding']}, which has no {error.object[error.start]}"
+                raise ValueError(f"{path}: the table is in {lacking}; convert it to UTF-8") from error
 
-                # pandas can't read the names of its own nested dtypes, so these columns are put in afterwards.
-                arrow = {name: each for name, each in frame.dtypes.items() if isinstance(each, pandas.ArrowDtype)}
-                nested = [name for name, each in arrow.items() if pyarrow.types.is_nested(each.pyarrow_dtype)]
-                plain = frame.assign(**dict.fromkeys(nested))
-                table = pyarrow.Table.from_pandas(plain, preserve_index=index or None)
-                for name, column in {**{name: pyarrow.array(frame[name]) for name in nested}, **form}.items():
-                    table = table.set_column(table.column_names.index(name), name, column)
-                pyarrow.parquet.write_table(table, temporary)
-            else:
-                how = {"sep": DELIMITERS[path.suffix], **form}
-                cells = frame.select_dtypes(exclude=["number", "datetime", "datetimetz"]).to_numpy().ravel()
-                if any("\r" in str(cell) for cell in (*frame.columns, *cells)):
-                    how["lineterminator"] = "\r\n"  # otherwise Python before 3.13 doesn't quote such a cell
-                try:
-                    frame.to_csv(temporary, index=index, **how)
-                except UnicodeEncodeError as error:
-                    lacking = f"{how['encoding']}, which has no {error.object[error.start]}"
-                    raise ValueError(f"{path}: the table is in {lacking}; convert it to UTF-8") from error
+
+def write_parquet(frame: "pandas.DataFrame", file: Path, columns: Mapping[str, Any]) -> None:
+    """Write a .parquet; ``columns``: Arrow's, which replace those of the DataFrame."""
+    import pandas
+    import pyarrow.parquet
+
+    # pandas can't read the names of its own nested dtypes, so these columns are put in afterwards.
+    arrow = {name: dtype for name, dtype in frame.dtypes.items() if isinstance(dtype, pandas.ArrowDtype)}
+    nested = [name for name, dtype in arrow.items() if pyarrow.types.is_nested(dtype.pyarrow_dtype)]
+    table = pyarrow.Table.from_pandas(frame.assign(**dict.fromkeys(nested)), preserve_index=has_index(frame) or None)
+    for name, column in {**{name: pyarrow.array(frame[name]) for name in nested}, **columns}.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    pyarrow.parquet.write_table(table, file)
+
+
+def write_text(frame: "pandas.DataFrame", file: Path, options: Mapping[str, Any]) -> None:
+    """Write a .csv or .tsv with the options of pandas' ``to_csv``."""
+    texts = frame.select_dtypes(exclude=["number", "datetime", "datetimetz"]).to_numpy().ravel()
+    if any("\r" in str(text) for text in (*frame.columns, *texts)):
+        options = {**options, "lineterminator": "\r\n"}  # otherwise Python before 3.13 doesn't quote such a cell
+    frame.to_csv(file, index=has_index(frame), **options)
+
+
+def has_index(frame: "pandas.DataFrame") -> bool:
+    """Whether the index does more than number the rows."""
+    import pandas
+
+    return not isinstance(frame.index, pandas.RangeIndex)

@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from ncsn.data.columns import AnyColumn, Columns, Discrete, columns_of, name_of
@@ -29,7 +30,7 @@ INSIDE = (DRAWS - 1) / (DRAWS + 1)  # the share of them within the range of exac
 
 
 def describe_coverage(measured: Mapping[str, float]) -> list[str]:
-    """What ``TableRun.measure`` measured, in words."""
+    """What ``TableRun.measure_coverage`` measured, in words."""
     lines = []
     if "coverage" in measured:
         share = f"{measured['coverage']:.0%} of {measured['coverage_of']:.0f} hidden values"
@@ -108,11 +109,10 @@ class ImputedTable(Imputed):
     @property
     def left(self) -> dict[str, int]:
         """How many cells of each column are still missing: the run doesn't know it, or rows were skipped."""
-        left = dict(zip(self.columns.names, (self.missing & ~self.drawn).sum(0).tolist(), strict=True))
-        left |= {
-            name: int(clean_cells(self.source[self.labels[name]]).isna().sum()) for name in self.labels.keys() - left
-        }
-        return {name: left[name] for name in self.labels if left[name]}
+        counts = dict(zip(self.columns.names, (self.missing & ~self.drawn).sum(0).tolist(), strict=True))
+        for name in self.labels.keys() - counts:
+            counts[name] = int(clean_cells(self.source[self.labels[name]]).isna().sum())
+        return {name: counts[name] for name in self.labels if counts[name]}
 
     @property
     def drawn(self) -> Bool[Tensor, "b d"]:
@@ -138,28 +138,34 @@ class ImputedTable(Imputed):
 
     def complete(self, numbers: Float64[Tensor, "b d"]) -> "pandas.DataFrame":
         """The DataFrame with numbers filled into its gaps."""
-        frame, drawn = self.source.copy(), self.drawn.numpy()
-        for i in drawn.any(0).nonzero()[0].tolist():
-            column, cells = self.columns.columns[i], drawn[:, i].nonzero()[0]
-            label, field = self.labels[column.name], self.columns.field(column)
-            filled = fill(frame[label], cells, column, numbers[:, i].numpy()[cells], field)
+        frame = self.source.copy()
+        for i, places in self._filled_places():
+            column, label = self.columns.columns[i], self.labels[self.columns.names[i]]
+            filled = fill(frame[label], places, column, numbers[:, i].numpy()[places], self.columns.field(column))
             if self.marks.get(i) == ",":
                 filled = filled.astype(object)
-                filled.iloc[cells] = with_commas(filled.iloc[cells]).to_numpy()
+                filled.iloc[places] = with_commas(filled.iloc[places]).to_numpy()
                 filled = filled.astype(self.source[label].dtype)
             frame[label] = filled
         return frame
+
+    def _filled_places(self) -> list[tuple[int, Int[np.ndarray, "m"]]]:
+        """The columns in which cells were imputed, and the rows of these cells."""
+        drawn = self.drawn.numpy()
+        return [(i, drawn[:, i].nonzero()[0]) for i in drawn.any(0).nonzero()[0].tolist()]
 
     def table(self, numbers: Float64[Tensor, "b d"], *, decoded: bool) -> "pandas.DataFrame":
         """Numbers of the run's columns as a DataFrame; if ``decoded``, with dates as dates and without categories."""
         import pandas
 
-        parts = {}
-        for column, each in zip(self.columns.columns, numbers.T.numpy(), strict=True):
-            if not (decoded and column.categories):
-                dates = decoded and column.date
-                parts[self.labels[column.name]] = decode(column, each, self.columns.field(column)) if dates else each
-        return pandas.DataFrame(parts).set_axis(self.source.index)
+        cells = dict[object, object]()
+        for column, values in zip(self.columns.columns, numbers.T.numpy(), strict=True):
+            label = self.labels[column.name]
+            if not decoded or not (column.categories or column.date):
+                cells[label] = values
+            elif column.date:
+                cells[label] = decode(column, values, self.columns.field(column))
+        return pandas.DataFrame(cells).set_axis(self.source.index)
 
     def write(self, given: "pandas.DataFrame", rows: Path, out: Path, draws: Path | None) -> None:
         """Write the completed rows like the file that they come from, with columns for the spread and the draws.
@@ -169,57 +175,58 @@ class ImputedTable(Imputed):
         """
         import pandas
 
-        frame, n = given.reset_index(drop=True), len(self.draws)
-        drawn = self.drawn.numpy()
-        parts = [self.frame()]
-        for i in drawn.any(0).nonzero()[0].tolist():
-            column, cells = self.columns.columns[i], drawn[:, i].nonzero()[0]
+        marks = self.marks if given.attrs and out.suffix != ".parquet" else {}
+        completed, added = self.frame(), list["pandas.Series"]()
+        for i, places in self._filled_places():
+            column, field = self.columns.columns[i], self.columns.field(self.columns.columns[i])
             what = "share" if is_discrete(column) else "sd"
-            spread = pandas.Series(self.variation[cells, i].numpy(), cells, name=f"{column.name} {what}")
-            made = [
-                decode(column, numbers[cells], self.columns.field(column))
-                .set_axis(cells)
-                .rename(f"{column.name} draw {k}")
-                for k, numbers in enumerate(self.draws[:, :, i].numpy(), 1)
-            ]
-            marks = self.marks if given.attrs and out.suffix != ".parquet" else {}
-            parts.append(with_commas(spread) if marks.get(i, usual_mark(marks)) == "," else spread)
-            parts += [with_commas(part) if marks.get(i) == "," else part for part in made]
-        if double := {part.name for part in parts[1:]} & {*parts[0].columns}:
+            spread = pandas.Series(self.variation[places, i].numpy(), places, name=f"{column.name} {what}")
+            added.append(with_commas(spread) if marks.get(i, usual_mark(marks)) == "," else spread)
+            for k, numbers in enumerate(self.draws[:, :, i].numpy(), 1):
+                draw = decode(column, numbers[places], field).set_axis(places).rename(f"{column.name} draw {k}")
+                added.append(with_commas(draw) if marks.get(i) == "," else draw)
+        if taken := {cells.name for cells in added} & {*completed.columns}:
             raise ValueError(
-                f"{rows} has a column {min(double)!r}, a name that {out} needs for its own columns; rename it"
+                f"{rows} has a column {min(taken)!r}, a name that {out} needs for its own columns; rename it"
             )
-        frames = self.frames() if draws is not None else []
-        filled = {self.labels[self.columns.names[i]] for i in drawn.any(0).nonzero()[0].tolist()}
-        kept = [name for name in frame.columns if name not in filled]
-        written = [(pandas.concat(parts, axis=1).set_axis(given.index), out, form_of(given, rows, out, kept))]
+        filled = {self.labels[self.columns.names[i]] for i, _ in self._filled_places()}
+        kept = [name for name in given.columns if name not in filled]
+        table = pandas.concat([completed, *added], axis=1).set_axis(given.index)
+        tables = [(table, out, form_of(given, rows, out, kept))]
         if draws is not None:
-            gaps = drawn.any(1).nonzero()[0]
-            whole = pandas.concat([frame.iloc[gaps] for frame in frames], keys=range(1, n + 1), names=["draw", "row"])
-            whole = whole.sort_index(level="row", sort_remaining=False, kind="stable")
-            for place, name, first in ((0, "row", 1), (1, "draw", 0)):
-                whole.insert(place, name, whole.index.get_level_values(name) + first)
-            written.append((whole.reset_index(drop=True), draws, form_of(given, rows, draws, [])))
-        write_frames(written)
+            tables.append((self._table_of_draws(), draws, form_of(given, rows, draws, [])))
+        write_frames(tables)
+
+    def _table_of_draws(self) -> "pandas.DataFrame":
+        """Every draw of each row with gaps as a complete row; draws and rows are counted."""
+        import pandas
+
+        gaps = self.drawn.any(1).numpy().nonzero()[0]
+        draws = [frame.iloc[gaps] for frame in self.frames()]
+        table = pandas.concat(draws, keys=range(1, len(draws) + 1), names=["draw", "row"])
+        table = table.sort_index(level="row", sort_remaining=False, kind="stable")
+        table.insert(0, "row", table.index.get_level_values("row") + 1)
+        table.insert(1, "draw", table.index.get_level_values("draw"))
+        return table.reset_index(drop=True)
 
 
 def describe(counts: Mapping[str, int]) -> str:
-    """The first columns with their counts."""
+    """The first columns and their counts, in words."""
     listed = [f"{name} ({count:,})" for name, count in [*counts.items()][:SHOWN]]
     return ", ".join([*listed, "…"] if len(counts) > SHOWN else listed)
 
 
 def announce_guesses(columns: Columns, x: Float[Tensor, "b d"], drawn: Bool[Tensor, "b d"]) -> None:
     """Say in one line which cells are drawn where training has never observed their column."""
-    place = {name: i for i, name in enumerate(columns.names)}
-    found = [
-        f"{name} was never observed where {other} is {columns.columns[place[other]].say(value)}"
+    index = {name: i for i, name in enumerate(columns.names)}
+    guesses = [
+        f"{name} was never observed where {other} is {columns.columns[index[other]].say(value)}"
         for name, other, value in columns.never
-        if {name, other} <= place.keys() and bool((drawn[:, place[name]] & (x[:, place[other]] == value)).any())
+        if {name, other} <= index.keys() and bool((drawn[:, index[name]] & (x[:, index[other]] == value)).any())
     ]
-    if found:
-        more = f" (also {counted(len(found) - 1, 'other pair')} of columns)" if len(found) > 1 else ""
-        log.warning(f"{found[0]}: its imputations are guesses{more}")
+    if guesses:
+        more = f" (also {counted(len(guesses) - 1, 'other pair')} of columns)" if len(guesses) > 1 else ""
+        log.warning(f"{guesses[0]}: its imputations are guesses{more}")
 
 
 def form_of(given: "pandas.DataFrame", rows: Path, out: Path, kept: Sequence[str]) -> dict[str, Any]:
@@ -227,10 +234,10 @@ def form_of(given: "pandas.DataFrame", rows: Path, out: Path, kept: Sequence[str
 
     ``kept``: the columns whose types and cells in a .parquet stay what they are, even where pandas has no such type.
     """
-    alike = out.suffix == rows.suffix.lower()
+    same_suffix = out.suffix == rows.suffix.lower()
     if out.suffix != ".parquet":
-        return {name: value for name, value in given.attrs.items() if name != "sep" or alike}
-    if not (alike and kept):
+        return {name: value for name, value in given.attrs.items() if name != "sep" or same_suffix}
+    if not (same_suffix and kept):
         return {}
     from pyarrow import parquet
 

@@ -355,10 +355,10 @@ class Masks:
         """
         d, order = self.model.d, self.model.order
         target = (order == group)[:, :d] & self.hidden[:d]
-        chosen = target.any(1, keepdim=True) & (uniform(len(group), 1, x, generator) < HIDDEN)
+        hides = target.any(1, keepdim=True) & (uniform(len(group), 1, x, generator) < HIDDEN)
         known = ~self.hidden | (order <= group)
         known[:, :d] &= ~target
-        return chosen, known, target
+        return hides, known, target
 
     def codes(self, x: Float[Tensor, "b e"], generator: torch.Generator) -> tuple[Condition, Float[Tensor, "b c"]]:
         """The condition of rows that codes are learned from, and these codes: from one to all, given random columns."""

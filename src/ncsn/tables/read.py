@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
 from ncsn.data.arrays import read_arrays
-from ncsn.data.columns import Column, Columns, Field, learn_columns, name_of
+from ncsn.data.columns import Column, Columns, Discrete, Field, Number, learn_columns, name_of
 from ncsn.data.transforms import FAR
 from ncsn.machine.messages import bar, log
 from ncsn.machine.storage import sha256_of
@@ -35,6 +35,7 @@ MISSING += ["#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NULL!"]
 CODE = r"0\d+"  # such as the postal code 00501: text, although it has only digits
 OFFSET = r":\d\d.*(?:Z|[+-]\d\d(?::?\d\d)?)$"  # from UTC, after a time
 DAY = 86_400  # seconds
+ROWS_AT_ONCE = 2**16  # which are transformed together
 BOOLEANS = ("False", "True")
 ARROW_TEXT = "arrow string"
 OTHER = "other"  # what rare categories become
@@ -62,15 +63,7 @@ def read_frame(path: Path) -> "pandas.DataFrame":
             return check_frame(read_parquet(path))
         if path.suffix.lower() not in DELIMITERS:
             raise ValueError(f"expected {', '.join(TABLES)}")
-        content = path.read_bytes()
-        try:
-            encoding = "utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8"
-            encoding = "utf-8-sig" if content.startswith(BOM_UTF8) else encoding
-            text = content.decode(encoding)
-        except UnicodeDecodeError:
-            encoding = "cp1252"
-            text = content.decode(encoding)
-            log.warning(f"{path} is not UTF-8; it is read as Windows-1252")
+        text, encoding = read_text(path)
         if re.fullmatch("sep=.?", first := text.partition("\n")[0].strip()):
             raise ValueError(f"its first line is {first!r} instead of column names; delete this line")
         delimiter = delimiter_of(text, DELIMITERS[path.suffix.lower()])
@@ -80,23 +73,37 @@ def read_frame(path: Path) -> "pandas.DataFrame":
         return frame
 
 
+def read_text(path: Path) -> tuple[str, str]:
+    """The text in a file, and its encoding.  Raises UnicodeDecodeError if it has none of those that are common."""
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8"
+    encoding = "utf-8-sig" if content.startswith(BOM_UTF8) else encoding
+    try:
+        return content.decode(encoding), encoding
+    except UnicodeDecodeError:
+        text = content.decode("cp1252")
+    log.warning(f"{path} is not UTF-8; it is read as Windows-1252")
+    return text, "cp1252"
+
+
 def read_parquet(path: Path) -> "pandas.DataFrame":
     """The table in a .parquet, where whole numbers with gaps and nested values stay what they are."""
     import pandas
     import pyarrow
     from pyarrow import parquet
 
-    nested, whole = pyarrow.types.is_nested, pyarrow.types.is_integer
+    is_nested, is_integer = pyarrow.types.is_nested, pyarrow.types.is_integer
 
-    def exact(kind: pyarrow.DataType) -> pandas.api.extensions.ExtensionDtype:
-        name = str(kind).replace("uint", "UInt").replace("int", "Int")  # such as Int64
-        return pandas.ArrowDtype(kind) if nested(kind) else pandas.api.types.pandas_dtype(name)
+    def exact_dtype(arrow: pyarrow.DataType) -> pandas.api.extensions.ExtensionDtype:
+        name = str(arrow).replace("uint", "UInt").replace("int", "Int")  # such as Int64
+        return pandas.ArrowDtype(arrow) if is_nested(arrow) else pandas.api.types.pandas_dtype(name)
 
-    frame, schema = pandas.read_parquet(path), parquet.read_schema(path)
-    for name, kind in zip(schema.names, schema.types, strict=True):
-        if name in frame and (nested(kind) or (whole(kind) and frame[name].dtype.kind == "f")):
+    frame = pandas.read_parquet(path)
+    schema = parquet.read_schema(path)
+    for name, arrow in zip(schema.names, schema.types, strict=True):
+        if name in frame and (is_nested(arrow) or (is_integer(arrow) and frame[name].dtype.kind == "f")):
             column = parquet.read_table(path, columns=[name])[name]
-            frame[name] = column.to_pandas(types_mapper=exact).array
+            frame[name] = column.to_pandas(types_mapper=exact_dtype).array
     return frame
 
 
@@ -112,10 +119,13 @@ def read_rows(path: Path) -> "pandas.DataFrame | np.ndarray":
 
 def delimiter_of(text: str, usual: str) -> str:
     """The first delimiter that all lines have equally often outside of quotes."""
-    first = islice(StringIO(UNCOUNTED.sub("", text), newline=""), SAMPLE)
-    counts = [line for line in first if line.strip("\r\n")]
-    fitting = (each for each in "\t;," if len({line.count(each) for line in counts}) == 1 and each in counts[0])
-    return next(fitting, usual)
+    sample = islice(StringIO(UNCOUNTED.sub("", text), newline=""), SAMPLE)
+    lines = [line for line in sample if line.strip("\r\n")]
+
+    def splits_evenly(delimiter: str) -> bool:
+        return len({line.count(delimiter) for line in lines}) == 1 and delimiter in lines[0]
+
+    return next(filter(splits_evenly, "\t;,"), usual)
 
 
 def cells_in(text: str, delimiter: str) -> list[list[str]]:
@@ -164,8 +174,8 @@ def check_frame(frame: "pandas.DataFrame") -> "pandas.DataFrame":
     if frame.columns.nlevels > 1:
         raise ValueError("the columns are a MultiIndex; give each column a single name")
     names = [name_of(label) for label in frame.columns]
-    if double := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"several columns are called {double[0]!r}; column names must be unique")
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"several columns are called {repeated[0]!r}; column names must be unique")
     if frame.empty:
         raise ValueError(f"the table has {len(frame)} rows and {len(names)} columns; it needs at least one of each")
     return frame
@@ -178,26 +188,27 @@ def field_of(column: "pandas.Series") -> Field:
     """
     import pandas
 
-    number = isinstance(column.name, int | np.integer) and not isinstance(column.name, bool)
-    label, dtype = int(column.name) if number else str(column.name), str(column.dtype)
+    whole = isinstance(column.name, int | np.integer) and not isinstance(column.name, bool)
+    label = int(column.name) if whole else str(column.name)
+    dtype = str(column.dtype)
     if isinstance(column.dtype, pandas.CategoricalDtype):
         levels = column.cat.categories.infer_objects()
-        kind = pandas.api.types.infer_dtype(levels)
-        if kind in ("string", "boolean", "integer", "floating", "datetime64", "empty"):
+        inferred = pandas.api.types.infer_dtype(levels)
+        if inferred in ("string", "boolean", "integer", "floating", "datetime64", "empty"):
             texts, ordered = tuple(map(str, levels)), bool(column.cat.ordered)
             return Field(label=label, dtype="category", of=str(levels.dtype), levels=texts, ordered=ordered)
     elif column.dtype.kind in "biufM":
         if isinstance(column.dtype, pandas.SparseDtype) and column.dtype != pandas.SparseDtype(column.dtype.subtype):
             dtype = str(column.dtype.subtype)  # pandas can't read the names of sparse dtypes with other fill values
         return Field(label=label, dtype=dtype)
-    elif (kind := pandas.api.types.infer_dtype(column, skipna=True)) in OBJECTS:
+    elif (inferred := pandas.api.types.infer_dtype(column, skipna=True)) in OBJECTS:
         if dtype == "string":
             dtype = f"string[{column.dtype.storage}]"
         elif dtype == "string[pyarrow]":  # a name that pandas uses for its own type, too
-            kind = ARROW_TEXT
-        return Field(label=label, dtype=dtype, of=kind)
+            inferred = ARROW_TEXT
+        return Field(label=label, dtype=dtype, of=inferred)
     advice = ".dt.total_seconds() converts to numbers" if column.dtype.kind == "m" else ALLOWED
-    raise ValueError(f"column {name_of(label)} has dtype {dtype} ({kind}); {advice}")
+    raise ValueError(f"column {name_of(label)} has dtype {dtype} ({inferred}); {advice}")
 
 
 def clean_cells(column: "pandas.Series[str]") -> "pandas.Series[str]":
@@ -229,22 +240,22 @@ def numbers_in(texts: Sequence[str], name: str) -> Float64[np.ndarray, "n"] | No
     """
     if not (marks := decimal_marks(texts)):
         return None
-    decimal, between = marks[0]
-    joined = [text for text in texts if between in text]
-    if joined and len(marks) > 1:
-        log.warning(f"column {name}: {joined[0]} is read as {joined[0].replace(between, '')}")
-    return np.array([float(text.replace(between, "").replace(decimal, ".")) for text in texts])
+    decimal, thousands = marks[0]
+    grouped = [text for text in texts if thousands in text]
+    if grouped and len(marks) > 1:
+        log.warning(f"column {name}: {grouped[0]} is read as {grouped[0].replace(thousands, '')}")
+    return np.array([float(text.replace(thousands, "").replace(decimal, ".")) for text in texts])
 
 
 def decimal_marks(texts: Sequence[str]) -> list[tuple[str, str]]:
     """The pairs of a decimal mark and a mark between thousands with which all texts are numbers."""
-    fitting = []
-    for decimal, between in ((".", ","), (",", ".")):
-        grouped = rf"[1-9]\d{{0,2}}([{between}]\d{{3}})+([{decimal}]\d*)?"
+    pairs = []
+    for decimal, thousands in ((".", ","), (",", ".")):
+        grouped = rf"[1-9]\d{{0,2}}([{thousands}]\d{{3}})+([{decimal}]\d*)?"
         digits = rf"{grouped}|(?=[{decimal}]?\d)\d*([{decimal}]\d*)?(e[-+]?\d+)?"
         if all(re.fullmatch(rf"[-+]?({digits}|inf(inity)?)", text, re.IGNORECASE) for text in texts):
-            fitting.append((decimal, between))
-    return fitting
+            pairs.append((decimal, thousands))
+    return pairs
 
 
 def decimal_mark(column: "pandas.Series[str]") -> str | None:
@@ -259,8 +270,8 @@ def zone_of(dtype: object) -> str:
     import pandas
 
     dtype = pandas.api.types.pandas_dtype(dtype or "float64")
-    found = getattr(dtype, "tz", None) or getattr(getattr(dtype, "pyarrow_dtype", None), "tz", None)
-    return str(found or "")
+    zone = getattr(dtype, "tz", None) or getattr(getattr(dtype, "pyarrow_dtype", None), "tz", None)
+    return str(zone or "")
 
 
 def days_of(cells: "pandas.Series", name: str, *, zone: str | None = None) -> Float64[np.ndarray, "n"]:
@@ -273,11 +284,11 @@ def days_of(cells: "pandas.Series", name: str, *, zone: str | None = None) -> Fl
     import pandas
 
     if cells.dtype.kind == "M":
-        own = zone_of(cells.dtype)
-        if zone not in (None, own):
-            zones = f"{own or 'none'}, but the run has {zone or 'none'}"
+        zone_of_cells = zone_of(cells.dtype)
+        if zone not in (None, zone_of_cells):
+            zones = f"{zone_of_cells or 'none'}, but the run has {zone or 'none'}"
             raise ValueError(f"{name} has dates with time zone {zones}; convert them")
-        times = pandas.to_datetime(cells.dt.tz_localize(None) if own else cells)  # also those of Arrow
+        times = pandas.to_datetime(cells.dt.tz_localize(None) if zone_of_cells else cells)  # also those of Arrow
     else:
         texts = clean_cells(cells)
         strict = bool(zone) or cells.dtype.kind in "iuf"  # a number is no year
@@ -287,8 +298,9 @@ def days_of(cells: "pandas.Series", name: str, *, zone: str | None = None) -> Fl
         for row in np.flatnonzero(texts.notna() & times.isna())[:1]:
             allowed = f"date in {zone}, such as 2024-12-31T12:00+01:00" if zone else "date such as 2024-12-31"
             raise ValueError(f"{name} {str(cells.iloc[row])!r} (row {row + 1}) is not a {allowed}")
-    numbers = times.to_numpy("datetime64[us]")
-    return np.where(np.isnat(numbers), np.nan, (numbers - np.datetime64(0, "us")) / np.timedelta64(10**6 * DAY, "us"))
+    instants = times.to_numpy("datetime64[us]")
+    days = (instants - np.datetime64(0, "us")) / np.timedelta64(10**6 * DAY, "us")
+    return np.where(np.isnat(instants), np.nan, days)
 
 
 # Tables.
@@ -335,7 +347,8 @@ def table_of_array(rows: Shaped[np.ndarray, "..."], place: str = "the table") ->
     if rows.ndim != 2 or rows.dtype.kind not in "buif":
         raise ValueError(f"{place} has shape {rows.shape} and dtype {rows.dtype}; expected numbers (rows, columns)")
     rows = rows if rows.dtype == np.float32 else rows.astype(np.float64)
-    return check_range(Cells(rows, tuple(Column(name=str(i)) for i in range(rows.shape[1]))), place)
+    columns = tuple(Column(name=str(i)) for i in range(rows.shape[1]))
+    return check_range(Cells(rows, columns), place)
 
 
 def table_of_frame(frame: "pandas.DataFrame", place: str = "the table", *, text: bool = False) -> Cells:
@@ -351,7 +364,8 @@ def table_of_frame(frame: "pandas.DataFrame", place: str = "the table", *, text:
     if index := [str(name) for name in frame.index.names if name is not None]:
         log.warning(f"the index ({', '.join(index)}) is left out; reset_index() makes it a column")
     fields = [Field(label=cells.name) if text else field_of(cells) for _, cells in frame.items()]
-    rows, columns = np.empty((len(frame), len(names))), list[Column]()
+    rows = np.empty((len(frame), len(names)))
+    columns = list[Column]()
     for i, name in enumerate(bar(names, "columns")):
         rows[:, i], column = read_column(frame.iloc[:, i].rename(name))
         columns.append(column)
@@ -368,26 +382,29 @@ def read_column(cells: "pandas.Series") -> tuple[Float64[np.ndarray, "n"], Colum
     """A column of a DataFrame as numbers, NaN where a cell is missing, and what these stand for."""
     import pandas
 
-    name, given = str(cells.name), cells
+    name = str(cells.name)
+    source = cells
     if cells.dtype.kind not in "uifMb" and not isinstance(cells.dtype, pandas.CategoricalDtype):
-        plain = clean_cells(cells)
-        cells = plain if plain.str.fullmatch(CODE).any() else parse(cells)
+        texts = clean_cells(cells)
+        cells = texts if texts.str.fullmatch(CODE).any() else parse(cells)
     if cells.isna().all():
         return np.full(len(cells), np.nan), Column(name=name)
     if cells.dtype.kind in "uif":
         numbers = cells.to_numpy(float, na_value=np.nan)
-        if np.nanmax(abs(numbers)) > 2**53 and given.astype(str).str.fullmatch(r"\s*[-+]?\d+\s*").any():
+        if np.nanmax(abs(numbers)) > 2**53 and source.astype(str).str.fullmatch(r"\s*[-+]?\d+\s*").any():
             log.warning(f"column {name} has whole numbers beyond 2^53, which are rounded to double precision")
         return numbers, Column(name=name)
     if cells.dtype.kind == "M":
         return days_of(cells, name), Column(name=name, date=True)
     if cells.dtype.name != "category":
         cells = cells.astype(str).mask(cells.isna()).astype("category")
-    levels = cells.cat.remove_unused_categories()
-    numbers, texts = np.where(levels.isna(), np.nan, levels.cat.codes), tuple(map(str, levels.cat.categories))
-    if texts in (BOOLEANS[:1], BOOLEANS[1:]):  # True is 1 even if nothing is False
-        numbers, texts = numbers + BOOLEANS.index(texts[0]), BOOLEANS
-    return numbers, Column(name=name, categories=texts)
+    cells = cells.cat.remove_unused_categories()
+    codes = np.where(cells.isna(), np.nan, cells.cat.codes)
+    categories = tuple(map(str, cells.cat.categories))
+    if categories in (BOOLEANS[:1], BOOLEANS[1:]):  # True is 1 even if nothing is False
+        codes = codes + BOOLEANS.index(categories[0])
+        categories = BOOLEANS
+    return codes, Column(name=name, categories=categories)
 
 
 def check_range(table: Cells, place: str) -> Cells:
@@ -404,14 +421,14 @@ def clean(table: Cells) -> Cells:
 
     Raises ValueError if nothing is left.
     """
-    counting = [
+    is_index = [
         column.name in UNNAMED and x[0] in (0, 1) and bool((x - x[0] == np.arange(len(x))).all())
         for column, x in zip(table.columns, table.rows.T, strict=True)
     ]
-    table = table.keep(~np.array(counting, bool), "they have no name and only number the rows")
+    table = table.keep(~np.array(is_index, bool), "they have no name and only number the rows")
     table = merge_rare_texts(table)
-    few = np.isnan(table.rows).mean(0) <= MAX_MISSING
-    table = table.keep(few, f"more than {MAX_MISSING:.0%} of their cells are missing")
+    mostly_missing = np.isnan(table.rows).mean(0) > MAX_MISSING
+    table = table.keep(~mostly_missing, f"more than {MAX_MISSING:.0%} of their cells are missing")
     empty = np.isnan(table.rows).all(1)
     if 0 < empty.sum() < len(empty):
         log.warning(f"empty rows left out: {empty.sum():,} of {len(empty):,}")
@@ -420,9 +437,9 @@ def clean(table: Cells) -> Cells:
     if len(table.rows) < MIN_ROWS:
         raise ValueError(f"rows found: {len(table.rows)}; training needs at least {MIN_ROWS}, ideally 1,000")
     gaps = np.isnan(table.rows)
-    if rows := gaps.any(1).sum():
+    if count := gaps.any(1).sum():
         most = int(np.argmax(gaps.sum(0)))
-        facts = f"{rows:,} of {len(gaps):,}, most often in {table.columns[most].name} ({gaps[:, most].sum():,})"
+        facts = f"{count:,} of {len(gaps):,}, most often in {table.columns[most].name} ({gaps[:, most].sum():,})"
         # Whether values are missing at random (Rubin) can't be told from a table.
         caveat = "results are biased if values are missing because of what they are"
         log.warning(f"rows with missing values: {facts}; training uses their other cells; {caveat}")
@@ -431,10 +448,12 @@ def clean(table: Cells) -> Cells:
 
 def merge_rare_texts(table: Cells) -> Cells:
     """Merge rare texts into one category, unless the DataFrame declares them; leave out columns of few others."""
-    rows, columns, kept = table.rows.copy(), [*table.columns], np.ones(len(table.columns), bool)
+    rows, columns = table.rows.copy(), [*table.columns]
+    kept = np.ones(len(columns), bool)
     declared = {field.name for field in table.fields if field.dtype == "category"}
     for i, column in enumerate(table.columns):
-        if not (texts := np.array(column.categories)).size:
+        texts = np.array(column.categories)
+        if not texts.size:
             continue
         known = ~np.isnan(rows[:, i])
         codes = rows[known, i].astype(int)
@@ -444,22 +463,20 @@ def merge_rare_texts(table: Cells) -> Cells:
         kept[i] = counts[rare].sum() <= known.sum() / 2
         if kept[i] and rare.sum() > 1 and column.name not in declared:
             log.warning(f"{rare.sum()} rare values of {column.name} are merged into {OTHER!r}")
-            listed = ~rare & (texts != OTHER)
-            rows[known, i] = np.where(listed, listed.cumsum() - 1, listed.sum())[codes]
-            columns[i] = replace(column, categories=(*compress(column.categories, listed), OTHER), merged=True)
-    return replace(table, rows=rows, columns=tuple(columns)).keep(
-        kept, "they are text, and most of their values are rare"
-    )
+            frequent = ~rare & (texts != OTHER)
+            rows[known, i] = np.where(frequent, frequent.cumsum() - 1, frequent.sum())[codes]
+            columns[i] = replace(column, categories=(*compress(column.categories, frequent), OTHER), merged=True)
+    table = replace(table, rows=rows, columns=tuple(columns))
+    return table.keep(kept, "they are text, and most of their values are rare")
 
 
 def read_table(name: str) -> Table:
     """The rows in a .csv, .tsv or .parquet, or in an array.  Raises ValueError if there is nothing to learn."""
     path = Path(name)
-    if path.suffix.lower() in TABLES:
-        return rows_of(name, table_of_frame(read_frame(path), name, text=path.suffix.lower() != ".parquet"))
     rows = read_rows(path)
-    assert isinstance(rows, np.ndarray)
-    return rows_of(name, table_of_array(rows, name))
+    if isinstance(rows, np.ndarray):
+        return rows_of(name, table_of_array(rows, name))
+    return rows_of(name, table_of_frame(rows, name, text=path.suffix.lower() != ".parquet"))
 
 
 def rows_of(name: str, table: Cells) -> Table:
@@ -467,49 +484,54 @@ def rows_of(name: str, table: Cells) -> Table:
 
     Raises ValueError if there is nothing to learn from the table.
     """
-    generator, table = torch.Generator().manual_seed(0), clean(table)
-    tenth, order = len(table.rows) // 10, torch.randperm(len(table.rows), generator=generator)
-    held_out, learned = order[: 2 * tenth], order[2 * tenth :]
-    table = table.keep_varying(learned.numpy())
+    table = clean(table)
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(table.rows), generator=generator)
+    tenth = len(order) // 10
+    validation, test, train = order[:tenth], order[tenth : 2 * tenth], order[2 * tenth :]
+    table = table.keep_varying(train.numpy())
     rows = torch.from_numpy(table.rows)
-    columns = learn_columns(rows[learned], table.columns, every=rows)
-    columns = replace(columns, fields=table.fields, never=never_observed(columns, table.rows[learned]))
-    warn_of_far_rows(columns, rows[held_out].double(), np.nanstd(table.rows, 0))
+    columns = learn_columns(rows[train], table.columns, every=rows)
+    columns = replace(columns, fields=table.fields, never=never_observed(columns, table.rows[train]))
+    warn_of_far_rows(columns, rows[order[: 2 * tenth]].double(), np.nanstd(table.rows, 0))
     # Numbers on a grid are placed at random in their cells.
-    z = torch.cat([columns.with_gaps(columns.forward(part, generator)).float() for part in torch.split(rows, 2**16)])
+    chunks = torch.split(rows, ROWS_AT_ONCE)
+    z = torch.cat([columns.with_gaps(columns.forward(chunk, generator)).float() for chunk in chunks])
     numbers = z[:, : len(columns.numbers)]
     numbers.copy_(numbers.clamp(-FAR, FAR))
     texts = sorted((column.name, column.categories) for column in table.columns if column.categories)
     dates = tuple(column.name for column in table.columns if column.date)
-    about = np.frombuffer(repr((columns.names, texts, dates)).encode(), np.uint8)
+    header = np.frombuffer(repr((columns.names, texts, dates)).encode(), np.uint8)
     return Table(
-        train=z[learned],
-        validation=z[order[:tenth]],
-        test=z[order[tenth : 2 * tenth]],
+        train=z[train],
+        validation=z[validation],
+        test=z[test],
         name=name,
         transform=columns,
         notes=columns.describe(),
-        sha256=sha256_of([about, table.rows]),
+        sha256=sha256_of([header, table.rows]),
     )
 
 
 def never_observed(columns: Columns, rows: Float[np.ndarray, "n d"]) -> tuple[tuple[str, str, float], ...]:
     """Triples of a column, a discrete column and a value: in rows with this value, the first column has only gaps."""
     gappy = [i for i, column in enumerate(columns.columns) if column.gaps]
-    missing, found = np.isnan(rows[:, gappy]), []
+    missing = np.isnan(rows[:, gappy])
+    triples = list[tuple[str, str, float]]()
     for column, cells in zip(columns.columns, rows.T, strict=True):
-        for value in getattr(column, "values", ()):
-            there = missing[cells == value]
-            nowhere = np.flatnonzero(there.all(0)) if len(there) >= MIN_ROWS else ()
-            found += [(columns.names[gappy[place]], column.name, value) for place in nowhere]
-    return tuple(found)
+        for value in column.values if isinstance(column, Discrete) else ():
+            missing_there = missing[cells == value]
+            always = np.flatnonzero(missing_there.all(0)) if len(missing_there) >= MIN_ROWS else ()
+            triples += [(columns.names[gappy[place]], column.name, value) for place in always]
+    return tuple(triples)
 
 
 def warn_of_far_rows(columns: Columns, x: Float64[Tensor, "m d"], stds: Float[np.ndarray, "d"]) -> None:
     """Log how many numbers of held-out rows are impossible, or well outside the bounds of samples."""
-    ends = [getattr(column, "bounds", (-np.inf, np.inf)) for column in columns.columns]
-    beyond = (x - x.clamp(*torch.tensor(ends, dtype=torch.float64).T)).abs() > BEYOND * torch.from_numpy(stds)
-    possible = torch.cat([columns.possible(part) for part in torch.split(x, 2**16)])
+    bounds = [column.bounds if isinstance(column, Number) else (-np.inf, np.inf) for column in columns.columns]
+    low, high = torch.tensor(bounds, dtype=torch.float64).T
+    beyond = (x - x.clamp(low, high)).abs() > BEYOND * torch.from_numpy(stds)
+    possible = torch.cat([columns.possible(chunk) for chunk in torch.split(x, ROWS_AT_ONCE)])
     if count := int((~possible | beyond).sum()):
         limit = f"losses clip such numbers at {FAR:g} standard deviations, evaluations at the nearest possible sample"
         log.warning(f"found {counted(count, 'held-out number')} well outside the range of the training data; {limit}")
