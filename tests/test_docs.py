@@ -83,9 +83,9 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 
 def test_names_on_pages_exist() -> None:
-    names = set(
-        re.findall(r"`(ncsn(?:\.\w+)+)`", "\n".join(ALL[name] for name in ALL if name != "benchmarks/RECORDS.md"))
-    )
+    pages = {name: text for name, text in ALL.items() if name != "benchmarks/RECORDS.md"}
+    pages["CHANGELOG.md"] = re.sub(r"^\|[^|]*\|", "|", pages["CHANGELOG.md"], flags=re.M)  # without what was
+    names = set(re.findall(r"`(ncsn(?:\.\w+)+)`", "\n".join(pages.values())))
     assert "ncsn.noise.level_ratio" in names
     assert not [name for name in names if locate(name) is None]
 

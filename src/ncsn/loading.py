@@ -1,7 +1,5 @@
 """Loading: data of any kind, from files or from memory, as a dataset; and runs from their folders."""
 
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from ncsn import images
 from ncsn.data.arrays import Arrays, read_arrays
-from ncsn.data.dataset import Dataset
+from ncsn.data.dataset import Dataset, short_name
 from ncsn.run.folder import find, has_run, read_config, read_model
 from ncsn.run.run import Run
 from ncsn.settings import AS_THEY_ARE, TABLES, Reading
@@ -72,12 +70,6 @@ def read(name: str, reading: Reading) -> Dataset:
     if path.is_file() and suffix in (".npy", ".npz"):
         return from_arrays(name, read_arrays(path), reading)
     raise ValueError(f"{name} is not a dataset; give mnist, a folder, .zip, .tar, .npy, .npz, .csv, .tsv or .parquet")
-
-
-def short_name(path: str) -> str:
-    """The name of a dataset: the last part of its path, without a known suffix."""
-    name = Path(os.path.normpath(Path(path).absolute())).name
-    return re.sub(r"\.(zip|npy|npz|tar(\.\w+)?|tgz|csv|tsv|parquet)$", "", name, flags=re.IGNORECASE) or "images"
 
 
 def from_arrays(name: str, content: Arrays, reading: Reading) -> Dataset:

@@ -4,6 +4,8 @@
 """
 
 import math
+import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -56,6 +58,12 @@ def chunks(data: Tensor) -> Iterator[Tensor]:
 def absolute(name: str) -> str:
     """The name of a dataset that does not depend on the working directory."""
     return name if name == "mnist" else str(Path(name).absolute())
+
+
+def short_name(path: str) -> str:
+    """The name of a dataset: the last part of its path, without a known suffix."""
+    name = Path(os.path.normpath(Path(path).absolute())).name
+    return re.sub(r"\.(zip|npy|npz|tar(\.\w+)?|tgz|csv|tsv|parquet)$", "", name, flags=re.IGNORECASE) or "images"
 
 
 @dataclass(frozen=True, kw_only=True)

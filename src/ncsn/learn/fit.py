@@ -19,7 +19,7 @@ from typing_extensions import Unpack
 
 from ncsn import metrics, training
 from ncsn.batching import Batch, batches, reals
-from ncsn.data.dataset import Curriculum, Dataset, Origin, absolute
+from ncsn.data.dataset import Curriculum, Dataset, Origin, absolute, short_name
 from ncsn.distributions import Empirical
 from ncsn.evaluation.images import Features
 from ncsn.learn import rules
@@ -28,7 +28,7 @@ from ncsn.learn.history import BANDS, History, Row, best_row, until_overfitted, 
 from ncsn.learn.plan import Plan, make_plan, storable_settings
 from ncsn.learn.record import Record
 from ncsn.learn.start import build_model
-from ncsn.loading import Classes, Examples, dataset_of, load_dataset, run_class, short_name
+from ncsn.loading import Classes, Examples, dataset_of, load_dataset, run_class
 from ncsn.machine import hardware
 from ncsn.machine.messages import log, quieter
 from ncsn.noise import Proposal

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
 from ncsn.conditionals import ConditionalModel
-from ncsn.data.dataset import Dataset, Origin
+from ncsn.data.dataset import Dataset, Origin, short_name
 from ncsn.data.transforms import BYTES, Depth, Transform
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine import hardware
@@ -133,7 +133,7 @@ class Run:
         if self.origin is None:
             raise ValueError(f"{self.folder or 'the run'} does not say which data it was trained on")
         place = self.origin.place(dataset)
-        data = self._read(place, self.origin.reading)
+        data = replace(self._read(place, self.origin.reading), name=short_name(place))
         self.origin.check(data, place)
         return data
 
@@ -246,6 +246,7 @@ class Run:
 
     def _states(self, prior: Prior, n: int, labels: Classes) -> Iterator[Step]:
         """The states of ``n`` samples of these classes, in the score's units."""
+        # A generator, so that the network is first evaluated when the first state is asked for, as for all others.
         score = prior.score(n, labels)
         yield from prior.sampling.follow(score, prior.start(n, labels), generator=prior.generator)
 
