@@ -12,7 +12,7 @@ import ncsn
 from ncsn.data.dataset import Labels
 from ncsn.evaluation import Features
 from ncsn.evaluation import images as judge
-from ncsn.images import Images, mnist
+from ncsn.images import Images
 from ncsn.learn import guidance
 from ncsn.learn.guidance import Trial, climb
 from ncsn.metrics import kernel_distance
@@ -50,7 +50,7 @@ def test_the_weight_is_raised_while_samples_come_nearer(
     r = torch.Generator().manual_seed(1)
     noise = torch.randn(60, 4, generator=r)  # common to all weights, but for a tenth
     seen = [noise + shift + 0.1 * torch.randn(60, 4, generator=r) for shift in shifts] or [UNSEEN.features[:60]] * 4
-    rows = zip(guidance.WEIGHTS["smaller"], seen, (REAL.pixels[-60:] + shift for shift in pixels), strict=True)
+    rows = zip((1.0, 1.25, 1.5, 2.0), seen, (REAL.pixels[-60:] + shift for shift in pixels), strict=True)
     plain, choice = climb((Trial(*row) for row in rows), REAL if shifts else UNSEEN, doubt)
     assert (plain.weight, choice.weight) == (1.0, weight)
 
@@ -108,7 +108,7 @@ def test_trials_are_as_many_as_training_pays_for_and_the_best_weight_is_printed(
         chosen = guidance.choose_weight(untrained, data, features, seen=seen, seed=3, effort=effort)
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
-    assert chosen == (1.5 if trials else guidance.DEFAULT_SCALES[sampling.guide])
+    assert chosen == (1.5 if trials else {"smaller": 1.0, "unconditional": 1.25}[sampling.guide])
     assert [(call["n"], call["weight"]) for call in calls] == [(trials, w) for w in (1, 1.25, 1.5, 2) if trials]
     assert sum(looked) == 4 * trials + min(4 * trials, held_out) * (trials > 0)
     if trials:
@@ -137,7 +137,11 @@ def test_features_are_those_of_the_datas_own_classes_if_there_is_time(
     labels = Labels(train=classes, validation=classes, test=classes, names=("a", "b"))
     told, plain = Images(colours, colours, colours, labels, "it"), Images(colours, colours, colours)
     few = replace(told, validation=colours[1:], labels=replace(labels, validation=classes[1:]))
-    table = [(mnist(), 0.0, "digit classifier"), (told, 1e-9, "efficientnet"), (told, 0.0, "efficientnet")]
+    table = [
+        (ncsn.load_dataset("mnist"), 0.0, "digit classifier"),
+        (told, 1e-9, "efficientnet"),
+        (told, 0.0, "efficientnet"),
+    ]
     table += [(told, math.inf, "classifier of it"), (few, math.inf, "efficientnet")]
     table += [(told, 1e-9, "classifier of it")]  # from the cache
     table += [(plain, 60.0, "efficientnet"), (Images(grey, grey, grey), 60.0, "pixels")]
