@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import GaussianScore, unchecked, z_score
+from helpers import GaussianScore, Sigma, expand, unchecked, z_score
 from torch import Generator, Tensor
 
 from ncsn.batching import Batch
@@ -12,7 +12,7 @@ from ncsn.distributions import Empirical, GaussianMixture
 from ncsn.networks import MLP
 from ncsn.noise import Geometric
 from ncsn.objectives import dsm, exact, fisher, posterior_dsm, ssm, training_loss
-from ncsn.score import Plain, ScoreModel, Sigma, expand
+from ncsn.score import Plain, ScoreModel
 
 N = 100_000
 
