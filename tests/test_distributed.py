@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import Patch, Printed, run_ncsn
 from safetensors.torch import load_file
 
 TRAIN = (
@@ -162,3 +163,17 @@ def test_what_ends_one_process_ends_all_with_one_line(more: str, line: str, step
     assert line in finished.stderr
     assert finished.stderr.count("error: ") <= 2
     assert torch.load(place / name / "checkpoint.pt", weights_only=True)["step"] == step
+
+
+def test_what_torch_says_of_a_peer_becomes_one_line(tmp_path: Path, monkeypatch: Patch, capsys: Printed) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise RuntimeError("Read error: timed out\nat length")
+
+    names = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.modules["torch.distributed.rendezvous"], "TCPStore", unreachable)
+    with pytest.raises(SystemExit, match=r"^1$"):
+        run_ncsn("train", "mnist", "--out", str(tmp_path / "run"), "--steps", "1", "--device", "cpu")
+    line = "error: another process has ended or can't be reached (Read error: timed out)"
+    assert capsys.readouterr().err.splitlines() == [line]

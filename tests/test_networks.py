@@ -3,17 +3,32 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import unchecked
+from helpers import SAMPLING, unchecked
 from refinenet import NCSN
 from torch import nn
 
+from ncsn import Recipe
 from ncsn.evaluation.classifier import Classifier
-from ncsn.networks import MLP, Block, ResidualMLP, UNet
+from ncsn.networks import MLP, UNet
+
+Arguments = dict[str, Any]
+
+
+def of_recipe(name: str, arguments: Arguments) -> Any:
+    """The untrained network that a recipe names."""
+    return Recipe(network=name, arguments=arguments, shape=(1,), sampling=SAMPLING).build().network
+
+
+def of_rows(dimensions: int, blocks: int, *, conditional: bool = False) -> Any:
+    """The network that ``fit`` trains on tables."""
+    arguments = {"dimensions": dimensions, "width": 16, "blocks": blocks, "conditional": conditional}
+    return of_recipe("ResidualMLP", arguments)
+
 
 NEW = [
     (MLP(3, width=16, layers=2), (3,)),
-    (ResidualMLP(3, width=16, blocks=2), (3,)),
-    (ResidualMLP(3, width=16, blocks=2, conditional=True), (12,)),
+    (of_rows(3, 2), (3,)),
+    (of_rows(3, 2, conditional=True), (12,)),
     (UNet(2, channels=(8, 16), blocks=1, features=16), (2, 12, 8)),
     (UNet(2, channels=(8, 16), blocks=1, features=16, dimensions=1), (2, 13)),
     (UNet(2, channels=(8, 16), blocks=1, features=16, dimensions=3), (2, 3, 5, 4)),
@@ -69,8 +84,28 @@ def test_narrow_images_are_the_same_in_every_precision(generator: torch.Generato
 
 
 def test_a_new_block_is_the_identity(generator: torch.Generator) -> None:
-    h = torch.randn(3, 2, 4, 4, generator=generator)
-    assert torch.equal(Block(2)(h, torch.randn(3, 4, generator=generator)), h)
+    """However many there are, the network is that of its other layers.  Each adds its input on the way up once more."""
+    few, many = (UNet(1, (4,), blocks=blocks, features=8) for blocks in (1, 3))
+    nn.init.normal_(few.head.weight, generator=generator)
+    for name in ("embedding", "stem", "norm", "head"):
+        getattr(many, name).load_state_dict(getattr(few, name).state_dict())
+    for weight in many.stem.parameters():
+        weight.data /= 2
+    x, c = torch.randn(3, 1, 8, 8, generator=generator), torch.randn(3, generator=generator)
+    value = few(x, c)
+    assert bool((value != 0).all())
+    torch.testing.assert_close(many(x, c), value)
+
+
+UNETS = {"channels": [(), (8, 0), (2,) * 13], "blocks": [0, 101], "image_channels": [0], "dimensions": [0, 4]}
+MLPS = {"width": [0], "dimensions": [0], "layers": [0, 1001]}
+
+
+@pytest.mark.parametrize(("network", "refused"), [("UNet", UNETS), ("MLP", MLPS)])
+def test_a_recipe_has_no_networks_without_parts_or_with_too_many(network: str, refused: dict[str, list[Any]]) -> None:
+    for name, value in [(name, value) for name, values in refused.items() for value in values]:
+        with pytest.raises(ValueError, match=name):
+            of_recipe(network, ({"dimensions": 2} if network == "MLP" else {}) | {name: value})
 
 
 @pytest.mark.parametrize(("name", "value"), [("channels", ()), ("channels", (8, 0)), ("blocks", 0), ("dimensions", 4)])
@@ -127,9 +162,9 @@ def test_networks_with_fixed_weights_return_what_they_always_did(name: str) -> N
 
 def test_a_conditional_network_sees_what_is_far_out_as_if_it_were_nearer() -> None:
     """And what is near nearly as it is; of four numbers for each dimension."""
-    network = ResidualMLP(2, width=16, blocks=1, conditional=True)
+    network = of_rows(2, 1, conditional=True)
     torch.nn.init.normal_(network.output.weight)
-    free = ResidualMLP(8, width=16, blocks=1)
+    free = of_rows(8, 1)
     weights = network.state_dict()
     free.load_state_dict(weights | {name: weights[name].repeat(4, *[1] * (weights[name].ndim - 1)) for name in LAST})
     near, level = torch.tensor([[0.5, -0.5] * 4]), torch.zeros(1)

@@ -7,7 +7,7 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from http.client import HTTPConnection, HTTPMessage, RemoteDisconnected
 from http.server import ThreadingHTTPServer
@@ -22,6 +22,14 @@ from ncsn.cli import share
 
 ROOT = Path(__file__).parent.parent
 HOME = b"<!doctype html><title>it</title>"
+HEADERS = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+Look = Callable[[int], None]
+Show = Callable[..., None]
 
 
 @pytest.fixture
@@ -37,16 +45,27 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def port(folder: Path) -> Iterator[int]:
-    with share.server(folder, 0) as server:
-        assert server.server_address[0] == "127.0.0.1"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+def show(folder: Path, monkeypatch: Patch) -> Show:
+    """Runs ``ncsn play`` with these words, looks at the page, whose port is given, and types Ctrl-C."""
+    serve_forever = ThreadingHTTPServer.serve_forever
+
+    def show(*words: str, look: Look) -> None:
+        def serve(server: ThreadingHTTPServer) -> None:
+            assert server.server_address[0] == "127.0.0.1"
+            thread = threading.Thread(target=serve_forever, args=(server, 0.01))
+            thread.start()
+            try:
+                look(server.server_port)
+            finally:
+                server.shutdown()
+                thread.join()
+            signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", serve)
+        run_ncsn("play", *words, "--port", "0")
+
+    monkeypatch.setattr(share, "page", lambda: folder)
+    return show
 
 
 def ask(port: int, path: str, *, host: str | None = None, method: str = "GET") -> tuple[int, HTTPMessage, bytes]:
@@ -57,39 +76,43 @@ def ask(port: int, path: str, *, host: str | None = None, method: str = "GET") -
         return answer.status, answer.headers, answer.read()
 
 
-def test_the_page_is_served_by_both_names_of_this_machine_and_by_no_other(port: int, capfd: Printed) -> None:
-    for path, options, status, kind, content in (
-        ("/", {}, 200, "text/html", HOME),
-        ("/", {"host": f"localhost:{port}"}, 200, "text/html", HOME),
-        ("/", {"method": "HEAD"}, 200, "text/html", b""),
-        ("/assets/it.js?v=1", {}, 200, "text/javascript", b"export {};"),
-        ("/assets/it.wasm", {}, 200, "application/wasm", b"\0asm"),
-        ("/../secret.txt", {}, 404, "text/html", None),
-        ("/", {"host": "evil.example"}, 403, "text/html", None),
-        ("/", {"host": "127.0.0.1:1"}, 403, "text/html", None),
-    ):
-        actual, headers, body = ask(port, path, **options)
-        assert (actual, headers["Content-Type"].partition(";")[0]) == (status, kind)
-        assert content in (body, None)
-        assert headers["Cache-Control"] == "no-cache", "the model may have changed"
-        assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
-        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
-        assert headers["X-Content-Type-Options"] == "nosniff"
+def test_the_page_is_served_by_both_names_of_this_machine_and_by_no_other(show: Show, capfd: Printed) -> None:
+    def look(port: int) -> None:
+        for path, options, status, kind, content in (
+            ("/", {}, 200, "text/html", HOME),
+            ("/", {"host": f"localhost:{port}"}, 200, "text/html", HOME),
+            ("/", {"method": "HEAD"}, 200, "text/html", b""),
+            ("/assets/it.js?v=1", {}, 200, "text/javascript", b"export {};"),
+            ("/assets/it.wasm", {}, 200, "application/wasm", b"\0asm"),
+            ("/../secret.txt", {}, 404, "text/html", None),
+            ("/", {"host": "evil.example"}, 403, "text/html", None),
+            ("/", {"host": "127.0.0.1:1"}, 403, "text/html", None),
+        ):
+            actual, headers, body = ask(port, path, **options)
+            assert (actual, headers["Content-Type"].partition(";")[0]) == (status, kind)
+            assert content in (body, None)
+            assert {name: headers[name] for name in HEADERS} == HEADERS
+
+    show(look=look)
     assert capfd.readouterr().err == ""
 
 
 def test_a_browser_that_does_not_wait_and_a_path_that_is_none_are_no_errors(
-    port: int, folder: Path, capfd: Printed
+    show: Show, folder: Path, capfd: Printed
 ) -> None:
     (folder / "large.bin").write_bytes(bytes(2**25))
-    for _ in range(3):
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close by a reset
-            connection.sendall(f"GET /large.bin HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
-            assert connection.recv(10)
-    with pytest.raises(RemoteDisconnected):
-        ask(port, "/%00")
-    assert ask(port, "/large.bin")[0] == 200
+
+    def look(port: int) -> None:
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close by a reset
+                connection.sendall(f"GET /large.bin HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+                assert connection.recv(10)
+        with pytest.raises(RemoteDisconnected):
+            ask(port, "/%00")
+        assert ask(port, "/large.bin")[0] == 200
+
+    show(look=look)
     assert capfd.readouterr().err == ""
 
 
@@ -116,34 +139,30 @@ Play = Callable[..., list[bytes]]
 
 
 @pytest.fixture
-def play(folder: Path, monkeypatch: Patch, capsys: Printed) -> Play:
+def play(folder: Path, show: Show, monkeypatch: Patch, capsys: Printed) -> Play:
     """Run ``ncsn play`` on runs of a shape; returns the model that it serves, and the page."""
-    served, server = list[bytes](), share.server
+    served = list[bytes]()
 
-    def look(server: ThreadingHTTPServer) -> None:
-        """The user looks at the address, and types Ctrl-C."""
-        assert f"http://127.0.0.1:{server.server_port}/" in capsys.readouterr().out
-        signal.raise_signal(signal.SIGINT)
-
-    def serve(place: Path, port: int) -> ThreadingHTTPServer:
-        ours = (place / "model.onnx").read_bytes() == b"ours"
-        assert (place / "model.guide.onnx").exists() == ours, "no guide of another model"
-        served.extend([(place / "model.onnx").read_bytes(), (place / "index.html").read_bytes()])
-        return server(place, port)
+    def look(port: int) -> None:
+        """The user looks at the address that is printed."""
+        assert f"http://127.0.0.1:{port}/" in capsys.readouterr().out
+        model = ask(port, "/model.onnx")[2]
+        guide, _, _ = ask(port, "/model.guide.onnx")
+        assert guide == (200 if model == b"ours" else 404), "no guide of another model"
+        served.extend([model, ask(port, "/")[2]])
 
     def play(*words: str, shape: tuple[int, ...] = (1, 4, 4)) -> list[bytes]:
-        make: Callable[..., ncsn.Run] = image_run if len(shape) == 3 else ncsn.Run.of
-        run = make(zero_score, shape, sigma_max=1.0, sigma_min=0.1)
+        if len(shape) == 3:
+            run = image_run(zero_score, (shape[0], *shape[1:]), sigma_max=1.0, sigma_min=0.1)
+        else:
+            run = ncsn.Run.of(zero_score, shape, sigma_max=1.0, sigma_min=0.1)
         monkeypatch.setattr(ncsn, "load", lambda *_, device: run, raising=False)
-        run_ncsn("play", *words, "--port", "0")
+        show(*words, look=look)
         return served
 
     for name in ("model.onnx", "model.guide.onnx"):
         (folder / name).write_bytes(b"ours")
-    monkeypatch.setattr(share, "page", lambda: folder)
-    monkeypatch.setattr(share, "server", serve)
     monkeypatch.setattr(ncsn, "export", lambda run, out: out.write_bytes(b"own"), raising=False)
-    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", look)
     return play
 
 
@@ -155,16 +174,26 @@ def test_the_page_is_served_with_the_model_that_is_asked_for_until_ctrl_c(
     assert "error" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("shape", "status"), [((2,), 2), ((1, 16), 2), ((2, 4, 4), 2), ((3, 4, 4), 0)])
-def test_the_page_draws_with_runs_of_images(shape: tuple[int, ...], status: int, play: Play) -> None:
-    with pytest.raises(SystemExit, match=f"^{status}$") if status else nullcontext():
+@pytest.mark.parametrize(
+    ("shape", "why"),
+    [
+        ((2,), "the page needs a run of images"),
+        ((1, 16), "the page needs a run of images"),
+        ((2, 4, 4), "it generates images with 2 channels; expected grey or RGB"),
+        ((3, 4, 4), ""),
+    ],
+)
+def test_the_page_draws_with_runs_of_images(shape: tuple[int, ...], why: str, play: Play, capsys: Printed) -> None:
+    with pytest.raises(SystemExit, match=r"^2$") if why else nullcontext():
         play("it", shape=shape)
+    assert why in capsys.readouterr().err
 
 
 def test_a_port_that_is_used_is_named(folder: Path, monkeypatch: Patch, capsys: Printed) -> None:
     monkeypatch.setattr(share, "page", lambda: folder)
-    with share.server(folder, 0) as used:
-        assert f"{used.server_port}" in refusal(capsys, "play", "--port", str(used.server_port))
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        port = str(used.getsockname()[1])
+        assert port in refusal(capsys, "play", "--port", port)
 
 
 def compare(found: Any, written: Any, at: str) -> None:

@@ -14,7 +14,8 @@ from scipy import stats
 from torch import Tensor
 
 import ncsn
-from ncsn.data.columns import Columns, Discrete, Field, Number
+from ncsn.data.columns import Columns, Discrete, Number
+from ncsn.loading import dataset_of
 from ncsn.tables.run import TableRun
 
 # Two parameters with this prior, and two noisy measurements of them.
@@ -25,6 +26,12 @@ CROSS = PRIOR @ MAP.T
 JOINT = torch.cat([torch.cat([PRIOR, CROSS], 1), torch.cat([CROSS.T, MAP @ CROSS + NOISE], 1)])
 PAIR = torch.tensor([[1.0, 0.6], [0.6, 1.0]]).double()  # one parameter and one measurement
 UPPER = {"0": (0.0, 10.0)}
+
+
+def columns_of(table: pandas.DataFrame) -> Columns:
+    transform = dataset_of(table).transform
+    assert isinstance(transform, Columns)
+    return transform
 
 
 def log_prior(rows: Tensor) -> Any:
@@ -121,9 +128,10 @@ def test_several_observations_of_a_gaussian_have_a_known_posterior(
 
 def test_rows_of_columns_come_back_as_parameters_in_their_units() -> None:
     """A logarithm of the parameter, whose posterior given five observations is a Gaussian of known moments."""
+    fields = columns_of(pandas.DataFrame(np.random.default_rng(0).normal(size=(50, 2)), columns=["rate", "x"])).fields
     columns = Columns(
         columns=(Number(name="rate", shift=0.0, scale=1.0, log=True), Number(name="x", shift=0.0, scale=1.0)),
-        fields=(Field(label="rate", dtype="float64"), Field(label="x", dtype="float64")),
+        fields=fields,
     )
     run = with_transform(conditional_run(PAIR), columns)
     known = ncsn.with_prior(run, lambda rows: stats.lognorm(1).logpdf(rows["rate"]))

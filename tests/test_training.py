@@ -15,8 +15,8 @@ from torch.nn.utils import parameters_to_vector
 from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn import MLP, Budget, Geometric, ScoreModel, State, UNet, batches, dsm, muon_and_adam, train, training_loss
-from ncsn.optimizers import COEFFICIENTS, Muon, orthogonalize
-from ncsn.training import NonFiniteLossError, Progress, linear_decay, step_seed
+from ncsn.optimizers import Muon, orthogonalize
+from ncsn.training import NonFiniteLossError, Progress, step_seed
 
 DATA = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
 
@@ -57,13 +57,12 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 def test_rates_follow_the_schedule_and_the_average_is_the_power_function_profile() -> None:
     state = make()
     expected = parameters_to_vector(state.average.parameters())
-    for t, _ in enumerate(run(state, steps=12), 1):
+    for t, _ in enumerate(run(state, steps=60), 1):
         rates = [optimizer.param_groups[0]["lr"] for optimizer in state.optimizers]
-        assert rates == pytest.approx([peak * t / 50 * (13 - t) / 12 for peak in (0.02, 2e-3)])
+        assert rates == pytest.approx([peak * min(1, t / 50) * (61 - t) / 60 for peak in (0.02, 2e-3)])
         now = parameters_to_vector(state.model.parameters()).detach()
         expected = (t * expected + 10 * now) / (t + 10)
     torch.testing.assert_close(parameters_to_vector(state.average.parameters()), expected)
-    assert [linear_decay(f, s) for f, s in ((0, 0), (0, 49), (0, 60), (0.3, 99), (1, 99))] == [0.02, 1, 1, 0.7, 0]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -189,7 +188,8 @@ def test_without_bfloat16_hardware_products_are_in_float32(monkeypatch: Patch, g
 
     The iteration acts on each singular value alone.
     """
-    x, errors, (a, b, c) = torch.randn(3, 8, 24, generator=generator), [], COEFFICIENTS
+    x, errors = torch.randn(3, 8, 24, generator=generator), []
+    a, b, c = 3.4445, -4.7750, 2.0315  # Keller Jordan's, of the quintic
     left, values, right = torch.linalg.svd(x.double(), full_matrices=False)
     values = values / values.norm(dim=1, keepdim=True)
     for _ in range(5):
