@@ -48,11 +48,14 @@ def test_judges_know_copies_strangers_and_rows_of_the_kind() -> None:
     assert others["sliced_wasserstein"] > 1.5 * others["sliced_wasserstein_of_real_rows"]
 
 
-@pytest.mark.parametrize("change", ["none", "texts", "frequent values", "gaps"])
-def test_rows_are_compared_by_numbers_texts_and_gaps(change: str) -> None:
-    """Half of the rows that have a text, zero or a gap get another text, a number, or one in the middle of the others.
+CHANGES = {"none": (0, 0.1), "r to s": (0.12, 0.2), "r to t": (0.12, 0.2), "zeros": (0.5, 0.8), "gaps": (0.12, 0.2)}
 
-    Of 800 rows each, a tree that sees the change tells three in four apart at best.
+
+@pytest.mark.parametrize(("change", "distance"), CHANGES.items(), ids=CHANGES)
+def test_rows_are_compared_by_numbers_texts_and_gaps(change: str, distance: tuple[float, float]) -> None:
+    """Texts are as far from each other as each is, a frequent value is at the end, and a gap says so.
+
+    Samples are rows in which a text has become another, zeros numbers around it, or gaps the mean of the column.
     """
     rng = np.random.default_rng(0)
     text, x = rng.integers(0, 3, 1600), np.where(rng.random(1600) < 0.4, 0.0, rng.standard_normal(1600))
@@ -60,15 +63,16 @@ def test_rows_are_compared_by_numbers_texts_and_gaps(change: str) -> None:
     frame = pandas.DataFrame({"a": np.array([*"rst"])[text], "b": x, "c": y})
     rows = np.stack([text, x, y], 1)
     data = split(dataset_of(frame), rows[:800], rows[800:])
-    run, samples = fit_table(data, settings=TINY), rows[:800][rng.permutation(800)]
-    if change == "texts":
-        samples[samples[:, 0] == 1, 0] = rng.choice([0, 2], int((samples[:, 0] == 1).sum()))
-    elif change == "frequent values":
+    run, samples = fit_table(data, settings=TINY), rows[:800].copy()
+    if change.startswith("r to"):
+        samples[samples[:, 0] == 0, 0] = "rst".index(change[-1])
+    elif change == "zeros":
         samples[:, 1] = np.where(samples[:, 1] == 0, 1e-3 * rng.standard_normal(800), samples[:, 1])
     elif change == "gaps":
         samples[:, 2] = np.nan_to_num(samples[:, 2], nan=50.0)
-    found = judge(run, data, torch.from_numpy(samples))["classifier"]
-    assert found < 0.57 if change == "none" else found > 0.6
+    found = judge(run, data, torch.from_numpy(samples))
+    assert distance[0] < found["sliced_wasserstein"] < distance[1]
+    assert found["classifier"] < 0.57 if change == "none" else found["classifier"] > 0.6
 
 
 C = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
