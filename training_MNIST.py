@@ -1,7 +1,7 @@
 """Train a noise conditional score network on images, and draw samples from it.
 
 python ./training_MNIST.py                          # about ten minutes on two cores
-python ./training_MNIST.py --minutes 60             # better digits
+python ./training_MNIST.py --method ncsn            # by the paper's own method
 python ./training_MNIST.py --dataset my/pictures    # what `ncsn train my/pictures` does
 
 The run is written to runs/mnist, where it replaces the previous one; with --out it is written to a folder of yours.
@@ -49,7 +49,8 @@ def main(given: TrainSettings) -> None:
         torch.manual_seed(seed)
         model = build_model(plan, data, record)  # ncsn.ScoreModel(ncsn.UNet(…), …)
         generator = torch.Generator(plan.device).manual_seed(seed)
-        state = ncsn.State(model, plan.optimizers(model), generator=generator, seed=seed)
+        optimizers, schedule = plan.optimizers(model), plan.schedule  # of the learning rate
+        state = ncsn.State(model, optimizers, schedule=schedule, generator=generator, seed=seed)
         training = Training(plan, data, record, state)
 
         # Noise: Gaussian, with σ drawn from a log-normal distribution, unless --proposal names another one.
@@ -90,9 +91,8 @@ def main(given: TrainSettings) -> None:
             report_clipping(drawn.samples, data)
             ncsn.plots.loss_curves([vars(row) for row in history.rows], BAND_NAMES, record.path("loss.png"))
             record.write_results(run, drawn)
-            sampler = "the default sampler" if settings.sampler == TrainSettings.sampler else settings.sampler
             for name, content in PICTURES.items():
-                log.info(f"{record.path(name)}: {content.format(sampler)}")
+                log.info(f"{record.path(name)}: {content.format(settings.sampler)}")
         record.group.broadcast()  # the other processes wait for the pictures, so that all end together
 
 

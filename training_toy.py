@@ -29,9 +29,11 @@ from ncsn import metrics, validation
 from ncsn.distributions import TOYS, Distribution
 from ncsn.machine.messages import bar, log
 from ncsn.machine.storage import write_json
+from ncsn.objectives import Objective
 from ncsn.run.folder import claim, has_own_run
-from ncsn.settings import Given
+from ncsn.settings import Given, PreconditioningOption
 
+OBJECTIVES: dict[str, Objective] = {"dsm": ncsn.dsm, "ssm": ncsn.ssm, "exact": ncsn.exact}
 PANELS = (  # samples in a picture, row by row
     ("data", "langevin, learned score", "annealed, learned score"),
     ("start", "langevin, exact score", "annealed, exact score"),
@@ -45,6 +47,8 @@ class Toy:
     Args:
         generator: The distribution to learn.
         objective: Denoising (dsm), sliced (ssm) or exact score matching.
+        preconditioning: How the network's output becomes a score. edm: a Gaussian's score plus a residual; plain: the
+            output is the score, as in the NCSN paper; scaled: it is divided by σ, as in NCSNv2.
         steps: Training steps.
         batch_size: Points per batch.
         width: Units per hidden layer.
@@ -54,6 +58,8 @@ class Toy:
         levels: Number of noise levels, in geometric progression.
         langevin_steps: Langevin steps per noise level.
         eps: Langevin step size at the smallest noise level, σ_min²/2 by default. It grows with σ².
+        denoise: --no-denoise leaves the noise of the smallest level in the samples of annealed Langevin dynamics, as in
+            the paper.
         samples: Samples per sampler; 0 plots only the score field. The default is 5,000 for gaussian, to estimate the
             weights of its modes, and 0 otherwise.
         seed: Seed of all random numbers.
@@ -64,6 +70,7 @@ class Toy:
 
     generator: Literal["circle", "gaussian", "moons", "swiss-roll"] = "circle"
     objective: Literal["dsm", "ssm", "exact"] = "dsm"
+    preconditioning: PreconditioningOption = "edm"
     steps: validation.Count = 2000
     batch_size: validation.BatchSize = 1024
     width: validation.Width = 128
@@ -73,6 +80,7 @@ class Toy:
     levels: validation.Levels = 20
     langevin_steps: validation.LangevinSteps = 75
     eps: Given[validation.StepSize] = None
+    denoise: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     samples: Given[Annotated[int, Interval(ge=0, le=10**6)]] = None
     seed: validation.Seed = 0
     out: Annotated[Given[Path], tyro.conf.arg(metavar="FOLDER")] = None
@@ -95,11 +103,13 @@ def main(settings: Toy) -> None:
     # Noise: the largest level merges all modes, and the smallest one is negligible.
     noise = ncsn.Geometric(settings.sigma_max, settings.sigma_min, settings.levels)
     eps = settings.eps or noise.sigma_min**2 / 2
-    sampling = ncsn.Sampling(sampler="annealed", steps=settings.langevin_steps, eps=eps, **vars(noise))
+    sampler = "annealed" if settings.denoise else "ncsn"  # the same without a last denoising step
+    sampling = ncsn.Sampling(sampler=sampler, steps=settings.langevin_steps, eps=eps, **vars(noise))
 
     # Model: a multilayer perceptron, preconditioned to return a score.
     layers: dict[str, Any] = {"dimensions": 2, "width": settings.width, "layers": settings.layers}
-    recipe = ncsn.Recipe(network="MLP", arguments=layers, shape=(2,), sampling=sampling)
+    way = settings.preconditioning
+    recipe = ncsn.Recipe(network="MLP", arguments=layers, preconditioning=way, shape=(2,), sampling=sampling)
     torch.manual_seed(settings.seed)  # for the initial weights; everything else uses the generator
     state = ncsn.State(recipe.build({"data_mean": data.mean(0), "data_std": data.std()}), generator=generator)
 
@@ -110,7 +120,7 @@ def main(settings: Toy) -> None:
 
     # Training: denoising score matching, or an objective that also works without noise.
     batches = ncsn.batches(data, settings.batch_size, generator=generator)
-    loss = ncsn.training_loss(noise, getattr(ncsn, settings.objective), generator=generator)
+    loss = ncsn.training_loss(noise, OBJECTIVES[settings.objective], generator=generator)
     progress = ncsn.train(state, batches, loss, budget=ncsn.Budget(steps=settings.steps))
     for _ in bar(progress, "training", total=settings.steps):
         pass
@@ -167,7 +177,7 @@ def draw_samples(
         options: dict[str, Any] = {"seed": generator, "start": start, "batch_size": 10_000}
         langevin = console.draw(source, n, sampler="langevin", steps=steps, eps=eps, **options)
         samples[f"langevin, {name} score"] = langevin.samples
-        annealed = console.draw(source, n, sampler="annealed", **options)
+        annealed = console.draw(source, n, **options)
         samples[f"annealed, {name} score"] = annealed.samples
     return samples
 

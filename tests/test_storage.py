@@ -125,6 +125,7 @@ def test_one_process_at_a_time_writes_and_what_its_kill_leaves_is_swept(tmp_path
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     files = {file.name for file in place.iterdir() if not file.is_symlink()}
     assert files == {".lock", "config.json", MODEL, *others}
+    assert (place / ".link.partial.00ff00ff00ff00ff").is_symlink()
 
 
 def test_only_regular_files_are_replaced(folder: Path, tmp_path: Path, capsys: Printed) -> None:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn import MLP, Budget, Geometric, ScoreModel, State, UNet, batches, dsm, muon_and_adam, train, training_loss
 from ncsn.optimizers import COEFFICIENTS, Muon, orthogonalize
-from ncsn.training import NonFiniteLossError, Progress, schedule, step_seed
+from ncsn.training import NonFiniteLossError, Progress, linear_decay, step_seed
 
 DATA = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
 
@@ -63,7 +63,7 @@ def test_rates_follow_the_schedule_and_the_average_is_the_power_function_profile
         now = parameters_to_vector(state.model.parameters()).detach()
         expected = (t * expected + 10 * now) / (t + 10)
     torch.testing.assert_close(parameters_to_vector(state.average.parameters()), expected)
-    assert [schedule(f, s) for f, s in ((0, 0), (0, 49), (0, 60), (0.3, 99), (1, 99))] == [0.02, 1, 1, 0.7, 0]
+    assert [linear_decay(f, s) for f, s in ((0, 0), (0, 49), (0, 60), (0.3, 99), (1, 99))] == [0.02, 1, 1, 0.7, 0]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

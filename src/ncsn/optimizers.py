@@ -1,4 +1,4 @@
-"""The default optimisers: Muon for matrices, Adam for everything else.
+"""The optimisers: by default Muon for matrices and Adam for everything else, or Adam alone.
 
 ``Muon``'s update is that of ``torch.optim.Muon``, with all matrices of one shape in one product: a small network has
 many small matrices, and one product for each costs more in overhead than in arithmetic.
@@ -48,6 +48,15 @@ def muon_and_adam(
     muon = [Muon(matrices, lr=muon_rate, products=products)] if matrices else []
     adam = [torch.optim.Adam(others, lr=adam_rate, betas=(0.9, 0.99), fused=True)] if others else []
     return [*muon, *adam]
+
+
+def adam(model: nn.Module, rate: float = 1e-3) -> torch.optim.Optimizer:
+    """Adam for all parameters, as in NCSN (Song & Ermon 2019, appendix B.1).
+
+    ``model``: the model whose parameters it changes.
+    ``rate``: the peak learning rate, above 0.
+    """
+    return torch.optim.Adam(model.parameters(), lr=rate, fused=True)
 
 
 def orthogonalize(matrices: Float[Tensor, "k m n"], products: torch.dtype | None = None) -> Float[Tensor, "k m n"]:

@@ -54,6 +54,8 @@ class SamplerSpec:
     ``langevin``: whether it is Langevin dynamics, which has a step size, needs only one noise level, and doesn't take
     over a run's guidance, because a guided score has no distribution.
     ``restarts``: whether explicit levels may rise, which costs no evaluation.
+    ``uniform``: whether it starts from uniform noise in [0, 1], as the NCSN papers do, instead of around the mean.
+    ``denoises``: whether the last state is denoised.
     """
 
     follow: Callable[..., Iterator[Step]]
@@ -63,6 +65,8 @@ class SamplerSpec:
     nfe_per_step: int = 1
     langevin: bool = False
     restarts: bool = False
+    uniform: bool = False
+    denoises: bool = True
 
     def levels_for(self, sigma_max: float, sigma_min: float) -> int:
         """How many levels make steps as fine as ``levels`` do between 10 and 0.01; never fewer than ``levels``.
@@ -93,11 +97,15 @@ def on_the_last_level(
     return langevin(score, x, sigmas[-1], step_size=eps, steps=steps, generator=generator)
 
 
+undenoised = partial(annealed_langevin, denoise=False)
 # SDE-DPM-Solver++(2M), its last step between order 1 and 2.
 reverse_diffusion = partial(dpm_solver, stochasticity=1.0, last_extrapolation=0.25)
 
 SAMPLERS: dict[str, SamplerSpec] = {
     "annealed": SamplerSpec(annealed_langevin, Geometric, levels=100, steps=2, langevin=True),
+    # As in Song & Ermon 2019, section 5: ten levels of a hundred steps; and as in their paper of 2020.
+    "ncsn": SamplerSpec(undenoised, Geometric, levels=10, steps=100, langevin=True, uniform=True, denoises=False),
+    "ncsnv2": SamplerSpec(annealed_langevin, Geometric, levels=100, steps=5, langevin=True, uniform=True),
     "consistent": SamplerSpec(consistent_annealed, Geometric, levels=100),
     "pc": SamplerSpec(predictor_corrector, Geometric, levels=60, nfe_per_step=2),
     "euler": SamplerSpec(euler, Karras, levels=40, restarts=True),
@@ -150,7 +158,8 @@ class Sampling:
         check_ranges(self)
         spec = find_spec(self.sampler)
         check_range(self.sigma_max, self.sigma_min, self.count)
-        limit = 4 * self.sigma_min**2 if self.sampler == "annealed" else math.inf
+        is_annealed = spec.langevin and spec.levels > 1
+        limit = 4 * self.sigma_min**2 if is_annealed else math.inf
         if self.eps >= limit or self.count > MOST_LEVELS:
             allowed = f"eps < {limit:.3g} and at most {MOST_LEVELS:,} levels"
             raise ValueError(f"eps is {self.eps}, levels is {self.count}; expected {allowed}")
@@ -223,7 +232,7 @@ class Sampling:
         """The number of states that ``follow`` yields; Langevin dynamics on one level yields one per step."""
         if not self.spec.langevin:
             return self.count
-        return (self.steps if self.spec.levels == 1 else self.count) + 1
+        return (self.steps if self.spec.levels == 1 else self.count) + self.spec.denoises
 
     @property
     def descents(self) -> list[float]:
@@ -236,7 +245,7 @@ class Sampling:
         """Evaluations of the score per sample."""
         levels = len(self.descents)
         before_denoising = levels * self.steps if self.spec.langevin else (levels - 1) * self.spec.nfe_per_step
-        return before_denoising + 1
+        return before_denoising + self.spec.denoises
 
     @property
     def guided_nfe(self) -> float:
@@ -252,20 +261,27 @@ class Sampling:
         return self.spec.ladder(self.sigma_max, self.sigma_min, self.levels).sigmas(device="cpu")
 
     def start(self, mean: Float[Tensor, "#n *d"], n: int, *, generator: torch.Generator) -> Float[Tensor, "n *d"]:
-        """``n`` draws from N(μ, σ² I), where sampling starts.
+        """``n`` draws from N(μ, σ² I), where sampling starts; for the samplers of the NCSN papers, uniform in [0, 1].
 
         ``mean``: μ of the data, or one for each draw.  σ is σ_max, or the first of explicit levels.
 
         Around 0, MNIST's samples would start 0.6 standard deviations off, because the norm of its mean image is 6 and
         σ_max is 10.  The probability flow preserves such a shift: digits would have too little ink, and there would be
         half again as many ones.
+        Raises ValueError for uniform noise unless the examples are images.
         """
         sigma = self.sigma_max if isinstance(self.levels, int) else self.levels[0]
         check_generator(generator, mean.device)
         shape = (n, *mean.shape[1:])
+        if self.spec.uniform:
+            if len(shape) != 4:
+                raise ValueError(
+                    f"{self.sampler} starts from uniform noise in [0, 1], for images; use annealed instead"
+                )
+            return torch.rand(shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return mean + sigma * torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
 
     def follow(self, score: Score, x: Float[Tensor, "b *d"], *, generator: torch.Generator) -> Iterator[Step]:
-        """The states of the sampler from ``x`` on; the last one is denoised."""
+        """The states of the sampler from ``x`` on; the last one is denoised, if the sampler does that."""
         options = {"eps": self.eps, "steps": self.steps} if self.spec.langevin else {}
         return self.spec.follow(score, x, self.ladder(), generator=generator, **options)

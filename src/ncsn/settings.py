@@ -86,6 +86,11 @@ Given = Annotated[T | None, Unsaid]
 """An option with a default that its help text states."""
 PrecisionName = Literal["auto", "bf16", "fp32"]
 ProposalName = Literal["lognormal", "loguniform", "geometric"]
+MethodName = Literal["edm", "ncsn", "ncsnv2"]
+PreconditioningOption = Literal["edm", "plain", "scaled"]
+OptimizerName = Literal["muon", "adam"]
+ScheduleName = Literal["linear", "constant"]
+Weight = Annotated[float, Interval(ge=1, le=100)]
 LogSigmaMean = Annotated[float, Interval(ge=-20, le=20)]
 LogSigmaStd = Annotated[float, Interval(gt=0, le=10)]
 
@@ -126,6 +131,9 @@ class TrainSettings(Reading):
     Options that are not given follow from the data, the budget and the machine, by the rules of ``learn.rules``.
 
     Args:
+        method: What the other options default to. edm is today's method. ncsn is the paper's (Song & Ermon 2019) with
+            a U-Net: no classes, no guidance, plain preconditioning, ten noise levels from 1 to 0.01, Adam, and annealed
+            Langevin dynamics from uniform noise. ncsnv2 has the five techniques of Song & Ermon (2020).
         minutes: The time budget, including sampling and figures; by default 10, or 1.5 for a table.
         steps: The number of training steps, instead of minutes. The same seed then gives the same bytes on one machine.
         dataset: mnist (in the package), a folder or an archive (.zip, .tar) of images, an array (.npy, .npz), or a
@@ -145,8 +153,10 @@ class TrainSettings(Reading):
         sigma_max: The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard
             deviation, or 10 times that of a table's standardised columns.
         sigma_min: The smallest noise level; by default 0.01, or less for low-contrast data.
-        proposal: The distribution of noise levels in training. lognormal: ln σ is normal; loguniform: ln σ is uniform;
-            geometric: one of --levels levels, as in NCSN.
+        preconditioning: How the network's output becomes a score. edm (the default): a Gaussian's score plus a
+            residual; plain: the output is the score, as in NCSN; scaled: it is divided by σ, as in NCSNv2.
+        proposal: The distribution of noise levels in training. lognormal (the default): ln σ is normal; loguniform:
+            ln σ is uniform; geometric: one of --levels levels, as in NCSN.
         log_sigma_mean: For lognormal, the mean of ln σ; by default chosen from the data. Guidance acts around it.
         log_sigma_std: For lognormal, the standard deviation of ln σ; by default 1.2, or 1.6 for a table.
         posterior_above: Above this noise level the training target is the mean over all training images that could have
@@ -155,15 +165,19 @@ class TrainSettings(Reading):
         class_conditional: --no-classes trains without classes. By default the U-Net is class-conditional if there are
             at least two classes with 20 training images each on average. Samples get better, and `ncsn sample RUN
             --class 7` draws one class.
-        sampler: The sampler; annealed is the paper's annealed Langevin dynamics.
+        sampler: The sampler, by default dpmpp-sde. annealed is annealed Langevin dynamics; ncsn is the same as in the
+            paper, from uniform noise and without denoising.
         levels: The number of noise levels for sampling; the default suits the sampler and the range of noise.
         langevin_steps: Langevin steps per level for annealed, in total for langevin; the default suits the sampler.
         eps: Langevin's step size on the smallest level; by default σ_min²/2. On other levels it is proportional to σ².
-        muon_rate: Peak learning rate of the convolutions and other matrices.
-        adam_rate: Peak learning rate of everything else.
+        optimizer: muon (the default) trains convolutions and other matrices with Muon, everything else with Adam; adam
+            trains everything with Adam.
+        muon_rate: Peak learning rate of the matrices.
+        adam_rate: Peak learning rate of Adam; by default 0.002.
+        schedule: The learning rate: linear (the default) warms up and decays to zero; constant stays, as in NCSN.
         guidance: The guidance scale; 1 is no guidance. The guide is the network's unconditional score, or without
-            classes a smaller network that trains for a twentieth of the budget. chosen selects the scale on held-out
-            images after training; for annealed and langevin, which guidance does not help, it is 1.
+            classes a smaller network that trains for a twentieth of the budget. chosen, the default, selects the scale
+            on held-out images after training; for Langevin dynamics, which guidance does not help, it is 1.
         compile: --no-compile disables torch.compile. By default it is used for trainings of at least two minutes (five
             for tables) or 2,000 steps, if it works on this machine. The first time takes up to a minute.
         samples: The number of samples to draw at the end; for a table ten times as many.
@@ -172,6 +186,7 @@ class TrainSettings(Reading):
 
     size: Annotated[Given[str], tyro.conf.arg(metavar="SIZE")] = None
     background: Annotated[str, tyro.conf.arg(metavar="COLOUR")] = "white"
+    method: MethodName = "edm"
     minutes: Given[Annotated[float, Interval(ge=0.001, le=10**6)]] = None
     steps: Given[validation.Count] = None
     dataset: Annotated[str, tyro.conf.arg(metavar="DATA")] = "mnist"
@@ -183,18 +198,21 @@ class TrainSettings(Reading):
     start: Annotated[Given[str], tyro.conf.arg(name="from", metavar="RUN")] = None
     sigma_max: Given[validation.NoiseLevel] = None
     sigma_min: Given[validation.NoiseLevel] = None
-    proposal: ProposalName = "lognormal"
+    preconditioning: Given[PreconditioningOption] = None
+    proposal: Given[ProposalName] = None
     log_sigma_mean: Given[LogSigmaMean] = None
     log_sigma_std: Given[LogSigmaStd] = None
     posterior_above: Given[validation.NoiseLevel] = None
     class_conditional: Annotated[bool, tyro.conf.arg(name="classes", help_behavior_hint="")] = True
-    sampler: validation.SamplerName = "dpmpp-sde"
+    sampler: Given[validation.SamplerName] = None
     levels: Given[validation.Levels] = None
     langevin_steps: Given[validation.LangevinSteps] = None
     eps: Given[validation.StepSize] = None
+    optimizer: Given[OptimizerName] = None
     muon_rate: validation.Rate = 0.02
-    adam_rate: validation.Rate = 2e-3
-    guidance: Annotated[float, Interval(ge=1, le=100)] | Literal["chosen"] = "chosen"
+    adam_rate: Given[validation.Rate] = None
+    schedule: Given[ScheduleName] = None
+    guidance: Given[Weight | Literal["chosen"]] = None
     compile: Annotated[bool, Unsaid] = True
     samples: validation.Shown = 100
     seed: validation.Seed = 0
@@ -219,6 +237,7 @@ class Changes(TypedDict, total=False):
     Only the names and types are repeated here, because type checkers can't read them off a dataclass.
     """
 
+    method: MethodName
     minutes: float | None
     steps: int | None
     signals: bool
@@ -229,7 +248,8 @@ class Changes(TypedDict, total=False):
     blocks: int | None
     sigma_max: float | None
     sigma_min: float | None
-    proposal: ProposalName
+    preconditioning: PreconditioningOption | None
+    proposal: ProposalName | None
     log_sigma_mean: float | None
     log_sigma_std: float | None
     posterior_above: float | None
@@ -238,9 +258,11 @@ class Changes(TypedDict, total=False):
     levels: int | None
     langevin_steps: int | None
     eps: float | None
+    optimizer: OptimizerName | None
     muon_rate: float
-    adam_rate: float
-    guidance: float | Literal["chosen"]
+    adam_rate: float | None
+    schedule: ScheduleName | None
+    guidance: float | Literal["chosen"] | None
     compile: bool
     seed: int | None
 
@@ -250,6 +272,13 @@ class ResolvedSettings(TrainSettings):
     """The settings with all values that follow from the data and the machine, as config.json stores them."""
 
     network: validation.NetworkName
+    preconditioning: PreconditioningOption = "edm"  # the defaults of runs from before there was a choice
+    optimizer: OptimizerName = "muon"
+    schedule: ScheduleName = "linear"
+    proposal: ProposalName
+    sampler: validation.SamplerName
+    adam_rate: validation.Rate
+    guidance: Weight | Literal["chosen"]
     batch_size: validation.BatchSize
     channels: tuple[validation.Width, ...]
     blocks: validation.Layers

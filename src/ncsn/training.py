@@ -70,6 +70,20 @@ class Budget:
         return seconds / max(whole / 2, whole - self.after * seconds / max(1, step))
 
 
+def linear_decay(fraction: float, step: int) -> float:
+    """The learning rate relative to its peak: a linear warm-up over 50 steps, then a linear decay to zero."""
+    return min(1.0, (step + 1) / 50) * max(0.0, 1 - fraction)
+
+
+def constant(fraction: float, step: int) -> float:
+    """A learning rate that stays at its peak, as in NCSN (Song & Ermon 2019)."""
+    return 1.0
+
+
+Schedule = Callable[[float, int], float]
+"""The learning rate relative to its peak, given the share of the budget that is spent and the number of steps."""
+
+
 class Stateful(Protocol):
     """An object whose state a checkpoint can keep, such as torch's modules and optimizers.
 
@@ -91,6 +105,8 @@ class State:
 
     ``model``: the model to train.
     ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peak values.
+    ``schedule``: the learning rates relative to their peaks: ``linear_decay``, ``constant``, or a function of the share
+    of the budget that is spent and the number of steps.
     ``generator``: draws batches and losses; saved with the rest.
     ``seed``: reseed the generator at every step from this seed, the step and the process; by default the generator runs
     on.
@@ -101,9 +117,11 @@ class State:
         model: ScoreModel,
         optimizers: Sequence[torch.optim.Optimizer] | None = None,
         *,
+        schedule: Schedule = linear_decay,
         generator: torch.Generator,
         seed: int | None = None,
     ) -> None:
+        self.schedule = schedule
         self.model = model.requires_grad_().train()
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimizers = muon_and_adam(model) if optimizers is None else list(optimizers)
@@ -219,11 +237,6 @@ class Progress:
     stop: int = 0
 
 
-def schedule(fraction: float, step: int) -> float:
-    """The learning rate relative to its peak: a linear warm-up over 50 steps, then a linear decay to zero."""
-    return min(1.0, (step + 1) / 50) * max(0.0, 1 - fraction)
-
-
 def step_seed(seed: int, step: int, rank: int, processes: int) -> int:
     """The seed of one process at one step; no two seeds of a training are the same.
 
@@ -325,7 +338,7 @@ def train(
             (losses.mean() / group.size).backward()  # type: ignore[no-untyped-call]
             losses, sigmas, stop = session.exchange(losses, sigmas)
             session.note(losses)
-            state.update(schedule(fraction, state.step))
+            state.update(state.schedule(fraction, state.step))
         fraction = budget.fraction(state.step, state.seconds)
         session.check(last=fraction >= 1)
         yield Progress(

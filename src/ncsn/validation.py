@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SamplerName: TypeAlias = Literal[
-    "annealed", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin"
+    "annealed", "ncsn", "ncsnv2", "consistent", "pc", "euler", "heun", "edm", "dpmpp", "dpmpp-sde", "langevin"
 ]
 NetworkName: TypeAlias = Literal["unet", "mlp"]
 GuideName: TypeAlias = Literal["smaller", "unconditional"]

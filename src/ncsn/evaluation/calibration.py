@@ -78,7 +78,8 @@ def calibrate(
     elif needless := [*options, *(["noise_std"] if noise_std is not None else [])]:
         raise ValueError(f"{', '.join(needless)}: only a measurement has this; pass measure, or leave it out")
     elif not isinstance(run, ImputingRun):
-        raise ValueError(f"the run generates {run.examples.noun}; pass a measurement (measure and noise_std)")
+        advice = "in Python, ncsn.calibrate(run, measure=..., noise_std=...) takes a measurement"
+        raise ValueError(f"the run generates {run.examples.noun}; {advice}")
     else:
         hide = partial(run._hide, checked_share(hidden))
         hide(tuple(run.transform.inverse(torch.zeros(1, *run.recipe.shape)).shape), torch.Generator())  # or raises

@@ -175,7 +175,8 @@ def train(plan: Plan, data: Dataset, record: Record) -> Run:
         torch.default_generator.manual_seed(plan.settings.seed)
         model = build_model(plan, data, record)
         generator = torch.Generator(plan.device).manual_seed(plan.settings.seed)
-        state = State(model, plan.optimizers(model), generator=generator, seed=plan.settings.seed)
+        optimizers = plan.optimizers(model)
+        state = State(model, optimizers, schedule=plan.schedule, generator=generator, seed=plan.settings.seed)
         return Training(plan, data, record, state).run_to_end()
 
 
@@ -245,7 +246,8 @@ class Training:
         beginning = self.data.start(recipe.preconditioning)
         model = recipe.build(beginning, autocast=self.plan.autocast).to(self.plan.device)
         optimizers = self.plan.optimizers(model)
-        return State(model, optimizers, generator=self.state.generator, seed=self.settings.seed)
+        schedule, generator = self.plan.schedule, self.state.generator
+        return State(model, optimizers, schedule=schedule, generator=generator, seed=self.settings.seed)
 
     def run_to_end(self) -> Run:
         """Train, keep the best average, and choose the guidance."""

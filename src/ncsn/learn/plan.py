@@ -11,11 +11,12 @@ from ncsn.learn import rules
 from ncsn.machine import hardware
 from ncsn.noise import Proposal
 from ncsn.objectives import Objective
-from ncsn.optimizers import muon_and_adam
+from ncsn.optimizers import adam, muon_and_adam
 from ncsn.run.recipe import Recipe
 from ncsn.run.run import Run, config_of
 from ncsn.score import ScoreModel
 from ncsn.settings import ResolvedSettings, TrainSettings
+from ncsn.training import Schedule, constant, linear_decay
 from ncsn.validation import Json
 
 
@@ -48,7 +49,14 @@ class Plan:
     def optimizers(self, model: ScoreModel) -> list[torch.optim.Optimizer]:
         """The optimisers of a model's parameters."""
         settings = self.settings
+        if settings.optimizer == "adam":
+            return [adam(model, settings.adam_rate)]
         return muon_and_adam(model, muon_rate=settings.muon_rate, adam_rate=settings.adam_rate, products=self.products)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate during training, relative to its peak."""
+        return constant if self.settings.schedule == "constant" else linear_decay
 
     def facts(self) -> Json:
         """The settings for config.json, with the names of the user's own parts instead of the settings they replace."""

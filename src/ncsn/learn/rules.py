@@ -16,13 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from ncsn.batching import reals
 from ncsn.data.dataset import Dataset
 from ncsn.distributions import Empirical
+from ncsn.learn.methods import METHODS, apply_method
 from ncsn.loading import run_class
 from ncsn.machine import hardware
 from ncsn.machine.messages import log
 from ncsn.noise import Geometric, LogNormal, LogUniform, Proposal
 from ncsn.run.folder import Config, find, read_config
 from ncsn.run.recipe import Argument, Recipe
-from ncsn.sampling import SAMPLERS, Sampling
+from ncsn.sampling import SAMPLERS, Sampling, find_spec
 from ncsn.settings import ResolvedSettings, TrainSettings
 from ncsn.training import Budget
 from ncsn.validation import Json, NetworkName, from_json
@@ -225,8 +226,9 @@ def check_options(settings: TrainSettings, dataset: Dataset) -> None:
         raise ValueError(f"hidden names {', '.join(unknown)}; {columns}")
     if dataset.network == "mlp" and len(settings.channels or (1,)) != 1:
         raise ValueError(f"channels is {settings.channels}; {dataset.noun} take one number")
-    if settings.proposal != "lognormal" and settings.log_sigma_std is not None:
-        raise ValueError(f"log_sigma_std doesn't apply to proposal {settings.proposal}; leave it out")
+    proposal = settings.proposal or METHODS[settings.method].proposal
+    if proposal != "lognormal" and settings.log_sigma_std is not None:
+        raise ValueError(f"log_sigma_std doesn't apply to proposal {proposal}; leave it out")
 
 
 def start_of(settings: TrainSettings, dataset: Dataset) -> str | None:
@@ -236,7 +238,8 @@ def start_of(settings: TrainSettings, dataset: Dataset) -> str | None:
     _, *sides = dataset.shape
     few = dataset.n <= IMAGES_FROM_PRIOR and minutes_of(settings, dataset) <= MINUTES_FROM_PRIOR
     small = all(8 <= side <= 64 for side in sides)
-    if dataset.prior is None or not (few and small) or settings.channels or settings.blocks:
+    has_prior = dataset.prior is not None and METHODS[settings.method].prior
+    if not (has_prior and few and small) or settings.channels or settings.blocks:
         return None
     log.info("training starts from the prior, a small network in the package; start='none' (--from none) turns it off")
     return dataset.prior
@@ -278,7 +281,7 @@ def resolve(
     ``start``: the configuration of the run to start from; by default that of the folder in the settings, if any.
     Raises ValueError if that run generates another kind of data, and if all examples are the same.
     """
-    settings = replace(settings, start=start_of(settings, dataset))
+    settings = apply_method(replace(settings, start=start_of(settings, dataset)), dataset)
     if settings.start is not None:
         settings = adopt_network(settings, start or read_config(find(settings.start)), dataset)
     minutes = minutes_of(settings, dataset)
@@ -295,7 +298,7 @@ def resolve(
     # for pixels in [0, 1]; images with little contrast need a twentieth of their standard deviation.
     top = settings.sigma_max or round_to(dataset.headroom * leading)
     widths, size = widths_and_batch(settings, minutes, dataset, device)
-    unguided = not dataset.guided or SAMPLERS[settings.sampler].langevin
+    unguided = not dataset.guided or find_spec(str(settings.sampler)).langevin
     least, most = dataset.log_sigma_mean
     mean = min(most, max(least, log_sigma_mean(detail(examples), std)))
     values = vars(settings) | {
@@ -313,7 +316,8 @@ def resolve(
         "guidance": 1.0 if unguided and settings.guidance == "chosen" else settings.guidance,
     }
     resolved = ResolvedSettings(**values)
-    if settings.posterior_above is not None or not dataset.posterior_targets:
+    has_targets = dataset.posterior_targets and METHODS[settings.method].posterior_targets
+    if settings.posterior_above is not None or not has_targets:
         return resolved
     network = recipes(resolved, dataset)[0].build().network
     above = posterior_above(dataset.train, network, noise_of(resolved), top, mirrored=settings.flip)
@@ -370,7 +374,7 @@ def recipes(
     recipe = Recipe(
         network=NETWORKS[settings.network] if network is None else name_of(network),
         arguments=arguments if network is None else {},
-        preconditioning="conditional" if conditional else "edm",
+        preconditioning="conditional" if conditional else settings.preconditioning,
         shape=dataset.shape,
         shares=shares,
         transform=dataset.transform,
@@ -391,7 +395,7 @@ def sampling_of(settings: ResolvedSettings, data: Dataset, *, classes: bool) -> 
     levels = None if settings.sampler == "langevin" else settings.levels  # which uses a single level
     # Given the class, less is decided at high noise, so fewer levels suffice.  This was measured for images and the
     # default sampler only.  The levels of a geometric proposal are also those of training.
-    measured = settings.sampler == TrainSettings.sampler and settings.proposal != "geometric" and data.guided
+    measured = settings.sampler == METHODS["edm"].sampler and settings.proposal != "geometric" and data.guided
     if levels is None and classes and measured:
         levels = round(0.4 * sampling.count)
     return sampling.but(levels=levels, steps=settings.langevin_steps)

@@ -522,7 +522,10 @@ class Table(Dataset):
     tolerance: ClassVar[float] = 0.0
     patience: ClassVar[float] = 0.25
     posterior_targets: ClassVar[bool] = False
-    refused: ClassVar[tuple[str, ...]] = (*OF_IMAGES, "flip", "start", "posterior_above")
+    refused: ClassVar[tuple[str, ...]] = (
+        *(*OF_IMAGES, "method", "preconditioning"),
+        *("flip", "start", "posterior_above"),
+    )
     shown: ClassVar[int] = 10  # a picture shows more points than images
 
     @cached_property
