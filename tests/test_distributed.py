@@ -25,7 +25,7 @@ from ncsn.machine.messages import quit_on_signals
 quit_on_signals()
 from ncsn import training
 from ncsn.machine import hardware
-from ncsn.cli import console
+from ncsn.cli.commands import main
 from ncsn.learn import record
 hardware.fast_bfloat16 = lambda _: False  # which rounds sums of other sizes otherwise
 hardware.join = functools.cache(hardware.join)  # once for all commands
