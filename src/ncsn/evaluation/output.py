@@ -94,9 +94,9 @@ def ruler(run: Run, data: Dataset, features: object, n: int) -> Ruler:
     mirrored = bool(run.settings.get("flip"))
     match data:
         case Table():
-            if isinstance(run.model, ConditionalModel):
+            if isinstance(run.score, ConditionalModel):
                 shares = log_shares(data.columns, data.train).cpu()
-                if not torch.allclose(run.model.log_shares.cpu().double(), shares):
+                if not torch.allclose(run.score.log_shares.cpu().double(), shares):
                     raise ValueError(OTHER_DATA)
             test = held_out_examples(data, n)
             return TableRuler(run, data, test, len(test))
