@@ -79,6 +79,7 @@ def test_a_verdict_is_drawn_from_held_out_losses(
         if worse:
             assert lesson.record.kept == rows[kept - 1]
             assert f"step {kept}" in line
+            assert ("rose" in line) == ("0.9000" in said)
             assert {word for word in ("falling", "last", "copies", "0.9000") if word in line} == said
         else:
             assert lesson.record.kept == rows[-1]
