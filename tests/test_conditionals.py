@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ import ncsn
 from ncsn.batching import Batch
 from ncsn.conditionals import ConditionalModel
 from ncsn.data.columns import Columns, Discrete, Number
-from ncsn.data.dataset import Curriculum, Dataset
+from ncsn.data.dataset import Dataset
 from ncsn.loading import dataset_of
 from ncsn.objectives import training_loss
 from ncsn.settings import TrainSettings
@@ -831,13 +832,16 @@ def columns_of(data: Dataset) -> Columns:
     return data.transform
 
 
-def curriculum_of(data: Dataset, hidden: tuple[str, ...] = ()) -> Curriculum:
-    return data.curriculum(begun(data), hidden)
+Masking = Callable[[Iterator[Batch], torch.Generator], Iterator[Batch]]
 
 
-def masked(curriculum: Curriculum, x: Tensor, seed: int) -> tuple[Tensor, Any, Any, Tensor]:
+def masking_of(data: Dataset, hidden: tuple[str, ...] = ()) -> Masking:
+    return data.curriculum(begun(data), hidden).batches
+
+
+def masked(masking: Masking, x: Tensor, seed: int) -> tuple[Tensor, Any, Any, Tensor]:
     """Clean numbers, the conditions that numbers and codes are learned from, and the codes to learn."""
-    batch = next(curriculum.batches(iter([Batch(x)]), torch.Generator().manual_seed(seed)))
+    batch = next(masking(iter([Batch(x)]), torch.Generator().manual_seed(seed)))
     given: Any = batch.given
     return batch.x, given.numbers, given.codes, given.truth
 
@@ -848,11 +852,11 @@ WITHOUT_GAPS = dataset_of(table(gaps=False))
 
 def test_what_is_known_in_a_mask_does_not_depend_on_what_is_missing_in_the_row() -> None:
     """All rows of a pattern have the same role for a cell that they have, which many patterns choose."""
-    curriculum, model = curriculum_of(MIXED), begun(MIXED)
+    masking, model = masking_of(MIXED), begun(MIXED)
     roles, counts = [set[tuple[int, ...]]() for _ in range(3)], set[int]()
     for seed in range(10):
         x = MIXED.train[torch.randperm(MIXED.n, generator=torch.Generator().manual_seed(seed))]
-        _, numbers, codes, truth = masked(curriculum, x, seed)
+        _, numbers, codes, truth = masked(masking, x, seed)
         first, known = len(numbers.target), truth.isnan()
         hot = torch.split(numbers.codes, list(model.counts), 1)
         shown = torch.stack([each.any(1) for each in hot], 1)
@@ -883,7 +887,8 @@ def test_what_is_known_in_a_mask_does_not_depend_on_what_is_missing_in_the_row()
 
 def test_codes_are_learned_with_the_probabilities_with_which_they_are_drawn() -> None:
     """The cross-entropy of unknown codes, a mean over all codes, also of one that only says what is missing."""
-    curriculum, model = curriculum_of(MIXED), begun(MIXED)
+    model = begun(MIXED)
+    curriculum = MIXED.curriculum(model, ())
     batch = next(curriculum.batches(iter([Batch(MIXED.train[:400])]), torch.Generator().manual_seed(0)))
     given: Any = batch.given
 
@@ -917,7 +922,7 @@ def test_numbers_are_learned_given_all_codes_of_their_group() -> None:
     for data, gaps in ((WITHOUT_GAPS, False), (MIXED, True)):
         model, dropped, later = begun(data), [], []
         for seed in range(6):
-            _, numbers, _, _ = masked(curriculum_of(data), data.train, seed)
+            _, numbers, _, _ = masked(masking_of(data), data.train, seed)
             x = data.train[: len(numbers.target)]
             assert not (numbers.target & x[:, :3].isnan()).any()
             hot = torch.stack([each.any(1) for each in torch.split(numbers.codes, list(model.counts), 1)], 1)
@@ -939,7 +944,7 @@ def test_numbers_are_learned_given_all_codes_of_their_group() -> None:
 def test_only_observed_numbers_have_noise() -> None:
     """And in training only, so that held-out losses can be compared."""
     x = MIXED.train.repeat(5, 1)
-    clean, numbers, _, truth = masked(curriculum_of(MIXED), x, 0)
+    clean, numbers, _, truth = masked(masking_of(MIXED), x, 0)
     first = len(numbers.target)
     x, clean, rest = x[:first, :3], clean[:first], clean[first:]
     assert torch.equal(clean[numbers.target], x[numbers.target])
@@ -956,7 +961,7 @@ def test_only_observed_numbers_have_noise() -> None:
     assert len(levels) > 2
     assert float(z.mean()) == pytest.approx(0, abs=4 / len(z) ** 0.5)
     assert float(z.std()) == pytest.approx(1, abs=4 / (2 * len(z)) ** 0.5)
-    (batch,) = curriculum_of(MIXED).held_out(Batch(MIXED.validation))(torch.Generator())
+    (batch,) = MIXED.curriculum(begun(MIXED), ()).held_out(Batch(MIXED.validation))(torch.Generator())
     held_out: Any = batch.given
     assert not held_out.numbers.noise.any()
     shown = batch.x[: len(held_out.numbers.target)][held_out.numbers.observed]
@@ -970,7 +975,7 @@ def test_from_one_to_all_but_one_column_are_observed_in_a_pattern_of_many_rows()
     """But for five patterns of sixteen, in which nothing is."""
     counts, columns, loudest, different = set[int](), torch.zeros(9), 0.0, 0
     for seed in range(20):
-        _, numbers, codes, _ = masked(curriculum_of(NINE), NINE.train[:320], seed)
+        _, numbers, codes, _ = masked(masking_of(NINE), NINE.train[:320], seed)
         assert codes is None
         signs = torch.cat([numbers.observed.float(), numbers.noise], 1)
         assert not signs[:100].any()
@@ -990,9 +995,9 @@ def test_from_one_to_all_but_one_column_are_observed_in_a_pattern_of_many_rows()
 def test_values_of_small_tables_are_mostly_noisy(rows: int, share: float) -> None:
     """The joint density is learned from three rows of ten."""
     data = replace(NINE, train=NINE.train.repeat(rows // len(NINE.train) + 1, 1)[:rows])
-    curriculum, levels = data.curriculum(begun(NINE), ()), []
+    masking, levels = data.curriculum(begun(NINE), ()).batches, []
     for seed in range(50):
-        _, numbers, _, _ = masked(curriculum, NINE.train[:160], seed)
+        _, numbers, _, _ = masked(masking, NINE.train[:160], seed)
         conditional = numbers.observed.any(1)
         assert float((~conditional).double().mean()) == pytest.approx(0.3, abs=0.04)
         levels.append(numbers.noise[conditional] > 0)
@@ -1012,12 +1017,12 @@ def test_three_quarters_of_the_patterns_hide_the_columns_that_the_user_wants_hid
     data: Dataset, hidden: tuple[str, ...], shown: list[float]
 ) -> None:
     """Numbers are learned given the text and all other columns, and the text given only the others."""
-    columns, curriculum = columns_of(data), curriculum_of(data, hidden)
+    columns, masking = columns_of(data), masking_of(data, hidden)
     complete = data.train[~data.train[:, :3].isnan().any(1)][:320]
     wanted, codes_hidden, n = [False, True, False] if "b" in hidden else [False, False, True], 0, 0
     exactly, own = list[bool](), torch.tensor([columns.names[i] in hidden for i in columns.coded])
     for seed in range(40):
-        _, numbers, _, truth = masked(curriculum, complete, seed)
+        _, numbers, _, truth = masked(masking, complete, seed)
         for part in patterns_of(len(numbers.target)):
             exactly.append(numbers.target[part][0].tolist() == wanted and numbers.observed[part][0].tolist() == shown)
         for part in patterns_of(len(truth)):
@@ -1035,7 +1040,7 @@ def test_three_quarters_of_the_patterns_hide_the_columns_that_the_user_wants_hid
 def test_rows_teach_codes_if_these_are_hidden(hidden: tuple[str, ...], share: float) -> None:
     """Three quarters of a batch are for the hidden columns, and a quarter is divided as without them."""
     x = WITHOUT_GAPS.train[:1200]
-    _, _, _, truth = masked(curriculum_of(WITHOUT_GAPS, hidden), x, 0)
+    _, _, _, truth = masked(masking_of(WITHOUT_GAPS, hidden), x, 0)
     assert len(truth) / len(x) == pytest.approx(share)
 
 
@@ -1068,7 +1073,7 @@ def test_only_columns_of_a_table_can_be_hidden() -> None:
 @pytest.mark.parametrize(("n", "d"), [(50, 1), (1, 1), (1, 3), (2, 2)])
 def test_of_one_column_everything_is_a_target_and_few_rows_are_enough(n: int, d: int) -> None:
     data = dataset_of(draw(100, d, seed=1).numpy())
-    x, numbers, _, _ = masked(curriculum_of(data), data.train[:n], 0)
+    x, numbers, _, _ = masked(masking_of(data), data.train[:n], 0)
     assert bool((numbers.target | numbers.observed).all())
     assert bool(numbers.observed.any()) == (d > 1)
     assert d > 1 or torch.equal(x, data.train[:n])
@@ -1080,7 +1085,7 @@ def test_a_row_with_gaps_of_a_wide_table_is_in_a_batch_several_times(generator: 
         x = draw(200, d, seed=1).numpy()
         x[np.random.default_rng(0).random((200, d)) < 0.3] = np.nan
         data = dataset_of(x)
-        batch = next(curriculum_of(data).batches(iter([Batch(data.train[:48])]), generator))
+        batch = next(masking_of(data)(iter([Batch(data.train[:48])]), generator))
         given: Any = batch.given
         first = len(given.numbers.target)
         assert first + len(given.truth) == 48 // often

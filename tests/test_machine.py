@@ -15,7 +15,7 @@ from unittest.mock import Mock, call
 
 import pytest
 import torch
-from helpers import fit_table, run_ncsn
+from helpers import fit_table, refusal, zero_score
 from torch import Tensor, nn
 
 import ncsn
@@ -23,7 +23,7 @@ from ncsn import Run, ScoreModel
 from ncsn.machine import hardware
 from ncsn.machine.hardware import Load, threads_for
 from ncsn.machine.messages import quieter
-from ncsn.networks import MLP, Block, UNet
+from ncsn.networks import MLP, UNet
 from ncsn.settings import TrainSettings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -81,7 +81,9 @@ def test_the_blocks_of_a_unet_are_compiled_however_many_kinds_there_are(monkeypa
 
     monkeypatch.setattr(torch, "compile", compile_function)
     hardware.compile_network(network, trial)
-    assert compiled == [module for module in network.modules() if isinstance(module, Block)]
+    assert compiled == [
+        block for half in (network.encoder, network.decoder) for level in half for block in level.children()
+    ]
     assert limits == [100], "torch's own is eight"
     assert all(weight.grad is None for weight in network.parameters()), "of the trial"
 
@@ -124,20 +126,22 @@ def test_a_device_gets_the_precision_that_it_is_fast_at(
 
 @pytest.mark.parametrize("local_rank", [None, "1"])
 def test_each_process_has_a_gpu_of_its_own(local_rank: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.of(zero_score, (2,), sigma_max=5.0, sigma_min=0.1)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert hardware.choose_device("auto") == hardware.choose_device("cpu") == CPU
+    assert run.to("auto").device == run.to("cpu").device == CPU
     if local_rank is not None:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.empty", lambda _, device: SimpleNamespace(device=torch.device(device)))
     own = torch.device("cuda", int(local_rank or 0))
-    assert hardware.choose_device("auto") == hardware.choose_device("cuda") == own
+    assert run.to("auto").device == run.to("cuda").device == own
 
 
 @pytest.mark.parametrize("name", ["cuda:17", "xla", "quantum"])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    run = Run.of(zero_score, (2,), sigma_max=5.0, sigma_min=0.1)
     with pytest.raises(ValueError, match=name):
-        ncsn.load("mnist", device=name)
+        run.to(name)
 
 
 @pytest.fixture
@@ -259,13 +263,14 @@ def test_one_thread_computes_small_networks_unless_the_user_has_said_how_many(
 
 
 @pytest.mark.parametrize(("library", "calls"), [("glibc", [call(-1, 2**30), call(-3, 2**30)]), ("musl", [])])
-def test_memory_is_kept_where_the_library_can(library: str, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """M_TRIM_THRESHOLD is −1 and M_MMAP_THRESHOLD −3 in malloc.h."""
+def test_memory_is_kept_where_the_library_can(
+    library: str, calls: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By every command.  M_TRIM_THRESHOLD is −1 and M_MMAP_THRESHOLD −3 in malloc.h."""
     c = Mock()
     monkeypatch.setattr("platform.libc_ver", lambda: (library, "2.39"))
     monkeypatch.setattr("ctypes.CDLL", lambda _: c)
-    with pytest.raises(SystemExit, match=r"^2$"):
-        run_ncsn("sample", "nowhere")
+    assert "absent" in refusal(capsys, "sample", "absent", "--device", "cpu")
     assert c.mallopt.call_args_list == calls
 
 
