@@ -563,7 +563,7 @@ def read_image(
     return pixels.expand(3, -1, -1) if channels == 3 and len(pixels) == 1 else pixels
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ImageRun(Run):
     """A run that generates images."""
 

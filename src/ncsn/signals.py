@@ -74,7 +74,7 @@ def read_signals(name: str, found: Arrays) -> Signals:
     return Signals(train, validation, test, labels_of(classes), name, transform=scales, sha256=sha256_of(arrays))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SignalRun(ImputingRun):
     """A run that generates signals."""
 

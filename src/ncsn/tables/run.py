@@ -55,7 +55,7 @@ Values: TypeAlias = Mapping[Any, object]
 """Values of some columns of a table, by the columns' labels."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TableRun(ImputingRun):
     """A run that generates rows of a table.
 

@@ -79,7 +79,7 @@ def log_prior_of(columns: Columns, prior: object) -> LogPrior:
     return Box(low, high)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SimulatorRun(TableRun):
     """The run of a simulator's table that knows the prior of its parameters, see ``with_prior``.
 
@@ -107,6 +107,7 @@ class SimulatorRun(TableRun):
                 refuse_options("sample with several observations", options.keys() - {"seed"})
                 generator = generator_of(options.get("seed", 0), self.device)
                 return self._draw_together(observed, whole("n", n, 1), generator)
+            given = observed[0]
         return super().sample(n, given=given, complete=complete, **options)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
