@@ -579,9 +579,8 @@ def prior_of(
     """
     refuse_options("steps", changes.keys() - SamplingChanges.__annotations__.keys())
     check_generator(generator, run.device)
-    levels = changes.get("levels")
-    if np.ndim(levels) == 1:  # type: ignore[arg-type]
-        changes = {**changes, "levels": tuple(map(float, levels))}  # type: ignore[arg-type]
+    if np.ndim(changes.get("levels")) == 1:  # type: ignore[arg-type]
+        changes = {**changes, "levels": tuple(map(float, changes["levels"]))}  # type: ignore[arg-type]
     if start is not None:
         start = as_floats("start", start, ", ".join(map(str, (n, *run.recipe.shape)))).to(run.device)
     sampling = with_guide(sampling.but(**changes), run.guide, labels, changes.get("guidance"))
