@@ -181,7 +181,7 @@ class TrainSettings(Reading):
         compile: --no-compile disables torch.compile. By default it is used for trainings of at least two minutes (five
             for tables) or 2,000 steps, if it works on this machine. The first time takes up to a minute.
         samples: The number of samples to draw at the end; for a table ten times as many.
-        seed: The seed of all random numbers.
+        seed: The seed of weights, batches, noise and samples. How data is split doesn't depend on it.
     """
 
     size: Annotated[Given[str], tyro.conf.arg(metavar="SIZE")] = None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Train(TrainSettings):
     """Train a U-Net on images or signals, or an MLP on a table, by denoising score matching, and draw samples.
 
-    Other settings are chosen from the data, the budget and the machine.
+    Settings that you don't give follow from the method, the data, the budget and the machine.
 
     Args:
         dataset: mnist (in the package), a folder or archive (.zip, .tar) of images, or an array (.npy, .npz). For a
