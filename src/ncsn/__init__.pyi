@@ -10,7 +10,7 @@ from .adapters import from_variance_preserving as from_variance_preserving
 from .adapters import to_azula as to_azula
 from .batching import batches as batches
 from .distributions import GaussianMixture as GaussianMixture
-from .evaluation.calibration import calibrate as calibrate
+from .evaluation.calibrating import calibrate as calibrate
 from .learn.fit import fit as fit
 from .likelihood import bits_per_dimension as bits_per_dimension
 from .likelihood import log_prob as log_prob

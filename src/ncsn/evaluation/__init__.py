@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from ncsn.data.dataset import OTHER_DATA, Dataset, Report
-from ncsn.evaluation.calibration import calibrate as calibrate
+from ncsn.evaluation.calibrating import calibrate as calibrate
 from ncsn.evaluation.comparison import Comparison as Comparison
 from ncsn.evaluation.images import PIXELS as PIXELS
 from ncsn.evaluation.images import REPORTABLE, FeaturesLike
