@@ -241,4 +241,4 @@ def test_the_command_hides_columns_shares_pixels_and_what_a_file_misses(
     monkeypatch.undo()
     image = image_run(GaussianScore(0.5, 0.1), (1, 4, 4), sigma_max=20.0, sigma_min=0.01)
     monkeypatch.setattr(ncsn, "load", lambda *_, **__: image, raising=False)
-    assert "pass a measurement (measure and" in refusal(capsys, *f"calibrate it --out {out}".split())
+    assert "use ncsn.calibrate(run, measure=...) in Python" in refusal(capsys, *f"calibrate it --out {out}".split())

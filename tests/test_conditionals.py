@@ -621,7 +621,9 @@ def gaussian(n: int, seed: int, covariance: Tensor = COVARIANCE) -> Tensor:
 def fit_gaussian(train: Tensor, held_out: Tensor) -> Gaussian:
     """What a training on these numbers starts around; NaN is missing."""
     columns = Columns(columns=tuple(Number(name=str(i), shift=0.0, scale=1.0) for i in range(train.shape[1])))
-    start = replace(NINE, train=train.float(), validation=held_out.float(), transform=columns).start("conditional")
+    held_out = held_out.float()
+    data = replace(NINE, train=train.float(), validation=held_out, test=held_out, transform=columns)
+    start = data.start("conditional")
     return Gaussian(*(torch.as_tensor(start[name]) for name in ("mean", "covariance")))
 
 

@@ -177,7 +177,7 @@ def coverage(run: TableRun, rows: Tensor) -> dict[str, float]:
     """What a run measures of the cells of held-out rows."""
     columns = run.columns
     z = columns.with_gaps(columns.forward(rows)).float()
-    return run.measure_coverage(replace(NUMBERS, test=z, transform=columns))
+    return run.measure_coverage(replace(NUMBERS, train=z, validation=z, test=z, transform=columns))
 
 
 @pytest.mark.parametrize(("scale", "low", "high"), [(1.0, 0.85, 0.95), (0.1, 0.0, 0.6), (10.0, 0.95, 1.0)])

@@ -34,6 +34,7 @@ from ncsn.learn.record import Record
 from ncsn.machine.hardware import Group
 from ncsn.machine.messages import Stopped, limit_seconds
 from ncsn.noise import Geometric, LogNormal
+from ncsn.run.steps import Drawn
 from ncsn.sampling import NonFiniteSampleError
 from ncsn.settings import Job, TrainSettings
 from ncsn.training import Budget, NonFiniteLossError, Progress, State, train
@@ -232,7 +233,7 @@ def draw(run: ncsn.Run, **options: Any) -> Mock:
     """Two samples that cost what they cost."""
     steps = run.steps(2, **options)
     list(steps)
-    return Mock(steps=steps, cost="two samples")
+    return Mock(spec=Drawn, steps=steps, cost="two samples")
 
 
 def test_a_run_says_what_it_learned_and_what_that_took(

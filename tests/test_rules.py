@@ -235,7 +235,7 @@ def test_classes_are_learned_where_there_are_some_of_enough_images(
 
 def test_what_takes_time_first_is_for_trainings_in_which_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling, and a classifier to choose guidance by, which may take a twentieth."""
-    compiling, classifying = Mock(), Mock()
+    compiling, classifying = Mock(), Mock(return_value=ncsn.evaluation.PIXELS)
     monkeypatch.setattr("ncsn.machine.hardware.compile_network", compiling)
     monkeypatch.setattr("ncsn.learn.fit.features_for", classifying)
 

@@ -299,8 +299,9 @@ def test_a_run_that_is_saved_copied_or_pickled_is_the_same(tmp_path: Path) -> No
 LEARNED, KNOWN = Run(score=model(), recipe=IN_UNITS, guide=model(1)), torch.tensor([False, True])
 MEASURED = LEARNED.posterior(masked(KNOWN), torch.tensor([-2.99]), noise_std=0.1)
 X, IMAGE = torch.ones(4, 2), torch.ones(1, 1, 6, 6)
+OF_ANY_EXAMPLES = [name for name, spec in ncsn.SAMPLERS.items() if not spec.uniform]
 CERTAIN: dict[str, Callable[[], Tensor]] = {
-    **{name: partial(LEARNED.sample, 3, seed=1, sampler=name, guidance=2.0) for name in ncsn.SAMPLERS},
+    **{name: partial(LEARNED.sample, 3, seed=1, sampler=name, guidance=2.0) for name in OF_ANY_EXAMPLES},
     "particles": lambda: MEASURED.sample(3, levels=3),
     "posterior": lambda: MEASURED.sample(3, levels=3, sampler="heun"),
     "replacement": lambda: LEARNED.replacement(KNOWN, SHIFT).sample(3, levels=3),

@@ -181,7 +181,7 @@ def test_a_toy_is_a_run_of_its_options_and_is_not_replaced(run: Run, tmp_path: P
     assert 0.02 < numbers(tmp_path / "run")["samplers"]["floor"]["distance"] < 2
     sampling = ncsn.load(tmp_path / "run").recipe.sampling
     assert (sampling.levels, sampling.steps, sampling.eps, sampling.sampler) == (3, 2, 0.001, "annealed")
-    steps = {call.kwargs["sampler"]: call.kwargs.get("steps", 3 * 2) for call in draw.call_args_list}
+    steps = {call.kwargs.get("sampler", "annealed"): call.kwargs.get("steps", 3 * 2) for call in draw.call_args_list}
     assert steps == {"langevin": 3 * 2, "annealed": 3 * 2}, "as many of one as of the other"
     assert run("training_toy.py", line) == 2
     assert run("training_toy.py", f"{line} --overwrite") == 0

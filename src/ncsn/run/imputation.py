@@ -160,6 +160,7 @@ class ImputingRun(Run):
         self, x: Shaped[Tensor, "b *d"], hidden: Bool[Tensor, "b *d"], n: int, generator: torch.Generator
     ) -> Float64[Tensor, "n b *d"]:
         """``n`` draws of hidden numbers of examples given all others that are possible."""
+        x = x.double()
         known = ~hidden & self.transform.possible(x)
         return self._impute(torch.where(known, x, torch.nan), n, generator).draws
 
