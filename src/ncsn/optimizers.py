@@ -1,4 +1,4 @@
-"""The optimisers: by default Muon for matrices and Adam for everything else, or Adam alone.
+"""The optimisers: by default Muon for matrices and Adam for everything else, or Adam for all parameters.
 
 ``Muon``'s update is that of ``torch.optim.Muon``, with all matrices of one shape in one product: a small network has
 many small matrices, and one product for each costs more in overhead than in arithmetic.

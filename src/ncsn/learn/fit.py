@@ -417,7 +417,7 @@ class Training:
         self.run = replace(self.run, recipe=replace(self.plan.recipe, sampling=sampling))
 
     def finish(self) -> Run:
-        """The run, of which config.json has the guidance and, for a table, the coverage of intervals."""
+        """The trained run; config.json gets its guidance and, for a table, the measured coverage of intervals."""
         if isinstance(self.run, TableRun) and self.record.group.is_main:
             self.run = replace(self.run, measured=self.run.measure_coverage(self.data))
         self.record.describe(self.run)

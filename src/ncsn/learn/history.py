@@ -77,8 +77,7 @@ class History:
     def has_overfitted(self, patience: float) -> bool:
         """Whether the held-out loss exceeds its minimum by ``patience``.
 
-        A tenth of that suffices in the second half of the steps since its minimum, of which there are at least
-        ``SETTLED_STEPS``.
+        From step ``SETTLED_STEPS`` and from twice the step of the minimum on, a tenth of ``patience`` suffices.
         """
         losses = [row.validation_loss for row in self.rows]
         best = losses.index(min(losses))

@@ -246,7 +246,7 @@ class Run:
 
     def _states(self, prior: Prior, n: int, labels: Classes) -> Iterator[Step]:
         """The states of ``n`` samples of these classes, in the score's units."""
-        # A generator, so that the network is first evaluated when the first state is asked for, as for all others.
+        # A generator, so that the network is evaluated only once the first state is drawn.
         score = prior.score(n, labels)
         yield from prior.sampling.follow(score, prior.start(n, labels), generator=prior.generator)
 

@@ -26,7 +26,7 @@ from ncsn.validation import check_type, one_line, refuse_options, whole
 LogPrior: TypeAlias = Callable[[Shaped[Tensor, "b d"]], Float64[Tensor, "b"]]
 """The log density of the prior at rows in the user's units, up to a constant."""
 DRAWS_FOR_SHARE = 2000  # draws that estimate the share that the prior allows
-MAX_DRAWS_IN_VAIN = 2000  # after as many, none of which the prior allows, sampling is given up
+MAX_DRAWS_IN_VAIN = 2000  # if the prior allows none of them, sampling is given up
 MAX_REJECTIONS = 300  # rounds of draws, in which the prior still rejects some
 MIN_DRAWS_PER_ROUND = 256
 MAX_ROUNDS = 10  # of population Monte Carlo
