@@ -1,6 +1,6 @@
 """Methods: sets of defaults for training and sampling, from the paper's to today's.
 
-``--method`` chooses one.  Whatever else is given replaces its defaults.
+``--method`` chooses one.  Whatever else is given replaces its defaults, but the papers' methods never learn classes.
 """
 
 from dataclasses import dataclass, fields, replace
