@@ -6,18 +6,19 @@ python examples/ladder.py --rows 1 8                 # only the first row and th
 
 Every row is `python ./training_MNIST.py` with the row's options, but two rows differ from others only in how they
 sample, and use their weights.  First all rows are trained, and then all are drawn and judged.  Rows that are already
-trained in --out aren't trained again.
+trained or drawn in --out aren't trained or drawn again.
 """
 
 import json
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from annotated_types import Interval
 
@@ -26,7 +27,6 @@ from ncsn import evaluation, metrics
 from ncsn.batching import quantize
 from ncsn.cli import console
 from ncsn.data.dataset import Dataset
-from ncsn.evaluation.images import Recognition
 from ncsn.machine.storage import write_json
 
 ROOT = Path(__file__).parent.parent
@@ -120,6 +120,10 @@ class Ladder:
         """The folder of the run that a row samples with."""
         return self.folder / f"row-{LADDER[number].weights or number}"
 
+    def samples_of(self, number: int) -> Path:
+        """The file of a row's samples; beside it is what they cost."""
+        return self.folder / f"samples-{number}.npy"
+
 
 def train(ladder: Ladder) -> None:
     """Train all rows that aren't trained yet, one after the other."""
@@ -132,23 +136,35 @@ def train(ladder: Ladder) -> None:
         subprocess.run([*script, *budget, "--out", str(out), "--overwrite"], check=True)
 
 
-def draw(ladder: Ladder, number: int, data: Dataset, test: Recognition) -> tuple[Result, torch.Tensor]:
-    """The result of a row, and its first samples."""
+def draw(ladder: Ladder, number: int) -> None:
+    """Draw the samples of a row, unless that is done, and write them and their cost."""
+    sampling = LADDER[number].sampling
     run = ncsn.load(ladder.run_of(number))
-    is_langevin = run.recipe.sampling.but(**LADDER[number].sampling).spec.langevin
+    is_langevin = run.recipe.sampling.but(**sampling).spec.langevin
     n = ladder.n_langevin if is_langevin else ladder.n
-    drawn = console.draw(run, n, seed=ladder.seed, **LADDER[number].sampling)
+    samples = ladder.samples_of(number)
+    if samples.exists() and len(np.load(samples, mmap_mode="r")) == n:
+        return
+    drawn = console.draw(run, n, seed=ladder.seed, **sampling)
+    write_json(samples.with_suffix(".json"), {"nfe": drawn.steps.nfe})
+    np.save(samples, quantize(drawn.samples).numpy())
+
+
+def judge(ladder: Ladder, number: int, data: Dataset) -> Result:
+    """The result of a row that is drawn."""
+    samples = torch.from_numpy(np.load(ladder.samples_of(number)))
     classifier = evaluation.digits()
-    recognised, real = classifier(quantize(drawn.samples)), classifier(data.validation[:n])
-    numbers = json.loads((ladder.run_of(number) / "metrics.json").read_text())
-    result = Result(
-        images=numbers["images_seen"],
-        nfe=drawn.steps.nfe,
-        n=n,
-        distance=metrics.frechet_distance(recognised.features, test.features),
-        floor=metrics.frechet_distance(real.features, test.features),
+    test = classifier(data.test).features
+    held_out = classifier(data.validation[: len(samples)]).features
+    trained = json.loads((ladder.run_of(number) / "metrics.json").read_text())
+    drawn = json.loads(ladder.samples_of(number).with_suffix(".json").read_text())
+    return Result(
+        images=trained["images_seen"],
+        nfe=drawn["nfe"],
+        n=len(samples),
+        distance=metrics.frechet_distance(classifier(samples).features, test),
+        floor=metrics.frechet_distance(held_out, test),
     )
-    return result, drawn.samples[:SHOWN]
 
 
 def table(results: dict[int, Result]) -> str:
@@ -163,11 +179,12 @@ def table(results: dict[int, Result]) -> str:
     return "\n".join(lines)
 
 
-def picture(samples: dict[int, torch.Tensor], path: Path) -> None:
+def picture(ladder: Ladder, path: Path) -> None:
     """Draw the first samples of each row beside what is new in it."""
-    figure, axes = plt.subplots(len(samples), 1, figsize=(8, 0.8 * len(samples)), squeeze=False)
-    for axis, (number, x) in zip(axes[:, 0], samples.items(), strict=True):
-        axis.imshow(torch.cat(list(x.clamp(0, 1)[:, 0]), 1), cmap="gray", vmin=0, vmax=1)
+    figure, axes = plt.subplots(len(ladder.rows), 1, figsize=(8, 0.8 * len(ladder.rows)), squeeze=False)
+    for axis, number in zip(axes[:, 0], ladder.rows, strict=True):
+        samples = np.load(ladder.samples_of(number), mmap_mode="r")
+        axis.imshow(np.hstack(samples[:SHOWN, 0]), cmap="gray", vmin=0, vmax=255)
         axis.set_ylabel(f"{number}  {LADDER[number].idea}", rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[])
     figure.savefig(path, bbox_inches="tight", dpi=150)
@@ -177,16 +194,14 @@ def picture(samples: dict[int, torch.Tensor], path: Path) -> None:
 def main(ladder: Ladder) -> None:
     """Train all rows, then draw and judge them."""
     train(ladder)
-    data = ncsn.load_dataset("mnist")
-    test = evaluation.digits()(data.test)
-    results, samples = {}, {}
     for number in ladder.rows:
-        results[number], samples[number] = draw(ladder, number, data, test)
-        write_json(ladder.folder / "ladder.json", {str(row): asdict(result) for row, result in results.items()})
-    picture(samples, ladder.folder / "ladder.png")
+        draw(ladder, number)
+    data = ncsn.load_dataset("mnist")
+    results = {number: judge(ladder, number, data) for number in ladder.rows}
     (ladder.folder / "ladder.md").write_text(table(results) + "\n", encoding="utf-8")
+    picture(ladder, ladder.folder / "ladder.png")
     print(table(results))
-    print(f"{ladder.folder}: ladder.md and ladder.png, with the first {SHOWN} samples of each row")
+    print(f"{ladder.folder}: ladder.md, and ladder.png with the first {SHOWN} samples of each row")
 
 
 if __name__ == "__main__":
