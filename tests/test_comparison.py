@@ -1,5 +1,6 @@
 """Samples of tables next to real rows: what judges say of copies, of strangers and of exact samples."""
 
+import json
 import math
 from dataclasses import replace
 from functools import partial
@@ -13,8 +14,10 @@ from helpers import command, conditional_run, fit_table, judge, load_table, refu
 from torch import Tensor
 
 import ncsn
+from ncsn.data.columns import learn_columns
 from ncsn.data.dataset import Dataset
 from ncsn.evaluation import Comparison, evaluate
+from ncsn.evaluation.tables import column_distances
 from ncsn.loading import dataset_of
 from ncsn.settings import TrainSettings
 from ncsn.tables.run import TableRun
@@ -119,6 +122,29 @@ def test_rows_with_gaps_are_judged() -> None:
     assert {"classifier", "memorisation", "column_shapes", "log_density"} <= result.numbers.keys()
 
 
+def test_the_worst_column_comes_first_beside_the_distance_of_real_rows() -> None:
+    """Half of a heap is elsewhere, a third of the cells should be missing, and a column is as in real rows."""
+    n = 2000
+    rng = np.random.default_rng(0)
+    right = rng.integers(0, 10, n).astype(float)
+    heap = np.where(np.arange(n) % 2, 12.0, np.arange(n) % 17.0)
+    gaps = np.where(np.arange(n) % 3, rng.standard_normal(n), np.nan)
+    rows = np.stack([right, heap, gaps], 1)
+    real = rows[rng.permutation(n)]
+    columns = learn_columns(torch.from_numpy(rows), ["right", "heap", "gaps"])
+    made = real.copy()
+    made[:, 1] = np.where((made[:, 1] == 12) & (np.arange(n) % 2 == 0), 3.0, made[:, 1])
+    moved = float((made[:, 1] != real[:, 1]).mean())
+    made[:, 2] = rng.standard_normal(n)
+    distances = column_distances(rows, real, made, columns)
+    assert list(distances) == ["gaps", "heap", "right"]
+    assert distances["gaps"].samples == pytest.approx(1 / 3, abs=0.001)
+    assert distances["heap"] == pytest.approx((moved, 0.0))
+    assert distances["right"] == pytest.approx((0.0, 0.0))
+    text = str(Comparison(n=n, numbers={"classifier": 0.5}, columns=distances))
+    assert [line.split()[0] for line in text.splitlines()[-3:]] == list(distances)
+
+
 def test_other_rows_than_those_of_the_training_are_refused() -> None:
     """Even if they are only shuffled: most held-out rows were trained on.  And features, which tables lack."""
     for frame in (pandas.DataFrame(mixed_rows(1200, 0, 0.0)[:, 2:], columns=["c", "d"]), frame_of_numbers(1200)):
@@ -126,6 +152,19 @@ def test_other_rows_than_those_of_the_training_are_refused() -> None:
         shuffled = frame.sample(frac=1.0, random_state=0)
         assert "what the run was trained on" in refused(partial(evaluate, run, shuffled))
         assert "only images have features" in refused(partial(evaluate, run, frame, "pixels"))
+
+
+def test_a_table_in_memory_is_evaluated_with_a_file_of_its_rows(tmp_path: Path) -> None:
+    frame = frame_of_numbers(1200).assign(text=np.where(np.arange(1200) % 3, "u", "v"))
+    ncsn.fit(frame, steps=1, quiet=True).save(tmp_path / "run")
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    command(f"evaluate {tmp_path / 'run'} --data {tmp_path / 'rows.csv'} --levels 3 -n 100")
+    report = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert {*report["columns"]} == {*frame.columns}
+    frame[::-1].to_csv(tmp_path / "others.csv", index=False)
+    assert "what the run was trained on" in refused(
+        lambda: ncsn.load(tmp_path / "run").data(str(tmp_path / "others.csv"))
+    )
 
 
 def frame_of_numbers(n: int) -> pandas.DataFrame:

@@ -29,7 +29,8 @@ class Evaluate(SamplingOptions):
     """Measure sample quality, and print each metric next to its value for real examples.
 
     Args:
-        data: Where the run's training data is now, if it has moved.
+        data: Where the run's training data is now, if it has moved; for a table that was trained on in Python, a file
+            with its rows.
         features: The features that distances are measured in: pixels, classifier (trained on the data's classes, and
             cached) or efficientnet. auto uses the classifier in the package for MNIST, classifier for other data with
             classes, and efficientnet for data without.

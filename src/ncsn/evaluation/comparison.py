@@ -1,7 +1,8 @@
 """Metrics of samples of signals and tables, each next to that of equally many real examples."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -10,6 +11,18 @@ from torch import Tensor
 from ncsn.data.dataset import Dataset
 
 MIN_EXAMPLES = 100  # for gradient-boosted trees
+COLUMNS_SHOWN = 10  # in the printed text
+
+
+class ColumnDistance(NamedTuple):
+    """How far the samples of one column are from held-out rows, and how far training rows are.
+
+    ``samples``, ``real_rows``: from 0 to 1; the total variation distance if the column has text or at most 50 values,
+    otherwise the Kolmogorov-Smirnov statistic.
+    """
+
+    samples: float
+    real_rows: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,19 +32,32 @@ class Comparison:
     ``n``: the number of samples, compared with equally many held-out examples.
     ``numbers``: the metrics by their names, as they are printed.  For a table, ``log_density`` is the mean log density
     of complete held-out rows, at most 1,000, under the run, in nats.
+    ``columns``: of a table, the distance of each column by its name, the worst first: those that are farthest beyond
+    the distance of real rows.
     """
 
     n: int
     numbers: dict[str, float]
+    columns: dict[str, ColumnDistance] = field(default_factory=dict)
 
     def report(self) -> dict[str, object]:
         """The numbers as a dictionary for JSON."""
-        return {"n": self.n, **self.numbers}
+        columns = {name: distance._asdict() for name, distance in self.columns.items()}
+        return {"n": self.n, **self.numbers} | ({"columns": columns} if columns else {})
 
     def __str__(self) -> str:
-        """The numbers, one per line."""
-        width = max(30, *map(len, self.numbers))
-        return "\n".join([f"n = {self.n}", *(f"{name:<{width}}{value:10.4g}" for name, value in self.numbers.items())])
+        """The numbers, one per line, and the worst columns."""
+        shown = list(self.columns)[:COLUMNS_SHOWN]
+        width = max(30, *map(len, self.numbers), *map(len, shown))
+        lines = [f"n = {self.n}", *(f"{name:<{width}}{value:10.4g}" for name, value in self.numbers.items())]
+        if shown:
+            lines.append(f"{'columns, worst first':<{width}}{'samples':>10}{'real rows':>11}")
+        for name in shown:
+            samples, real_rows = self.columns[name]
+            lines.append(f"{name:<{width}}{samples:10.3f}{real_rows:11.3f}")
+        if len(self.columns) > len(shown):
+            lines.append(f"(and {len(self.columns) - len(shown)} more columns)")
+        return "\n".join(lines)
 
 
 def held_out_examples(data: Dataset, n: int) -> Float64[Tensor, "m *d"]:

@@ -13,12 +13,13 @@ from ncsn import plots
 from ncsn.data.columns import Columns, Discrete, columns_of
 from ncsn.data.dataset import Dataset
 from ncsn.data.transforms import Transform
-from ncsn.evaluation.comparison import Comparison, classify, compare
+from ncsn.evaluation.comparison import ColumnDistance, Comparison, classify, compare
 from ncsn.machine.messages import bar
 from ncsn.metrics import sliced_wasserstein
 from ncsn.run.run import Run
 
 BINS = 10  # for a column of numbers paired with a column of categories
+MOST_VALUES = 50  # of a column whose distance compares the share of each value
 DENSITIES, AT_ONCE = 1000, 500  # rows whose densities are computed, and rows per batch
 
 
@@ -96,6 +97,36 @@ def column_shapes(
     return float(np.mean(scores)) if scores else np.nan
 
 
+def column_distances(
+    train: Float[np.ndarray, "n d"],
+    test: Float[np.ndarray, "m d"],
+    samples: Float[np.ndarray, "k d"],
+    columns: Columns,
+) -> dict[str, ColumnDistance]:
+    """The distance of each column of samples from held-out rows, beside that of as many training rows; worst first.
+
+    ``train``, ``test``, ``samples``: rows in the user's units, with NaN for missing cells.
+    """
+    real = np.random.default_rng(0).permutation(train)[: len(test)]
+    distances = {
+        name: ColumnDistance(column_distance(drawn, held_out), column_distance(learned, held_out))
+        for name, drawn, learned, held_out in zip(columns.names, samples[: len(test)].T, real.T, test.T, strict=True)
+    }
+    worst_first = sorted(distances, key=lambda name: distances[name].real_rows - distances[name].samples)
+    return {name: distances[name] for name in worst_first}
+
+
+def column_distance(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "m"]) -> float:
+    """The distance between two samples of a column, which includes how often cells are missing; see ColumnDistance."""
+    from scipy.stats import ks_2samp
+
+    known_x, known_y = x[~np.isnan(x)], y[~np.isnan(y)]
+    if len(np.union1d(known_x, known_y)) <= MOST_VALUES or not (len(known_x) and len(known_y)):
+        return 1 - overlap(np.nan_to_num(x, nan=np.inf), np.nan_to_num(y, nan=np.inf))
+    missing = abs(np.isnan(x).mean() - np.isnan(y).mean())
+    return float(max(missing, ks_2samp(known_x, known_y, method="asymp").statistic))
+
+
 def pair_trends(
     real: Float[np.ndarray, "n d"], rows: Float[np.ndarray, "m d"], categories: Bool[np.ndarray, "d"]
 ) -> float:
@@ -159,11 +190,13 @@ class TableRuler:
         """Judge the first n samples, in the user's units."""
         transform, test = self.run.transform, self.test
         train = transform.restore(self.data.train.double()).numpy()
-        numbers = judge_rows(train, test.numpy(), samples[: self.n].double().numpy(), transform)
+        drawn = samples[: self.n].double().numpy()
+        numbers = judge_rows(train, test.numpy(), drawn, transform)
         complete = test[~test.isnan().any(1)][:DENSITIES]
         if len(complete):
             numbers["log_density"] = log_density(self.run, complete)
-        return Comparison(n=len(test), numbers=numbers)
+        columns = column_distances(train, test.numpy(), drawn, columns_of(transform, test.shape[1]))
+        return Comparison(n=len(test), numbers=numbers, columns=columns)
 
     def show(self, samples: Float[Tensor, "k d"], path: Path) -> None:
         """Draw marginals and pairs of columns."""

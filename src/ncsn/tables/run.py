@@ -15,7 +15,7 @@ from typing_extensions import Self, Unpack
 from ncsn import settings
 from ncsn.conditionals import ConditionalModel
 from ncsn.data.columns import Columns, Number, columns_of, insert_rest, name_of, select
-from ncsn.data.dataset import Dataset
+from ncsn.data.dataset import OTHER_DATA, Dataset, short_name
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine.hardware import threads_for, uncompiled
 from ncsn.machine.messages import bar, log
@@ -80,6 +80,19 @@ class TableRun(ImputingRun):
             advice = "with ncsn's own network; run.posterior works with any score"
             raise ValueError(f"conditional sampling needs a run that fit has trained on a table {advice}")
         return self.score
+
+    def data(self, dataset: str | None = None) -> Dataset:
+        """The rows that the run was trained on, including its validation and test rows.
+
+        ``dataset``: a file with these rows, if they have moved or were passed to ``fit`` as a table in memory.
+        Raises ValueError if the data is unknown, can't be read, or isn't what the run was trained on.
+        """
+        if self.origin is not None or dataset is None:
+            return super().data(dataset)
+        rows = replace(self._read(dataset, Reading()), name=short_name(dataset))
+        if rows.transform != self.transform:
+            raise ValueError(f"{dataset}: {OTHER_DATA}")
+        return rows
 
     def _read(self, place: str, reading: Reading) -> Table:
         """The rows at a path."""
