@@ -600,7 +600,7 @@ def normal_scores(
     """The knots (t and z) of a map that makes ``t`` standard normal, or the identity.
 
     Knots are at equal steps in z, at the two outermost values on each side, at the edges of cells that hold many rows
-    or more or fewer than the cells beside them, and where values jump; none lies inside a cell that doesn't hold many.
+    or more or fewer than the cells beside them, and where values jump; none lies inside other cells.
     Beyond the last knot, one standard deviation of z is one to four of t.
 
     ``low``, ``high``: the ends of each value's cell.  ``share``: the share of rows in it.
@@ -611,15 +611,14 @@ def normal_scores(
     order = np.argsort(t)
     t, low, high, share = t[order], low[order], high[order], share[order]
     has_cells = high > low
-    heavy = has_cells & (share > ATOM)
-    kept = heavy | (has_cells & (share > LEAST_SHARE) & is_uneven(low, high))
+    heavy = has_cells & ((share > ATOM) | ((share > LEAST_SHARE) & is_uneven(low, high)))
     end = min(3.0, -ndtri(2 / n))
     tails = np.diff(np.quantile(t, ndtr([-end, 1 - end, end - 1, end])))[[0, 2]]
     short = (tails < BOUNDED * 12**0.5 * (ndtr(end) - ndtr(end - 1))) & (n >= 100)  # with fewer, it may be chance
     long = (tails > HEAVY).any() and n >= 100
     # A tenth of the rows in a thousandth of a standard deviation, next to others far away.
     narrow = n >= 100 and np.diff(np.quantile(t, np.linspace(0, 1, 11))).min() < 1e-3
-    if not (long or short.any() or kept.any() or narrow or np.max(abs(t[[0, -1]])) > 6):
+    if not (long or short.any() or heavy.any() or narrow or np.max(abs(t[[0, -1]])) > 6):
         return np.array([[-1.0, 1.0], [-1.0, 1.0]])
 
     grid = np.linspace(ndtri(5 / n), -ndtri(5 / n), min(33, n // 20))
@@ -627,7 +626,7 @@ def normal_scores(
     ranks = (n * ndtr(np.concatenate([outer, grid, -outer]))).astype(int).clip(0, n - 1)
     few = int(ATOM * n)
     jumps = few + (np.diff(t)[few : n - 1 - few] > JUMP).nonzero()[0]
-    edges = [low[:1], high[-1:], low[kept], high[kept], high[jumps], low[jumps + 1]]
+    edges = [low[:1], high[-1:], low[heavy], high[heavy], high[jumps], low[jumps + 1]]
     marks = np.unique(np.concatenate([np.where(heavy, t, high)[ranks], *edges]))
     marks = marks[np.append(np.diff(marks) > SAME * np.maximum(1, abs(marks[1:])), True)]
     places, index = np.unique(t, return_inverse=True)  # equal values share a knot
