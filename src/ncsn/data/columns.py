@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FEW = 20  # distinct values; a column with no more can have only these
 DISCRETE = 10  # distinct whole numbers, up to which they are discrete
 ATOM = 0.05  # share of the rows above which a repeated value is no coincidence
+UNEVEN = 2.0  # standard errors; a cell with so many more or fewer rows than those beside it keeps its share
+LEAST_SHARE = 0.005  # of the rows, for such a cell; at most 200 cells have it
 JUMP = 0.5  # standard deviations between groups of values, between which samples have none either
 DENSE = 10.0  # per standard deviation; the density in its cell above which a frequent value gets a code
 UNBOUNDED = sys.float_info.max  # instead of infinity, which JSON doesn't have
@@ -573,6 +575,22 @@ def ties(x: Float64[np.ndarray, "n"]) -> tuple[Float64[np.ndarray, "n"], Float64
     return counts[index] / len(x), (rank - before[index] + 0.5) / counts[index]
 
 
+def is_uneven(low: Float64[np.ndarray, "n"], high: Float64[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+    """Which rows are in cells with more or fewer rows than the mean of the two cells beside them, beyond chance.
+
+    ``low``, ``high``: the ends of each row's cell, ascending.
+    """
+    starts, first, index, counts = np.unique(low, return_index=True, return_inverse=True, return_counts=True)
+    if len(starts) < 2:
+        return np.zeros(len(low), dtype=bool)
+    adjacent = np.diff(starts) < 1.5 * (high - low)[first[:-1]]
+    before = np.append(counts[1], np.where(adjacent, counts[:-1], 0))  # the first cell has none before it
+    after = np.append(np.where(adjacent, counts[1:], 0), counts[-2])
+    expected = (before + after) / 2
+    uneven: Bool[np.ndarray, " k"] = abs(counts - expected) > UNEVEN * np.sqrt(counts + expected / 2)
+    return uneven[index]
+
+
 def normal_scores(
     t: Float64[np.ndarray, "n"],
     low: Float64[np.ndarray, "n"],
@@ -581,9 +599,9 @@ def normal_scores(
 ) -> Float64[np.ndarray, "2 k"]:
     """The knots (t and z) of a map that makes ``t`` standard normal, or the identity.
 
-    Knots are at equal steps in z, at the two outermost values on each side, at the edges of cells that hold many rows,
-    and where values jump; none lies inside a smaller cell.  Beyond the last knot, one standard deviation of z is one to
-    four of t.
+    Knots are at equal steps in z, at the two outermost values on each side, at the edges of cells that hold many rows
+    or more or fewer than the cells beside them, and where values jump; none lies inside other cells.
+    Beyond the last knot, one standard deviation of z is one to four of t.
 
     ``low``, ``high``: the ends of each value's cell.  ``share``: the share of rows in it.
     """
@@ -592,7 +610,8 @@ def normal_scores(
     n = len(t)
     order = np.argsort(t)
     t, low, high, share = t[order], low[order], high[order], share[order]
-    heavy = (share > np.maximum(ATOM, high - low)) & (high > low)
+    has_cells = high > low
+    heavy = has_cells & ((share > ATOM) | ((share > LEAST_SHARE) & is_uneven(low, high)))
     end = min(3.0, -ndtri(2 / n))
     tails = np.diff(np.quantile(t, ndtr([-end, 1 - end, end - 1, end])))[[0, 2]]
     short = (tails < BOUNDED * 12**0.5 * (ndtr(end) - ndtr(end - 1))) & (n >= 100)  # with fewer, it may be chance
