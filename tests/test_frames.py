@@ -489,6 +489,20 @@ def test_the_guess_of_a_whole_number_is_one_that_the_column_can_have() -> None:
         assert replace(imputed, point=point).frame()["k"].tolist() == guesses
 
 
+@pytest.mark.parametrize(("decimals", "guess"), [(1, 39.8), (2, 39.84), (0, 39.8412345)])
+def test_guesses_have_no_more_decimals_than_their_column(decimals: int, guess: float) -> None:
+    """Means of draws do; a column of real numbers, without a grid, keeps them."""
+    step = 10.0**-decimals if decimals else 0.0
+    column = Number(name="x", shift=0.0, scale=10.0, step=step, decimals=decimals)
+    fields = (Field(label="x", dtype="float64"), Field(label="y", dtype="float64"))
+    columns = Columns(columns=(column, Number(name="y", shift=0.0, scale=1.0)), fields=fields)
+    run = table_run({"mean": torch.zeros(2), "covariance": torch.eye(2)}, columns)
+    imputed = run.impute({"x": [None], "y": [0.0]}, 2)
+    assert isinstance(imputed, ImputedTable)
+    point = torch.tensor([[39.8412345, 0.0]]).double()
+    assert replace(imputed, point=point).frame()["x"].tolist() == [guess]
+
+
 def test_given_whole_numbers_beyond_those_of_training_are_kept_or_refused() -> None:
     """Uniform ones have normal scores, which end where training's do."""
     rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from ncsn.data.columns import AnyColumn, Columns, Discrete, columns_of, name_of
+from ncsn.data.columns import AnyColumn, Columns, Discrete, Number, columns_of, name_of
 from ncsn.machine.messages import log
 from ncsn.run.imputation import Imputed
 from ncsn.tables.frames import decode, fill, write_frames
@@ -64,7 +64,11 @@ class ImputedTable(Imputed):
         return columns_of(self.run.transform, self.observed.shape[1])
 
     def frame(self) -> "pandas.DataFrame":
-        """The DataFrame with the best guesses filled in, rounded in columns with an integer dtype."""
+        """The DataFrame with the best guesses filled in.
+
+        Guesses have no more decimals than their column; in columns of whole numbers, they have some unless the dtype is
+        an integer.
+        """
         return self.complete(self.point)
 
     def frames(self, m: int | None = None) -> list["pandas.DataFrame"]:
@@ -141,7 +145,10 @@ class ImputedTable(Imputed):
         frame = self.source.copy()
         for i, places in self._filled_places():
             column, label = self.columns.columns[i], self.labels[self.columns.names[i]]
-            filled = fill(frame[label], places, column, numbers[:, i].numpy()[places], self.columns.field(column))
+            values = numbers[:, i].numpy()[places]
+            if isinstance(column, Number) and column.decimals:
+                values = values.round(column.decimals)
+            filled = fill(frame[label], places, column, values, self.columns.field(column))
             if self.marks.get(i) == ",":
                 filled = filled.astype(object)
                 filled.iloc[places] = with_commas(filled.iloc[places]).to_numpy()
