@@ -1,34 +1,30 @@
 """What a simulator's table needs: a known prior, and several observations of one system."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 from typing_extensions import Unpack
 
 from ncsn.data.columns import Columns, insert_rest, name_of, select
-from ncsn.likelihood import LogDensities
 from ncsn.machine.messages import log
 from ncsn.run.options import SeededOptions, UserData
 from ncsn.run.run import Run
 from ncsn.run.steps import generator_of
 from ncsn.tables.frames import frame_of
+from ncsn.tables.restricted import RestrictedRun
 from ncsn.tables.run import TableRun, Values, places_of
 from ncsn.validation import check_type, one_line, refuse_options, whole
 
 LogPrior: TypeAlias = Callable[[Shaped[Tensor, "b d"]], Float64[Tensor, "b"]]
 """The log density of the prior at rows in the user's units, up to a constant."""
-DRAWS_FOR_SHARE = 2000  # draws that estimate the share that the prior allows
-MAX_DRAWS_IN_VAIN = 2000  # if the prior allows none of them, sampling is given up
-MAX_REJECTIONS = 300  # rounds of draws, in which the prior still rejects some
-MIN_DRAWS_PER_ROUND = 256
 MAX_ROUNDS = 10  # of population Monte Carlo
 PARTICLES, LAST_PARTICLES = 400, 2000  # of each round but the last, and of the last
 READY = 0.25  # share of particles that must be effective before the last round
@@ -80,13 +76,16 @@ def log_prior_of(columns: Columns, prior: object) -> LogPrior:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class SimulatorRun(TableRun):
+class SimulatorRun(RestrictedRun):
     """The run of a simulator's table that knows the prior of its parameters, see ``with_prior``.
 
     ``log_prior``: the log density of the prior; it isn't saved.
     """
 
     log_prior: LogPrior
+
+    restriction = "are where the prior is positive"
+    advice = "is it the prior of the simulations, and the observation like them?"
 
     def sample(
         self, n: int = 1, *, given: Values | None = None, complete: bool = False, **options: Unpack[SeededOptions]
@@ -115,63 +114,11 @@ class SimulatorRun(TableRun):
         log.info("the prior is not saved: call with_prior again after ncsn.load")
         super().save(folder, overwrite=overwrite)
 
-    def log_densities(self, x: Shaped[Tensor, "b d"], **options: Any) -> Iterator[LogDensities]:
-        """As ``Run.log_densities``, normalised where the prior is positive."""
-        share = self._is_allowed(self.steps(DRAWS_FOR_SHARE, seed=0).final()).double().mean()
-        if not share:
-            draws = f"{DRAWS_FOR_SHARE:,} draws"
-            raise ValueError(f"none of {draws} is where the prior is positive, so the density is unknown")
-        start = 0
-        for densities in super().log_densities(x, **options):
-            rows = x[start : start + len(densities.log_prob)]
-            start += len(rows)
-            normalised = densities.log_prob - share.log()
-            yield replace(densities, log_prob=torch.where(self.log_prior(rows) > -math.inf, normalised, -math.inf))
+    def _allows(self, x: Shaped[Tensor, "b d"]) -> Bool[Tensor, "b"]:
+        return self.log_prior(x) > -math.inf
 
-    def _is_allowed(self, z: Float[Tensor, "b e"]) -> Bool[Tensor, "b"]:
-        """Where the prior is positive; ``z``: in the score's units."""
-        # ``inverse`` would move draws into the range of training.
-        return self.log_prior(self._with_known(self.transform.restore(z).cpu())) > -math.inf
-
-    def _draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n d"]:
-        """``n`` samples in the user's units, where the prior is positive."""
-        seeded: SeededOptions = {**options, "seed": generator_of(options.get("seed", 0), self.device)}
-        z = self._draw_allowed(n, lambda places: self.steps(len(places), **seeded).final())
-        return self._with_known(self.transform.inverse(z))
-
-    def _draw_cells(self, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
-        """Draws where the prior is positive."""
-        rows = z.repeat_interleave(n, 0)
-        drawn = self._draw_allowed(len(rows), lambda places: self._fill(rows[places], generator))
-        return drawn.view(len(z), n, -1).transpose(0, 1)
-
-    def _draw_allowed(self, n: int, draw: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m e"]]) -> Float[Tensor, "n e"]:
-        """Draws in the score's units for ``n`` places, each repeated until the prior allows it.
-
-        Raises ValueError if the prior allows none of 2,000 draws, or none for one of the places.
-        """
-        drawn = draw(torch.arange(n))
-        is_allowed = self._is_allowed(drawn)
-        tried = n
-        accepted = int(is_allowed.sum())
-        rounds = 0
-        while len(rejected := (~is_allowed).nonzero()[:, 0]):
-            if rounds == MAX_REJECTIONS or (not accepted and tried >= MAX_DRAWS_IN_VAIN):
-                count = f"{accepted:,} of {tried:,} draws are where the prior is positive"
-                raise ValueError(f"{count}: is it the prior of the simulations, and the observation like them?")
-            repeats = max(n, MIN_DRAWS_PER_ROUND) // len(rejected)
-            candidates = draw(rejected.repeat(repeats)).unflatten(0, (repeats, -1))  # type: ignore[no-untyped-call]
-            is_good = self._is_allowed(candidates.flatten(0, 1)).view(repeats, -1)
-            first = is_good.byte().argmax(0)  # the first allowed candidate of each place, or 0 if none is
-            drawn[rejected] = candidates[first, torch.arange(len(rejected))]
-            is_allowed[rejected] = is_good.any(0)
-            tried += is_good.numel()
-            accepted += int(is_good.sum())
-            rounds += 1
-        if accepted < tried:
-            share = accepted / tried
-            log.info(f"{share:.1%} of the draws are where the prior is positive; the others were drawn again")
-        return drawn
+    def _users_rows(self, z: Float[Tensor, "b e"]) -> Shaped[Tensor, "b d"]:
+        return self.transform.restore(z)  # ``inverse`` would move draws into the range of training
 
     def _warn_if_unlike(self, given: Sequence[Values]) -> None:
         """Warn of observations that are less likely than all of a hundred samples of the run, by far.
