@@ -1,8 +1,8 @@
 """From NCSN to today's training, one idea at a time: the same network and minutes, and one change in each row.
 
-python examples/ladder.py                            # an hour of training, and then of drawing; writes runs/ladder
-python examples/ladder.py --minutes 2 --seed 1       # a cheaper ladder
-python examples/ladder.py --rows 1 8                 # only the first row and the last
+python examples/ladder.py                                 # an hour of training, and then of drawing; writes runs/ladder
+python examples/ladder.py --minutes 2 --channels 32 64    # a cheaper ladder, of a narrower network
+python examples/ladder.py --rows 1 8                      # only the first row and the last
 
 Every row is `python ./training_MNIST.py` with the row's options, but two rows differ from others only in how they
 sample, and use their weights.  First all rows are trained, and then all are drawn and judged.  Rows that are already
@@ -38,7 +38,7 @@ class Rung:
     """A row of the ladder.
 
     ``idea``: what is new in it.
-    ``options``: of ``training_MNIST.py``, in addition to --minutes and --seed.
+    ``options``: of ``training_MNIST.py``, in addition to --minutes, --seed and --channels.
     ``sampling``: options of ``Run.sample``; by default the run's own sampler.
     ``weights``: the number of the row whose weights it samples with, if it trains none itself.
     """
@@ -97,6 +97,8 @@ class Ladder:
     """Minutes of each training, with its eight samples."""
     seed: int = 0
     """Seed of training and of samples."""
+    channels: tuple[int, ...] = (64, 128)
+    """The network's widths, the same in all rows."""
     rows: tuple[int, ...] = tuple(LADDER)
     """Rows to train and draw."""
     n: Annotated[int, Interval(ge=100, le=10_000)] = 10_000
@@ -132,8 +134,9 @@ def train(ladder: Ladder) -> None:
         if (out / "metrics.json").exists():
             continue
         script = [sys.executable, str(ROOT / "training_MNIST.py"), *shlex.split(LADDER[number].options)]
-        budget = ["--minutes", str(ladder.minutes), "--seed", str(ladder.seed), "--samples", str(SHOWN)]
-        subprocess.run([*script, *budget, "--out", str(out), "--overwrite"], check=True)
+        same = ["--minutes", str(ladder.minutes), "--seed", str(ladder.seed), "--samples", str(SHOWN)]
+        same += ["--channels", *map(str, ladder.channels)]
+        subprocess.run([*script, *same, "--out", str(out), "--overwrite"], check=True)
 
 
 def draw(ladder: Ladder, number: int) -> None:

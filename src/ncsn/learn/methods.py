@@ -22,6 +22,7 @@ class Method:
     ``classes``: whether the network learns classes.
     ``prior``: whether a training on few images starts from the packaged prior.
     ``posterior_targets``: whether training uses posterior targets at high noise.
+    ``images_per_channel``: how many images the U-Net must see, at least, for each channel of its finest resolution.
     """
 
     preconditioning: PreconditioningOption
@@ -39,6 +40,7 @@ class Method:
     classes: bool = False
     prior: bool = False
     posterior_targets: bool = False
+    images_per_channel: int = 2200
 
 
 METHODS: dict[MethodName, Method] = {
@@ -67,6 +69,7 @@ METHODS: dict[MethodName, Method] = {
         levels=10,
         langevin_steps=100,
         eps=2e-5,
+        images_per_channel=7000,  # one that sees fewer draws no digits, but a narrower one does
     ),
     # Song & Ermon 2020 (arXiv:2006.09011), whose techniques 1, 2 and 4 follow from the data, see ``ncsnv2_levels``.
     "ncsnv2": Method(

@@ -200,8 +200,9 @@ def widths_and_batch(
         """Images seen: half the width takes a quarter of the arithmetic, and in practice a third of the time."""
         return float(at_full_width / (finest / WIDTHS[0]) ** 1.6)
 
-    # A wider network that sees fewer than 2,200 images per channel learns less.
-    finest = next((w for w in WIDTHS if images_seen(w) >= 2200 * w), WIDTHS[-1])
+    # A wider network that sees fewer images per channel learns less.
+    least = METHODS[settings.method].images_per_channel
+    finest = next((w for w in WIDTHS if images_seen(w) >= least * w), WIDTHS[-1])
     depth = max(2, math.ceil(math.log2(max(sides) / 8)))  # the deepest blocks see at most 8 pixels per side
     widths = settings.channels or tuple(finest * min(2**level, 4) for level in range(depth))
     # Large batches if there is time for 1,500 steps of them; otherwise more steps matter more.
