@@ -13,7 +13,11 @@ import torch
 
 import ncsn
 from ncsn.batching import centres
+from ncsn.cli import console
 from ncsn.images import Images
+from ncsn.settings import TrainSettings
+
+ROOT = Path(__file__).parent.parent
 
 
 def example(name: str) -> Any:
@@ -47,13 +51,35 @@ def test_the_pages_decibels_are_of_what_was_hidden_alone(tmp_path: Path, monkeyp
     assert [found[name] for name in ("replacement", "posterior_mean")] == pytest.approx([20, 20], abs=1e-3)
 
 
-@pytest.mark.parametrize(("known", "missing"), [({}, "toys single"), ({"near": 0.1}, "single")])
+@pytest.mark.parametrize(("known", "missing"), [({}, "losses toys single"), ({"near": 0.1}, "losses single")])
 def test_parts_alone_need_the_numbers_of_the_others(tmp_path: Path, known: dict[str, float], missing: str) -> None:
     paper = example("paper")
     (tmp_path / "paper").mkdir()
     (tmp_path / "paper" / "numbers.json").write_text(json.dumps(known))
     with pytest.raises(SystemExit, match=f"--parts: {missing}$"):
         paper.main(paper.Paper(parts=("digits", "inpainting"), out=tmp_path))
+
+
+def test_rows_of_the_ladder_change_one_thing_and_stand_on_its_page(tmp_path: Path) -> None:
+    """Each trained row has options that training accepts, and the last one none; each has its commands on the page."""
+    ladder = example("ladder")
+    page = (ROOT / "docs" / "tutorials" / "ladder.md").read_text(encoding="utf-8")
+    settings = {}
+    for number, rung in ladder.LADDER.items():
+        settings[number] = vars(console.parse(TrainSettings, rung.options.split()))
+        assert rung.idea in page
+        if rung.weights is None and rung.options:
+            assert f"`{rung.options}`" in page
+    assert settings[8] == vars(TrainSettings())
+    for earlier, later, changed in (
+        (5, 6, {"optimizer", "adam_rate", "schedule"}),
+        (6, 7, {"class_conditional"}),
+        (7, 8, {"guidance"}),
+    ):
+        assert {name for name in settings[8] if settings[earlier][name] != settings[later][name]} == changed
+    assert ladder.Ladder(out=tmp_path).run_of(7) == ladder.Ladder(out=tmp_path).run_of(8)
+    with pytest.raises(ValueError, match="rows is"):
+        ladder.Ladder(rows=(9,))
 
 
 def test_a_student_learns_and_is_a_run_like_any_other(tmp_path: Path) -> None:
