@@ -143,7 +143,8 @@ def over_ours(row: dict[str, Any], own: dict[str, Any]) -> float:
 def table(results: list[dict[str, Any]]) -> str:
     """All results as Markdown, the longest budgets first; speeds are ratios to ours."""
     lines = [
-        "| comparison | package | Fréchet distance (held out, training) | n | times ours | training speed | sampling speed |",
+        "| comparison | package | Fréchet distance (held out, training) | n | times ours "
+        "| training speed | sampling speed |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
     nearest = sorted(results, key=lambda row: row["metrics"]["frechet_distance"]["generated"])
