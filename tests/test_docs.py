@@ -185,6 +185,11 @@ def check_finite(names: dict[str, Any]) -> None:
     assert names["samples"].isfinite().all()
 
 
+def check_circle(names: dict[str, Any]) -> None:
+    """Samples lie near the circle of the data, to which the smallest noise level adds 0.1."""
+    assert (names["samples"].norm(dim=1) - 5).square().mean().sqrt() < 0.3
+
+
 def check_digits(names: dict[str, Any]) -> None:
     """16 digits that a classifier is sure of (measured over 10,000: see README), and what is known of the answers."""
     digits = names["digits"]
@@ -243,6 +248,7 @@ CHECKS = {
     "imputer": check_pipeline,
     "digits": check_digits,
     "mixture": check_mixture,
+    "adam": check_circle,
     "income": check_table,
     "Mine": check_normal,
     "my_sampler": check_normal,
@@ -282,7 +288,7 @@ def test_the_first_command_of_readme_can_be_repeated(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
     (training,) = re.findall(r"^python3 -m venv .*training_MNIST.py$", ALL["README.md"], re.M)
-    (sampling,) = re.findall(r"`(ncsn sample mnist .*?)`", ALL["README.md"])
+    (sampling,) = re.findall(r"^(ncsn sample mnist .*?)  # ", ALL["README.md"], re.M)
     there = os.pathsep.join(path for path in sys.path if Path(path).name == "site-packages")
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for _ in range(2):

@@ -9,7 +9,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 ROW = re.compile(r"^\| \*\*(.+?)\*\* \| (.+) \|$", re.M)
-EVERYDAY = {"run", "kind", "dataset", "σ", "floor", "recipe"}  # also used in their everyday sense
+EVERYDAY = {"run", "kind", "dataset", "σ", "floor", "recipe", "step size", "ncsn"}  # used in other senses, too
 PAGES = ("tutorials/", "theory/", "howto/", "quality", "paper", "posteriors", "reliability", "clusters", "index")
 ELSEWHERE = (
     nodes.literal,

@@ -1,6 +1,7 @@
 """Extras for plain Markdown pages: link names to the reference, and check quotations of the code.
 
-The site omits paragraphs that begin with "On a code host".
+The site omits paragraphs that begin with "On a code host", and a code host what is in comments like
+``<!-- {toctree} ... -->``, which are directives for the site.
 """
 
 import re
@@ -39,6 +40,11 @@ def leave_out(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = re.sub(r"^On a code host\b.*?\n\n", "", source[0], flags=re.S | re.M)
 
 
+def show_directives(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Sphinx hook: make directives of comments that contain one, in place."""
+    source[0] = re.sub(r"^<!-- (\{\w+\}.*?\n)-->$", r"```\1```", source[0], flags=re.S | re.M)
+
+
 def check_quotes(app: Sphinx, docname: str, source: list[str]) -> None:
     """Warn about a ``py`` block whose consecutive lines aren't in the code."""
     quotes = re.findall(r"^```py\n(.*?)^```", source[0], re.S | re.M)
@@ -57,5 +63,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Connect the hooks."""
     app.connect("doctree-read", link_names)
     app.connect("source-read", leave_out)
+    app.connect("source-read", show_directives)
     app.connect("source-read", check_quotes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

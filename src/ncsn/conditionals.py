@@ -391,7 +391,7 @@ class ConditionalModel(ScoreModel):
         return torch.cat([torch.where(numbers.isnan() & ~target, ABSENT, numbers), z[:, self.d :]], 1)
 
     def exists(self, z: Float[Tensor, "b e"]) -> Bool[Tensor, "b d"]:
-        """Which numbers the codes of rows say to exist."""
+        """Whether each number of a row exists, judging by the row's codes."""
         codes = torch.cat([z[:, self.d :], torch.zeros_like(z[:, :1])], 1)
         return codes[:, self.indicator] == 0  # −1 is the column of zeros
 

@@ -79,7 +79,7 @@ class MLP(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Float[Tensor, "b d"], c: Float[Tensor, "b"] | Float[Tensor, "1"]) -> Float[Tensor, "b d"]:
-        """The network's value.
+        """The network's output F(x, c), which ``ScoreModel`` turns into a score.
 
         ``x``: scaled examples, (b, d).
         ``c``: ¼ ln σ of each, (b,), or of all, (1,).
@@ -127,7 +127,7 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Float[Tensor, "b _"], c: Float[Tensor, "b"] | Float[Tensor, "1"]) -> Float[Tensor, "b d"]:
-        """The network's value at ``x`` for the noise levels c = ¼ ln σ."""
+        """The network's output F(x, c) for the noise levels c = ¼ ln σ."""
         embedding = self.embedding(c)
         h = self.stem(REACH * torch.tanh(x / REACH) if self.conditional else x)
         for hidden, shift, back in zip(self.hidden, self.shifts, self.back, strict=True):
@@ -281,7 +281,7 @@ class UNet(nn.Module):
         c: Float[Tensor, "b"] | Float[Tensor, "1"],
         label: Int64[Tensor, "b"] | None = None,
     ) -> Float[Tensor, "b c *d"]:
-        """The network's value.
+        """The network's output F(x, c), which ``ScoreModel`` turns into a score.
 
         ``x``: scaled examples, (b, c, *d).
         ``c``: ¼ ln σ of each, (b,), or of all, (1,).

@@ -30,12 +30,12 @@ class Cost:
     guides: list[Counted] = field(default_factory=list)
 
     def count(self, score: Score) -> Score:
-        """The same score, whose evaluations count as those of the network."""
+        """Wrap the network's score, so that its evaluations are counted."""
         self.networks.append(Counted(score))
         return self.networks[-1]
 
     def count_guide(self, guide: Score) -> Score:
-        """The same guide, whose evaluations are counted."""
+        """Wrap the guide, so that its evaluations are counted."""
         self.guides.append(Counted(guide))
         return self.guides[-1]
 

@@ -397,9 +397,9 @@ def dpm_solver(
 ) -> Iterator[Step]:
     """DPM-Solver++(2M): D is extrapolated in ln σ from its last two values, so a step of order 2 costs one evaluation.
 
-    With h = ln σ/σ', η = ``stochasticity`` and a = 1 − e^(−(1+η)h),
+    With h = ln σ/σ', ζ = ``stochasticity`` and a = 1 − e^(−(1+ζ)h),
 
-        x ← (1 − a)·x + a·D + a·h/(2h₋)·(D − D₋) + σ'·√(1 − e^(−2ηh))·z,
+        x ← (1 − a)·x + a·D + a·h/(2h₋)·(D − D₋) + σ'·√(1 − e^(−2ζh))·z,
 
     where D₋ and h₋ belong to the previous step (the first step omits that term).  NFE: levels − 1, and one more for
     ``denoise``.
@@ -407,7 +407,7 @@ def dpm_solver(
     ``score``: the score of the noised data.
     ``x``: where to start, (b, *d): noise of the first level, around the mean of the data.
     ``sigmas``: the noise levels, descending, > 0.
-    ``stochasticity``: η ≥ 0.  0 is the probability flow, Lu et al. 2022 (arXiv:2211.01095), algorithm 2; 1 is their
+    ``stochasticity``: ζ ≥ 0.  0 is the probability flow, Lu et al. 2022 (arXiv:2211.01095), algorithm 2; 1 is their
     SDE-DPM-Solver++(2M), section 5, the reverse diffusion.
     ``last_extrapolation``: the largest h/(2h₋) in the last step, ≥ 0.  With few levels that step is the
     longest, but D changes least in it.  More extrapolation overshoots at edges, and no later step corrects that.

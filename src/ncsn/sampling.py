@@ -178,7 +178,7 @@ class Sampling:
 
         ``sampler``: a name in ``SAMPLERS``.
         ``sigma_max``, ``sigma_min``: the largest and the smallest noise level.
-        ``eps``: the Langevin step size; by default σ_min²/2.
+        ``eps``: the Langevin step size α at the smallest level; by default σ_min²/2.
         Raises ValueError as the class does.
         """
         spec = find_spec(sampler)
@@ -194,11 +194,11 @@ class Sampling:
 
     @property
     def spec(self) -> SamplerSpec:
-        """The sampler's row in the table."""
+        """The sampler's entry in ``SAMPLERS``."""
         return SAMPLERS[self.sampler]
 
     def but(self, *, sampler: str | None = None, **changes: object) -> "Sampling":
-        """A copy with other values for these fields, unless they are None.
+        """A copy in which the given fields have other values; fields that are None stay as they are.
 
         Another sampler comes with its own levels and steps, and Langevin dynamics without guidance, see
         ``SamplerSpec``.

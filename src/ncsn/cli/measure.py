@@ -190,7 +190,7 @@ class Calibrate(RunOptions):
         log.info(f"{result}\n{self.out}: ranks, coverage and TARP")
 
     def hidden(self, run: "Run") -> object:
-        """What to hide of rows and signals."""
+        """What ``calibrate`` hides in rows and signals, from the options."""
         if self.rows is not None:
             from ncsn.tables.read import read_rows
 

@@ -211,7 +211,7 @@ def widths_and_batch(
 
 
 def changed_options(settings: TrainSettings, names: Iterable[str]) -> list[str]:
-    """Those of the names whose value is not the default."""
+    """The names of those settings whose values aren't the defaults."""
     defaults = {field.name: field.default for field in fields(TrainSettings)}
     return [name for name in names if getattr(settings, name) != defaults[name]]
 

@@ -276,7 +276,7 @@ class Group:
 
 @contextmanager
 def name_peer_errors() -> Iterator[None]:
-    """Within it, torch's errors about another process become PeerErrors of one line."""
+    """Turn torch's errors about another process into PeerErrors of one line, within a block."""
     try:
         yield
     except RuntimeError as error:

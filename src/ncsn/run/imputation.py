@@ -40,7 +40,7 @@ class Imputed:
 
     @property
     def missing(self) -> Bool[Tensor, "b *d"]:
-        """Which values were missing."""
+        """A mask of the values that were missing."""
         return self.observed.isnan()
 
     def spread(self) -> UserData:
@@ -150,7 +150,7 @@ class ImputingRun(Run):
 
     @abstractmethod
     def _hide(self, hidden: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n *d"]:
-        """Which values of examples (n, *d) to hide, see ``calibrate``."""
+        """A mask of the values to hide in n examples, from ``calibrate``'s argument ``hidden``."""
 
     @abstractmethod
     def impute_file(self, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:

@@ -95,7 +95,7 @@ class Run:
         return cls(score=score, recipe=Recipe(network="none", arguments={}, shape=shape, sampling=sampling))
 
     def __repr__(self) -> str:
-        """What it is, in up to five lines."""
+        """A description of the run, in up to five lines."""
         names = getattr(self.transform, "names", ())
         columns = f"columns: {textwrap.shorten(', '.join(names), 90, placeholder='…')}"
         place = f" from {self.folder}" if self.folder else ""
@@ -241,7 +241,7 @@ class Run:
         return x
 
     def _align(self, values: Float[Tensor, "b"], x: object) -> UserData:
-        """One number per example, in a form that suits the user's examples."""
+        """One number per example: a Series if the examples are a DataFrame, otherwise a tensor."""
         return values
 
     def _states(self, prior: Prior, n: int, labels: Classes) -> Iterator[Step]:
