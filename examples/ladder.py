@@ -1,12 +1,12 @@
 """From NCSN to today's training, one idea at a time: the same network and minutes, and one change in each row.
 
-python examples/ladder.py                                 # an hour of training, and then of drawing; writes runs/ladder
+python examples/ladder.py                                 # an hour of training, then up to one of drawing
 python examples/ladder.py --minutes 2 --channels 32 64    # a cheaper ladder, of a narrower network
 python examples/ladder.py --rows 1 8                      # only the first row and the last
 
 Every row is `python ./training_MNIST.py` with the row's options, but two rows differ from others only in how they
-sample, and use their weights.  First all rows are trained, and then all are drawn and judged.  Rows that are already
-trained or drawn in --out aren't trained or drawn again.
+sample, and use their weights.  First all rows are trained, and then all are drawn and judged.  Runs, samples, the table
+and the picture are in runs/ladder.  Rows that are already trained or drawn there aren't trained or drawn again.
 """
 
 import json
@@ -104,9 +104,9 @@ class Ladder:
     n: Annotated[int, Interval(ge=100, le=10_000)] = 10_000
     """Samples to judge."""
     n_langevin: Annotated[int, Interval(ge=100, le=10_000)] = 500
-    """Samples to judge by annealed Langevin dynamics, which takes fifty times as long."""
+    """Samples to judge of rows by annealed Langevin dynamics, which evaluates the network hundreds of times for each."""
     out: Path = Path("runs/ladder")
-    """Folder for runs, the table and the picture; each length and seed has a folder of its own in it."""
+    """Folder for runs, the table and the picture; trainings of other minutes, channels or seed have another folder in it."""
 
     def __post_init__(self) -> None:
         unknown = [number for number in self.rows if number not in LADDER]
@@ -116,7 +116,7 @@ class Ladder:
     @property
     def folder(self) -> Path:
         """Where this ladder is."""
-        return self.out / f"{self.minutes:g}-minutes-seed-{self.seed}"
+        return self.out / f"minutes-{self.minutes:g}-channels-{'-'.join(map(str, self.channels))}-seed-{self.seed}"
 
     def run_of(self, number: int) -> Path:
         """The folder of the run that a row samples with."""
@@ -145,12 +145,14 @@ def draw(ladder: Ladder, number: int) -> None:
     run = ncsn.load(ladder.run_of(number))
     is_langevin = run.recipe.sampling.but(**sampling).spec.langevin
     n = ladder.n_langevin if is_langevin else ladder.n
-    samples = ladder.samples_of(number)
-    if samples.exists() and len(np.load(samples, mmap_mode="r")) == n:
-        return
+    facts = ladder.samples_of(number).with_suffix(".json")
+    if facts.exists():
+        done = json.loads(facts.read_text())
+        if (done["n"], done["run"]) == (n, run.digest):
+            return
     drawn = console.draw(run, n, seed=ladder.seed, **sampling)
-    write_json(samples.with_suffix(".json"), {"nfe": drawn.steps.nfe})
-    np.save(samples, quantize(drawn.samples).numpy())
+    np.save(ladder.samples_of(number), quantize(drawn.samples).numpy())
+    write_json(facts, {"n": n, "run": run.digest, "nfe": drawn.steps.nfe})
 
 
 def judge(ladder: Ladder, number: int, data: Dataset) -> Result:
@@ -173,11 +175,11 @@ def judge(ladder: Ladder, number: int, data: Dataset) -> Result:
 def table(results: dict[int, Result]) -> str:
     """The results as a table in Markdown."""
     lines = [
-        "| | what is new | images seen | evaluations | n | distance | floor |",
-        "|--:|---|" + "--:|" * 5,
+        "| | what is new | images seen | evaluations | samples | distance | floor | times the floor |",
+        "|--:|---|" + "--:|" * 6,
     ]
     for number, r in results.items():
-        scores = f"{r.n:,} | {r.distance:.3g} | {r.floor:.3g}"
+        scores = f"{r.n:,} | {r.distance:.3g} | {r.floor:.3g} | {r.distance / r.floor:.2g}"
         lines.append(f"| {number} | {LADDER[number].idea} | {r.images:,} | {r.nfe:,} | {scores} |")
     return "\n".join(lines)
 

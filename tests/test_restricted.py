@@ -27,7 +27,7 @@ def ascending(rows: Tensor) -> Tensor:
 
 
 def test_rows_are_those_of_the_run_given_that_the_rule_holds(caplog: pytest.LogCaptureFixture) -> None:
-    """The difference of a correlated pair is a Gaussian, of which half is left; the sum doesn't notice."""
+    """The difference of a correlated pair becomes half a Gaussian; the sum stays as it is."""
     run = ncsn.with_rule(conditional_run(PAIR), ascending)
     with caplog.at_level("INFO", "ncsn"):
         rows = run.sample(4000, seed=1)
@@ -57,7 +57,7 @@ def test_given_and_imputed_values_obey_the_rule() -> None:
 
 @pytest.fixture(scope="module")
 def staff() -> tuple[pandas.DataFrame, TableRun]:
-    """Dates, of which some are missing, text and whole numbers, and a run of an untrained network."""
+    """Dates with gaps, text and whole numbers, and a run of an untrained network."""
     rng = np.random.default_rng(0)
     n = 600
     start = pandas.Timestamp("2020-01-01") + pandas.to_timedelta(rng.integers(0, 1500, n), "D")

@@ -470,8 +470,8 @@ def learn_columns(
 
     Text, up to ten distinct whole numbers and up to twenty other values are discrete.  With at least twenty values,
     numbers that many rows share get codes, and other positive columns become logarithms if these are closer to a
-    Gaussian.  Columns that are bounded, heavy-tailed or reach beyond six standard deviations are then mapped to normal
-    scores.
+    Gaussian.  Columns that are bounded, heavy-tailed, reach beyond six standard deviations or have heaps are then
+    mapped to normal scores.
 
     ``x``: the rows to learn from, in which no column is constant.
     ``columns``: their names, or what is known of them.

@@ -69,7 +69,7 @@ METHODS: dict[MethodName, Method] = {
         levels=10,
         langevin_steps=100,
         eps=2e-5,
-        images_per_channel=7000,  # one that sees fewer draws no digits, but a narrower one does
+        images_per_channel=7000,  # after fewer, MNIST's samples are specks; a narrower network draws digits
     ),
     # Song & Ermon 2020 (arXiv:2006.09011), whose techniques 1, 2 and 4 follow from the data, see ``ncsnv2_levels``.
     "ncsnv2": Method(

@@ -128,7 +128,7 @@ class RuledRun(RestrictedRun):
 
 
 def booleans(values: object) -> Shaped[np.ndarray, "..."]:
-    """An array of Booleans if these are Booleans, of which some may be missing, which counts as False."""
+    """The values as an array: of Booleans if all are Booleans or missing, and then missing ones are False."""
     array = np.asarray(values)
     if array.dtype != object:
         return array
