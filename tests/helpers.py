@@ -142,7 +142,7 @@ def judge(run: ncsn.Run, data: Any, samples: Tensor, **options: Any) -> dict[str
         patch.setattr(type(run), "log_densities", lambda *_, **__: iter([SimpleNamespace(log_prob=torch.zeros(1))]))
         result = ncsn.evaluation.evaluate(run, data, **options)
     numbers = result.report()
-    left_out = ("n", "log_density", "columns")
+    left_out = ("n", "log_density", "columns", "constraints")
     return {name: float(value) for name, value in numbers.items() if name not in left_out}
 
 

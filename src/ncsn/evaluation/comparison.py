@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from ncsn.data.dataset import Dataset
 
 MIN_EXAMPLES = 100  # for gradient-boosted trees
 COLUMNS_SHOWN = 10  # in the printed text
+CONSTRAINTS_SHOWN = 10
 
 
 class ColumnDistance(NamedTuple):
@@ -20,6 +22,13 @@ class ColumnDistance(NamedTuple):
     ``samples``, ``real_rows``: from 0 to 1; the total variation distance if the column has text or at most 50 values,
     otherwise the Kolmogorov-Smirnov statistic.
     """
+
+    samples: float
+    real_rows: float
+
+
+class BrokenShare(NamedTuple):
+    """The share of samples that break a constraint of the training rows, and that of held-out rows, from 0 to 1."""
 
     samples: float
     real_rows: float
@@ -34,29 +43,43 @@ class Comparison:
     of complete held-out rows, at most 1,000, under the run, in nats.
     ``columns``: of a table, the distance of each column by its name, the worst first: those that are farthest beyond
     the distance of real rows.
+    ``constraints``: of a table, what all training rows obey, such as "start ≤ end", and how often it's broken; the most
+    often broken first.
     """
 
     n: int
     numbers: dict[str, float]
     columns: dict[str, ColumnDistance] = field(default_factory=dict)
+    constraints: dict[str, BrokenShare] = field(default_factory=dict)
 
     def report(self) -> dict[str, object]:
         """The numbers as a dictionary for JSON."""
-        columns = {name: distance._asdict() for name, distance in self.columns.items()}
-        return {"n": self.n, **self.numbers} | ({"columns": columns} if columns else {})
+        report: dict[str, object] = {"n": self.n, **self.numbers}
+        for name, pairs in (("columns", self.columns), ("constraints", self.constraints)):
+            if pairs:
+                report[name] = {label: pair._asdict() for label, pair in pairs.items()}
+        return report
 
     def __str__(self) -> str:
-        """The numbers, one per line, and the worst columns."""
-        shown = list(self.columns)[:COLUMNS_SHOWN]
-        width = max(30, *map(len, self.numbers), *map(len, shown))
+        """The numbers, one per line, the worst columns, and the constraints that samples break."""
+        columns = dict(islice(self.columns.items(), COLUMNS_SHOWN))
+        broken = {text: share for text, share in self.constraints.items() if share.samples}
+        shown = dict(islice(broken.items(), CONSTRAINTS_SHOWN))
+        width = max(30, *map(len, [*self.numbers, *columns, *shown]))
         lines = [f"n = {self.n}", *(f"{name:<{width}}{value:10.4g}" for name, value in self.numbers.items())]
-        if shown:
-            lines.append(f"{'columns, worst first':<{width}}{'samples':>10}{'real rows':>11}")
-        for name in shown:
-            samples, real_rows = self.columns[name]
-            lines.append(f"{name:<{width}}{samples:10.3f}{real_rows:11.3f}")
-        if len(self.columns) > len(shown):
-            lines.append(f"(and {len(self.columns) - len(shown)} more columns)")
+        for title, pairs in (("columns, worst first", columns), ("constraints, share broken", shown)):
+            if pairs:
+                lines.append(f"{title:<{width}}{'samples':>10}{'real rows':>11}")
+            for name, (samples, real_rows) in pairs.items():
+                lines.append(f"{name:<{width}}{samples:10.3f}{real_rows:11.3f}")
+            if title.startswith("columns") and len(self.columns) > len(columns):
+                lines.append(f"(and {len(self.columns) - len(columns)} more columns)")
+        if len(broken) > len(shown):
+            lines.append(f"(and {len(broken) - len(shown)} more constraints)")
+        if obeyed := len(self.constraints) - len(broken):
+            lines.append(
+                f"all samples obey {obeyed} {'other ' if broken else ''}constraint{'s'[: obeyed > 1]} of the rows"
+            )
         return "\n".join(lines)
 
 

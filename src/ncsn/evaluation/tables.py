@@ -1,5 +1,6 @@
 """Quality of a table's samples, compared with held-out rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -11,12 +12,13 @@ from torch import Tensor
 
 from ncsn import plots
 from ncsn.data.columns import Columns, Discrete, columns_of
-from ncsn.data.dataset import Dataset
 from ncsn.data.transforms import Transform
-from ncsn.evaluation.comparison import ColumnDistance, Comparison, classify, compare
+from ncsn.evaluation.comparison import BrokenShare, ColumnDistance, Comparison, classify, compare
 from ncsn.machine.messages import bar
 from ncsn.metrics import sliced_wasserstein
 from ncsn.run.run import Run
+from ncsn.tables.constraints import Constraint
+from ncsn.tables.learning import Table
 
 BINS = 10  # for a column of numbers paired with a column of categories
 MOST_VALUES = 50  # of a column whose distance compares the share of each value
@@ -127,6 +129,17 @@ def column_distance(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "m"]) -> flo
     return float(max(missing, ks_2samp(known_x, known_y, method="asymp").statistic))
 
 
+def broken_shares(
+    constraints: Sequence[Constraint], samples: Float[np.ndarray, "k d"], test: Float[np.ndarray, "m d"]
+) -> dict[str, BrokenShare]:
+    """How often samples and held-out rows break each constraint of the training rows; the most often broken first."""
+    shares = {
+        constraint.text: BrokenShare(*(float(constraint.broken(rows).mean()) for rows in (samples, test)))
+        for constraint in constraints
+    }
+    return dict(sorted(shares.items(), key=lambda item: -item[1].samples))
+
+
 def pair_trends(
     real: Float[np.ndarray, "n d"], rows: Float[np.ndarray, "m d"], categories: Bool[np.ndarray, "d"]
 ) -> float:
@@ -182,7 +195,7 @@ class TableRuler:
     """
 
     run: Run
-    data: Dataset
+    data: Table
     test: Float64[Tensor, "n d"]
     n: int
 
@@ -196,7 +209,8 @@ class TableRuler:
         if len(complete):
             numbers["log_density"] = log_density(self.run, complete)
         columns = column_distances(train, test.numpy(), drawn, columns_of(transform, test.shape[1]))
-        return Comparison(n=len(test), numbers=numbers, columns=columns)
+        broken = broken_shares(self.data.constraints, drawn, test.numpy())
+        return Comparison(n=len(test), numbers=numbers, columns=columns, constraints=broken)
 
     def show(self, samples: Float[Tensor, "k d"], path: Path) -> None:
         """Draw marginals and pairs of columns."""

@@ -30,6 +30,7 @@ from ncsn.data.dataset import Curriculum, Dataset, Loss
 from ncsn.noise import noise_like
 from ncsn.score import PreconditioningName, ScoreModel
 from ncsn.settings import OF_IMAGES
+from ncsn.tables.constraints import Constraint, announce_constraints, find_constraints
 from ncsn.validation import NetworkName
 
 NARROW = 256  # coordinates; with more, a covariance takes longer than the network
@@ -549,6 +550,16 @@ class Table(Dataset):
     @property
     def width(self) -> str:
         return f"{len(self.names)} columns"
+
+    @cached_property
+    def constraints(self) -> list[Constraint]:
+        """What all training rows obey."""
+        return find_constraints(self.columns, self.transform.restore(self.train.double()).cpu().double().numpy())
+
+    def announce(self) -> None:
+        """Log the description, what was done to the columns, and what all training rows obey."""
+        super().announce()
+        announce_constraints(self.constraints, self.n)
 
     def start(self, preconditioning: PreconditioningName) -> dict[str, float | Tensor]:
         """A Gaussian, the shares of codes, and the order of columns, from rows with the codes of missing cells."""

@@ -22,6 +22,7 @@ from ncsn.data.transforms import FAR
 from ncsn.machine.messages import bar, log
 from ncsn.machine.storage import sha256_of
 from ncsn.settings import DELIMITERS, TABLES
+from ncsn.tables.constraints import warn_of_panel
 from ncsn.tables.learning import Table
 from ncsn.validation import counted, one_line, opened_as
 
@@ -426,6 +427,7 @@ def clean(table: Cells) -> Cells:
         for column, x in zip(table.columns, table.rows.T, strict=True)
     ]
     table = table.keep(~np.array(is_index, bool), "they have no name and only number the rows")
+    warn_of_panel(table.columns, table.rows.astype(np.float64))
     table = merge_rare_texts(table)
     mostly_missing = np.isnan(table.rows).mean(0) > MAX_MISSING
     table = table.keep(~mostly_missing, f"more than {MAX_MISSING:.0%} of their cells are missing")
