@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -230,7 +231,7 @@ def small_images(shape: tuple[int, int, int], n: int = 150) -> Images:
     [
         ("-n 120 --seed 3", {"seed": 3}, 120),
         ("--class 7 --batch-size 40", {"label": "7"}, 150),
-        ("--class 7 --seed 1", {"label": "7", "seed": 1}, 21),
+        ("--label 7 --seed 1", {"label": "7", "seed": 1}, 21),
     ],
 )
 def test_a_run_is_evaluated_as_far_as_there_are_real_images(
@@ -341,7 +342,8 @@ def solve(monkeypatch: Patch, tmp_path: Path, capsys: Printed) -> Solve:
         name, *options = command.split()
         common = f"-n {MANY} --noise {NOISE} --seed 6 --device cpu --input {tmp_path}/input.png --overwrite"
         run_ncsn(name, "it", *options, *common.split(), "--out", str(tmp_path / "page.png"))
-        printed = capsys.readouterr().out
+        printed, complaints = capsys.readouterr()
+        sys.stderr.write(complaints)
         psnr = [float(value) for value in re.findall(r"(-?[\d.]+) dB", printed)]
         evidence = [float(value) for value in re.findall(r"log evidence (-?[\d.]+) ±", printed)]
         truth, guess, x, _ = pages.pop()
@@ -394,6 +396,17 @@ def test_what_is_known_is_denoised_and_what_is_hidden_filled_in(command: str, ro
     expected = [decibels(guess, solved.truth) for guess in (solved.x.mean(0), solved.x[0], solved.guess)]
     assert solved.psnr == pytest.approx(expected, abs=0.051)
     assert expected[0] > expected[1] + 1
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_posterior_that_is_further_from_the_truth_than_the_measurement_is_remarked_on(
+    fits: bool, solve: Solve, monkeypatch: Patch, capsys: Printed
+) -> None:
+    if not fits:
+        use(monkeypatch, of_images(GaussianScore(3.0, 0.05)))
+    mean, _, measurement = solve("denoise --levels 8").psnr
+    assert (mean > measurement) is fits
+    assert ("closer to the true image" in capsys.readouterr().err) is not fits
 
 
 def test_replaced_pixels_are_as_they_were_measured(solve: Solve) -> None:

@@ -22,7 +22,7 @@ import ncsn
 from ncsn import Run, ScoreModel
 from ncsn.machine import hardware
 from ncsn.machine.hardware import Load, threads_for
-from ncsn.machine.messages import quieter
+from ncsn.machine.messages import forecast, quieter
 from ncsn.networks import MLP, UNet
 from ncsn.settings import TrainSettings
 
@@ -284,3 +284,16 @@ def test_messages_are_dropped_within_a_block_and_in_its_thread_only(capsys: pyte
             pool.submit(log.warning, "elsewhere").result()
     log.warning("afterwards")
     assert capsys.readouterr().err.split() == ["elsewhere", "afterwards"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.5, ""), (4.0, "rows: about 16 s\n"), (60.0, "rows: about 4 minutes\n")]
+)
+def test_a_long_wait_is_announced_after_its_first_part(
+    seconds: float, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for number in forecast(range(5), "rows"):
+        assert capsys.readouterr().out == (said if number == 1 else "")
+        now[0] += seconds

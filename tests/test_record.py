@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -213,11 +214,13 @@ def test_a_signal_before_or_after_the_steps_names_the_checkpoint(step: int | Non
     where = "" if step is None else f" at step {step}"
     with pytest.raises(Stopped, match=f"^{where}$"), Record(folder=tmp_path).resumable():
         raise Stopped(2, where)
-    (tmp_path / "checkpoint.pt").touch()
-    named = rf"^{where}; {tmp_path}/checkpoint\.pt .*--resume"
-    with pytest.raises(Stopped, match=named) as stop, Record(folder=tmp_path).resumable():
+    (folder := tmp_path / "my runs").mkdir()
+    (folder / "checkpoint.pt").touch()
+    named = rf"^{where}; {folder}/checkpoint\.pt .*--resume"
+    with pytest.raises(Stopped, match=named) as stop, Record(folder=folder).resumable():
         raise Stopped(2, where)
     assert stop.value.number == 2
+    assert shlex.split(str(stop.value))[-2:] == ["--out", str(folder)]
 
 
 def test_a_loss_that_diverges_keeps_the_last_checkpoint(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ncsn.batching import reals
 from ncsn.data.arrays import (
+    LEAST_SPLIT,
     Arrays,
     SplitArray,
     check_finite,
@@ -167,8 +168,8 @@ def catalogue(name: str, members: Members) -> tuple[list[Item], list[str]]:
         left_out["with duplicate names"] = len(members) - len(files)
     listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in left_out.most_common())
     if not items:
-        held, allowed = one_line(listed or "no files"), ", ".join(SUFFIXES)
-        raise ValueError(f"{name} holds no images, but {held}; images in folders, .zip and .tar end in {allowed}")
+        held = f"holds no images, but {one_line(listed)}" if listed else "is empty"
+        raise ValueError(f"{name} {held}; images in folders, .zip and .tar end in {', '.join(SUFFIXES)}")
     notes = [one_line(f"{counted(left_out.total(), 'file')} left out: {listed}")] if left_out else []
     return [*items.values()], notes
 
@@ -466,7 +467,10 @@ def images_of(name: str, splits: Mapping[Split, list[Item]], notes: Sequence[str
         raise ValueError(f"more images are broken than --max-broken {reading.max_broken} allows: {listed}")
     if empty := [split for split in sizes if not sizes[split]]:
         skipped = [f"broken images: {listed}"] if broken else []
-        facts = [f"{name} has {sum(sizes.values())} images, but none for {' and '.join(empty)}", *skipped, *notes]
+        lacking = f"{name} has {counted(sum(sizes.values()), 'image')}, but none for {' and '.join(empty)}"
+        facts = [lacking, *skipped, *notes]
+        if "train" not in empty:
+            facts.append(f"of {LEAST_SPLIT} or more training images, one tenth each is held out")
         raise ValueError("; ".join(facts))
     pixels, depth, lines = join_pictures(pictures, reading)
     if broken:

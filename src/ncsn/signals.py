@@ -16,7 +16,7 @@ from ncsn.data.dataset import Dataset
 from ncsn.data.transforms import Scale
 from ncsn.machine import storage
 from ncsn.machine.hardware import threads_for
-from ncsn.machine.messages import bar, quieter
+from ncsn.machine.messages import bar, forecast, quieter
 from ncsn.machine.storage import sha256_of
 from ncsn.measurements import Observation, masked
 from ncsn.run.imputation import Imputed, ImputingRun, Unseen, choose_patterns
@@ -122,7 +122,8 @@ class SignalRun(ImputingRun):
             if bool(gaps.any())
             for batch in torch.split((pattern == number).nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
         ]
-        for gaps, batch in bar(batches, f"{len(x)} signals"):
+        name = f"{len(x)} signals"
+        for gaps, batch in bar(forecast(batches, name), name, total=len(batches)):
             drawn = self._draw_gap(z[batch], gaps.to(self.device), n, generator)
             draws[:, batch] = torch.where(gaps, drawn.to(draws), draws[:, batch])
         point = torch.where(missing, draws.mean(0), x)

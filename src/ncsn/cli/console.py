@@ -84,7 +84,9 @@ class SamplingOptions(RunOptions):
 
     sampler: Given[SamplerName] = None
     levels: Given[Levels] = None
-    label: Annotated[Given[ClassName], tyro.conf.arg(name="class", metavar="NAME|NUMBER|any|none")] = None
+    label: Annotated[
+        Given[ClassName], tyro.conf.arg(name="class", aliases=["--label"], metavar="NAME|NUMBER|any|none")
+    ] = None
     guidance: Given[Guidance] = None
     batch_size: BatchSize = 500
 

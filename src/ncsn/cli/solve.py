@@ -98,12 +98,15 @@ class Problem(RunOptions):
         if steps.weight is not None:
             log_evidence, error = float(steps.weight.log_evidence), float(steps.weight.standard_error)
             quality += f"; log evidence {log_evidence:.2f} ± {error:.2f} nats"
-        if not self.measured:
-            quality += f"; PSNR of the posterior's mean {psnr(x.mean(0), image):.1f} dB"
-            quality += (
-                f", of a sample {psnr(x[0], image):.1f} dB, of the measurement {psnr(measured_image, image):.1f} dB"
-            )
-        log.info(f"{self.out}: {drawn.cost}{quality}")
+        if self.measured:
+            log.info(f"{self.out}: {drawn.cost}{quality}")
+            return
+        of_mean, of_sample, of_measurement = (psnr(guess, image) for guess in (x.mean(0), x[0], measured_image))
+        quality += f"; PSNR of the posterior's mean {of_mean:.1f} dB, of a sample {of_sample:.1f} dB"
+        log.info(f"{self.out}: {drawn.cost}{quality}, of the measurement {of_measurement:.1f} dB")
+        if of_mean < of_measurement:
+            why = "perhaps its noise is small, or the image unlike the training data"
+            log.warning(f"the measurement is closer to the true image than the posterior's mean: {why}")
 
     def draw(self, posterior: "PosteriorRun", seed: "int | torch.Generator") -> "tuple[Drawn, PosteriorSteps]":
         """Draw the posterior's samples under a progress bar; returns them, and the iterator that drew them."""

@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from ncsn.batching import reals
 from ncsn.machine.hardware import threads_for
-from ncsn.machine.messages import bar, log, quieter
+from ncsn.machine.messages import bar, forecast, log, quieter
 from ncsn.measurements import Measurement, measure_rows
 from ncsn.metrics import MIN_TRIALS, Calibration, Trials, rank_all
 from ncsn.run.imputation import ImputingRun, choose_patterns
@@ -171,7 +171,8 @@ def trials(
     size = max(1, min(block_size(run.recipe.shape) // k, len(truths) // 8))  # so that the bar moves
     truths, hidden = truths[has_hidden], hidden[has_hidden]
     with bar(total=len(truths), name=name, unit="trial") as progress:
-        for x, gaps in zip(torch.split(truths, size), torch.split(hidden, size), strict=True):
+        batches = [*zip(torch.split(truths, size), torch.split(hidden, size), strict=True)]
+        for x, gaps in forecast(batches, f"{len(truths)} trials with truths from {name}"):
             # Threads are reported before it gets quiet; otherwise each batch would show a bar and warnings.
             with threads_for(), quieter(logging.ERROR):
                 draws = draw(x, gaps, k)

@@ -1,6 +1,7 @@
 """The record of a training: checkpoints and metrics, in a run's folder or only in memory."""
 
 import json
+import shlex
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -169,7 +170,7 @@ class Record:
         except Stopped as error:
             if self.folder is None or not (checkpoint := self.path(CHECKPOINT)).exists():
                 raise
-            advice = f"{checkpoint} is saved, continue with --resume --out {self.folder}"
+            advice = f"{checkpoint} is saved, continue with --resume --out {shlex.quote(str(self.folder))}"
             raise Stopped(error.number, f"{error}; {advice}") from error
 
     def write_results(self, run: Run, drawn: Drawn) -> None:
@@ -186,7 +187,7 @@ class Record:
             "seconds": seconds,
         }
         storage.write_json(self.path("metrics.json"), content)
-        log.info(f"{self.folder}: {drawn.cost}; more with `ncsn sample {self.folder}`")
+        log.info(f"{self.folder}: {drawn.cost}; more with `ncsn sample {shlex.quote(str(self.folder))}`")
         minutes = run.settings.get("minutes")
         if minutes is not None and seconds > 63 * minutes:
             log.info(f"this took {seconds:.0f} s, not {60 * minutes:g}: the machine is busy, or the budget very short")

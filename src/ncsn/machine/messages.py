@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 from ncsn.validation import printable
 
 T = TypeVar("T")
+WORTH_SAYING = 10.0  # seconds of waiting
 QUIET = ContextVar("QUIET", default=logging.NOTSET)  # the level below which this thread's messages are dropped
 
 
@@ -64,6 +66,16 @@ def bar(items: Iterable[T] | None = None, name: str | None = None, **options: ob
     if not is_shown(logging.INFO) or sys.stderr is None:  # as in a program without a console
         options["disable"] = True
     return tqdm(items, name, mininterval=refresh_interval(), **options)
+
+
+def forecast(batches: Sequence[T], name: str) -> Iterator[T]:
+    """Yield ``batches`` of equal cost; after the first, say how long the others will take if that is a while."""
+    began = time.monotonic()
+    for number, batch in enumerate(batches):
+        yield batch
+        left = (time.monotonic() - began) * (len(batches) - 1)
+        if number == 0 and left >= WORTH_SAYING:
+            log.info(f"{name}: about {left:.0f} s" if left < 100 else f"{name}: about {left / 60:.0f} minutes")
 
 
 STOPS = (signal.SIGTERM, signal.SIGINT)

@@ -18,7 +18,7 @@ from ncsn.data.columns import Columns, Number, columns_of, insert_rest, name_of,
 from ncsn.data.dataset import OTHER_DATA, Dataset, short_name
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine.hardware import threads_for, uncompiled
-from ncsn.machine.messages import bar, log
+from ncsn.machine.messages import bar, forecast, log
 from ncsn.metrics import Trials, rank
 from ncsn.prior import Classes, Prior
 from ncsn.run.imputation import Imputed, ImputingRun, Unseen, check_unseen, choose_patterns
@@ -269,7 +269,8 @@ class TableRun(ImputingRun):
             if len(batch)
         ]
         draws = x.repeat(n, 1, 1)
-        for batch in bar(batches, f"{len(x)} rows"):
+        name = f"{len(x)} rows"
+        for batch in bar(forecast(batches, name), name, total=len(batches)):
             drawn = self._draw_cells(z[batch].to(self.device), n, generator)
             drawn_rows = self.transform.inverse(drawn.flatten(0, 1)).view(n, len(batch), -1)
             draws[:, batch] = torch.where(missing[batch], drawn_rows.to(draws), draws[:, batch])
