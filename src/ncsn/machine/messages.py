@@ -69,13 +69,18 @@ def bar(items: Iterable[T] | None = None, name: str | None = None, **options: ob
 
 
 def forecast(batches: Sequence[T], name: str) -> Iterator[T]:
-    """Yield ``batches`` of equal cost; after the first, say how long the others will take if that is a while."""
+    """Yield ``batches`` of equal cost; after the first, say how long the others will take if that is a while.
+
+    As part of the progress, this goes to standard error, and is hidden where bars are.
+    """
     began = time.monotonic()
     for number, batch in enumerate(batches):
         yield batch
         left = (time.monotonic() - began) * (len(batches) - 1)
-        if number == 0 and left >= WORTH_SAYING:
-            log.info(f"{name}: about {left:.0f} s" if left < 100 else f"{name}: about {left / 60:.0f} minutes")
+        hidden = sys.stderr is None or not is_shown(logging.INFO) or "TQDM_DISABLE" in os.environ
+        if number == 0 and left >= WORTH_SAYING and not hidden:
+            wait = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} minutes"
+            tqdm.write(f"{name}: about {wait}", file=sys.stderr)
 
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
