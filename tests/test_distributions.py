@@ -1,4 +1,4 @@
-"""Distributions beside their definitions: gradients, integrals, draws and brute force."""
+"""Distributions where numbers are extreme, and of classes; test_laws.py has their densities, scores and draws."""
 
 import math
 from typing import get_args, get_type_hints

@@ -1,4 +1,4 @@
-"""Densities beside those that are known, and how sure an estimate says it is."""
+"""How sure an estimate of a density says it is, and what it costs; test_laws.py has the exact ones."""
 
 import math
 from typing import Any

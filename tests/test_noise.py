@@ -1,4 +1,4 @@
-"""Ladders and proposals beside their definitions, and NCSNv2's techniques beside the paper's numbers."""
+"""Where noise levels end, and NCSNv2's techniques beside the paper's numbers; test_laws.py has their distributions."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What objectives have in common: their expectations differ by constants that no score changes."""
+"""Gradients, classes and weights of objectives; test_laws.py has their minimiser."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Each sampler beside its formula, written again by hand, and beside the distribution that it should draw from."""
+"""Each sampler beside its formula, written again by hand; test_laws.py has the order at which it converges."""
 
 import math
 import re
@@ -280,12 +280,6 @@ def test_samples_start_around_the_means_in_as_much_noise_as_the_first_level_has(
         assert abs(z_score((x[:, axis] - mean) ** 2, width**2)) < 4
     each = SAMPLING.start(torch.tensor([[-900.0], [900.0]]), 2, generator=generator)
     assert each[0] < 0 < each[1]
-
-
-# Where they end, in standard errors.
-
-
-# The probability flow.
 
 
 @pytest.mark.parametrize("name", CASES)
