@@ -2,7 +2,6 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from helpers import GaussianScore, refuses
 from torch import Tensor
 
 import ncsn
-from ncsn.score import Score, tweedie
+from ncsn.score import tweedie
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -21,64 +20,14 @@ ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 SIGMAS = (1 / ALPHAS - 1).sqrt()
 
 
-def exact(prediction: str) -> Network:
+def exact_noise(x: Tensor, t: Tensor) -> Tensor:
     """What a model of N(0.3, 0.7²) predicts, at whole times and between them."""
-
-    def predict(x: Tensor, t: Tensor) -> Tensor:
-        assert t.min() >= 0
-        assert t.max() <= 999
-        sigma = torch.from_numpy(np.exp(np.interp(t, np.arange(1000), SIGMAS.log()))).to(x)[:, None]
-        alpha, beta = 1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt()
-        noise = beta * (x - alpha * MEAN) / (alpha**2 * STD**2 + beta**2)
-        data = (x - beta * noise) / alpha
-        return {"epsilon": noise, "v_prediction": alpha * noise - beta * data, "sample": data}[prediction]
-
-    return predict
+    sigma = torch.from_numpy(np.exp(np.interp(t, np.arange(1000), SIGMAS.log()))).to(x)[:, None]
+    alpha, beta = 1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt()
+    return beta * (x - alpha * MEAN) / (alpha**2 * STD**2 + beta**2)
 
 
-def exact_velocity(x: Tensor, t: Tensor) -> Tensor:
-    """E[z − x₀ | x_t] for data from N(0.3, 0.7²) and x_t = (1 − t)·x₀ + t·z."""
-    t = t[:, None]
-    gain = (x - (1 - t) * MEAN) / ((1 - t) ** 2 * STD**2 + t**2)
-    return t * gain - (MEAN + (1 - t) * STD**2 * gain)
-
-
-VARIANCE_PRESERVING = partial(ncsn.from_variance_preserving, exact("epsilon"))
-
-
-class Azula:
-    """The exact denoiser of N(0.3, 0.7²) with azula's interface: x_t = α_t·x₀ + σ_t·z."""
-
-    def __init__(self, schedule: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
-        self.schedule = schedule
-
-    def __call__(self, x: Tensor, t: Tensor) -> SimpleNamespace:
-        alpha, std = (part.view(-1, 1) for part in self.schedule(t))
-        return SimpleNamespace(mean=tweedie(TRUTH, x / alpha, (std / alpha)[:, 0].expand(len(x))))
-
-
-EXACT: dict[str, Score] = {
-    "azula's rectified flow": ncsn.from_azula(Azula(lambda t: (1 - t, t))),
-    "azula's cosines": ncsn.from_azula(Azula(lambda t: ((1.57 * t).cos(), (1.57 * t).sin()))),
-    "denoiser": ncsn.from_denoiser(lambda x, sigma: tweedie(TRUTH, x, sigma)),
-    "noise": ncsn.from_noise_predictor(lambda x, sigma: -sigma[:, None] * TRUTH(x, sigma)),
-    "flow": ncsn.from_flow(exact_velocity),
-    "epsilon": VARIANCE_PRESERVING(ALPHAS),
-    "v": ncsn.from_variance_preserving(exact("v_prediction"), ALPHAS, prediction_type="v_prediction"),
-    "sample": ncsn.from_variance_preserving(exact("sample"), ALPHAS, prediction_type="sample"),
-}
-
-
-@pytest.mark.parametrize("score", EXACT.values(), ids=EXACT.keys())
-def test_an_exact_model_is_the_exact_score(score: Score, generator: torch.Generator) -> None:
-    sigmas = torch.tensor([0.0101, 0.011, 0.0125, 0.5, 3.0, 150.0], dtype=torch.float64)
-    noise = torch.randn(6, 3, generator=generator, dtype=torch.float64)
-    x = MEAN + (STD**2 + sigmas[:, None] ** 2).sqrt() * noise
-    with torch.device("meta"):  # where no tensor must be made
-        for sigma in (sigmas, 0.8, 0.011, 3.0):
-            torch.testing.assert_close(score(x, sigma), TRUTH(x, sigma), rtol=1e-8, atol=0)
-    for sigma in (0.011, 3.0):  # a tensor of any type
-        torch.testing.assert_close(score(x, torch.tensor(sigma)), TRUTH(x, sigma), rtol=1e-6, atol=0)
+VARIANCE_PRESERVING = partial(ncsn.from_variance_preserving, exact_noise)
 
 
 def test_bfloat16_does_not_blur_the_time() -> None:

@@ -1,6 +1,7 @@
-"""Every path that a user has, on pretended GPUs (``pretend``): where what is left behind shows."""
+"""A handful of paths that users have, on pretended GPUs (``pretend``): where what is left behind shows."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
@@ -11,24 +12,20 @@ import numpy as np
 import pytest
 import torch
 from helpers import SAMPLING, GaussianScore, Patch, conditional_run, run_ncsn
-from learning import arrays, pictures
-from pretend import active
+from learning import arrays
+from pretend import Pretend, active
 from torch import Tensor, nn
 
 import ncsn
-from ncsn import SAMPLERS, Recipe, Run, ScoreModel, add_guidance, plots
+from ncsn import SAMPLERS, Recipe, Run, ScoreModel, add_guidance
 from ncsn.batching import Batch
-from ncsn.distributions import TOYS, Empirical, GaussianMixture
-from ncsn.machine import hardware
+from ncsn.distributions import Empirical
 from ncsn.networks import MLP, UNet
-from ncsn.noise import LogNormal, LogUniform
-from ncsn.objectives import dsm, exact, posterior_dsm, ssm, training_loss
+from ncsn.noise import LogNormal
+from ncsn.objectives import dsm, posterior_dsm, training_loss
 from ncsn.posteriors import blurred, downsampled, masked, posterior
-from ncsn.settings import Job, TrainSettings
 from ncsn.training import Budget, Progress, State, train
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers
-G = Callable[[], torch.Generator]
 Path_ = Callable[[str, Path], object]
 PATHS: dict[str, Path_] = {}
 on_gpus = pytest.mark.parametrize("device", ["cuda", "mps"], indirect=True)  # other tests are the processor's
@@ -38,11 +35,6 @@ def path(function: Path_) -> Path_:
     """One of the paths."""
     PATHS[function.__name__] = function
     return function
-
-
-def paths(**functions: Path_) -> None:
-    """Several of them."""
-    PATHS.update(functions)
 
 
 def seeded(device: str, seed: int = 0) -> torch.Generator:
@@ -72,32 +64,6 @@ def data(device: str, *shape: int) -> Tensor:
 
 # Samplers, posteriors, densities: whatever takes a score.
 
-SIGMAS = ncsn.Geometric(sigma_max=5.0, sigma_min=0.05, levels=4)
-
-
-def of_distribution(name: str, device: str, folder: Path) -> None:
-    truth = TOYS[name]()
-    x = truth.sample(5, generator=seeded(device))
-    there(x, device)
-    for sigma in (0.5, torch.tensor(0.5), torch.linspace(0.1, 1, 5, device=device)):
-        there(truth(x, sigma if not isinstance(sigma, Tensor) else sigma.to(device)), device)
-    there(truth.log_prob(x, 0.5), device)
-
-
-paths(**{f"distribution {name}": partial(of_distribution, name) for name in TOYS})
-
-
-def empirical(device: str, _: Path, *, at: str = "", dtype: torch.dtype = torch.float32) -> None:
-    truth = Empirical(data(at or device, 20, 1, 4, 4), torch.arange(20, device=device) % 3, dtype=dtype)
-    x = data(device, 5, 1, 4, 4)
-    there(truth(x, 0.3, torch.tensor([-1, 0, 1, 2, 0], device=device)), device)
-    there(truth.log_prob(x, 0.3), device)
-    there(truth.sample(3, generator=seeded(device)), device)
-
-
-paths(empirical=empirical, empirical_on_the_cpu=partial(empirical, at="cpu"))
-paths(empirical_in_bfloat16=partial(empirical, dtype=torch.bfloat16))
-
 
 def measured(device: str) -> dict[str, Callable[[Tensor], Tensor]]:
     """Measurements of images 4 × 4; what they hold is on the CPU, as those that make them leave it."""
@@ -108,17 +74,6 @@ def measured(device: str) -> dict[str, Callable[[Tensor], Tensor]]:
 # Training: noise, objectives, precisions, checkpoints.
 
 
-def by_objective(objective: Any, noise: Any, device: str, folder: Path) -> None:
-    loss = training_loss(noise, objective, generator=seeded(device))
-    losses, sigmas = loss(model(device).requires_grad_(), Batch(data(device, 8, 2)))
-    losses.sum().backward()  # type: ignore[no-untyped-call]
-    there(losses, device)
-    there(sigmas, device)
-
-
-# Denoising score matching, plain and with posterior targets, is trained with below.
-paths(objective_ssm=partial(by_objective, ssm, SIGMAS))
-paths(objective_exact=partial(by_objective, exact, LogUniform(5.0, 0.05)))
 NOISE = LogNormal(-1.0, 1.0, 5.0, 0.05)
 
 
@@ -133,163 +88,32 @@ def training(begun: State, steps: int, device: str) -> Iterator[Progress]:
     return train(begun, stream, loss, budget=Budget(steps=steps))
 
 
-def by_precision(autocast: torch.dtype | None, device: str, folder: Path, *, seed: int | None = 3) -> None:
+@path
+def trained(device: str, folder: Path) -> None:
     """Trained there, saved, and resumed there and here."""
-    first = state(device, autocast, seed=seed)
+    first = state(device)
     *_, last = training(first, 3, device)
     there(last.losses, device)
     first.save(folder / "checkpoint.pt")
     for place in (device, "cpu"):
-        again = state(place, autocast, seed=seed)
+        again = state(place)
         again.load(folder / "checkpoint.pt")
         *_, last = training(again, 5, place)
         assert (again.step, last.step) == (5, 5)
         again.save(folder / "again.pt")
-        back = state(device, autocast, seed=seed)
+        back = state(device)
         back.load(folder / "again.pt")
         *_, last = training(back, 6, device)
         there(last.losses, device)
 
 
-for precision, autocast in {"fp32": None, "bf16": torch.bfloat16}.items():
-    paths(**{f"training {precision}": partial(by_precision, autocast)})
-paths(training_without_a_seed=partial(by_precision, None, seed=None))
-
-
-# Networks, other people's models, pictures, measures, files.
-
-
-@path
-def volumes(device: str, folder: Path) -> None:
-    """Trainings and samplings below have the other networks."""
-    learned, x = ScoreModel(UNet(1, (4, 4), 1, 4, 2, 3)).to(device), data(device, 2, 1, 6, 5, 4)
-    learned(x, 0.5).sum().backward()
-    there(learned(x, torch.tensor([0.5, 0.7], device=device)).detach(), device)
-
-
-def diffusers(kind: str, device: str, folder: Path) -> None:
-    import diffusers
-
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
-    sizes = {"sample_size": 8, "block_out_channels": (8,), "norm_num_groups": 4, "layers_per_block": 1}
-    unet = diffusers.UNet2DModel(in_channels=1, out_channels=1, **sizes, **blocks)
-    pipeline = diffusers.DDPMPipeline(unet, getattr(diffusers, kind)())
-    pipeline.save_pretrained(folder / "model")
-    score, x = ncsn.from_diffusers(folder / "model"), data(device, 2, 1, 8, 8)
-    there(score(x, 0.5), device)
-    there(score(x, torch.tensor([0.5, 0.7], device=device)), device)
-    run = Run.of(score, (1, 8, 8), sigma_max=5.0, sigma_min=0.05)
-    *_, last = run.recipe.sampling.follow(score, x, generator=seeded(device))
-    there(last.x, device)
-
-
-for kind in ("DDPMScheduler", "ScoreSdeVeScheduler", "FlowMatchEulerDiscreteScheduler"):
-    paths(**{f"diffusers {kind}": partial(diffusers, kind)})
-
-
-@path
-def other_models(device: str, folder: Path) -> None:
-    net, x = model(device), data(device, 3, 2)
-    alphas = torch.linspace(0.99, 0.01, 20)
-    for make in (ncsn.from_denoiser, ncsn.from_noise_predictor, ncsn.from_flow):
-        there(make(lambda x, sigma: net(x, 1.0 + sigma))(x, 0.5), device)
-    for at in ("cpu", device):
-        for kind in ("epsilon", "v_prediction", "sample"):
-            how: dict[str, Any] = {"prediction_type": kind}
-            there(ncsn.from_variance_preserving(lambda x, t: net(x, 1.0 + t), alphas.to(at), **how)(x, 0.5), device)
-
-
-@path
-def drawn(device: str, folder: Path) -> None:
-    """Samples there, beside data here."""
-    here, x = data("cpu", 4, 1, 8, 8), data(device, 4, 1, 8, 8)
-    for above, below in ((x, here), (here, x)):
-        plots.image_pairs(above, below, columns=2)
-    plots.image_grid(x, folder / "grid.png")
-    steps = [ncsn.Step(1.0, x), ncsn.Step(0.0, here)]
-    plots.evolution(steps, examples=2)
-    plots.evolution_animation(steps, folder / "evolution.gif")
-    plots.posterior_page(here[0], x[0], x)
-    plots.posterior_page(x[0], here[0], here)
-    plots.signal_rows({"held out": here[:, 0], "samples": x[:, 0]}, columns=2)
-    points, other = data("cpu", 9, 2), data(device, 9, 2)
-    plots.scatter_panels([[("here", points), ("there", other)]])
-    for at in (points, other):
-        plots.score_field(model(device), GaussianMixture(torch.zeros(1, 2)), [0.5], at)
-
-
 RECIPE = Recipe(network="MLP", arguments={"dimensions": 2, "width": 8, "layers": 2}, shape=(2,), sampling=SAMPLING)
 
-
-@path
-def exported(device: str, folder: Path) -> None:
-    run = Run(score=model(device), recipe=RECIPE, device=torch.device(device))
-    (place,) = ncsn.export(run, folder / "model.onnx")
-    assert place.stat().st_size > 0
-
-
-# What mps runs of these cuda runs, too: it refuses more.  Trainings differ in their precision, and runs in more.
-ON_MPS = {name for name in PATHS if not name.startswith("training")}
 
 # Runs: from data to pictures.
 
 ROWS = torch.randn(120, 3, generator=torch.Generator().manual_seed(2)) * torch.tensor([1.0, 50.0, 0.1])
 BENT = ROWS[:, [0, 2]].exp()  # whose logarithms are learned
-
-
-def settings(**given: Any) -> TrainSettings:
-    small: dict[str, Any] = {"channels": (4, 4), "blocks": 1, "batch_size": 16, "levels": 3, "samples": 6, "steps": 4}
-    job = Job(device=given.pop("device", "cpu"), precision=given.pop("precision", "auto"))
-    return TrainSettings(**(small | {"compile": False} | given), job=job)
-
-
-def fitted(make: Callable[[str], Any], device: str, folder: Path, **given: Any) -> Run:
-    """A run that was trained there, saved, loaded there and here; it samples in all these places."""
-    images = make(device)
-    run: Run = ncsn.fit(images, device=device, **given)  # type: ignore[call-overload]
-    assert run.device.type == device
-    there(run.sample(3, levels=3), device)
-    run.save(folder / "run", overwrite=True)
-    for place in (device, "cpu"):
-        there(ncsn.load(folder / "run", device=place).sample(3, levels=3), place)
-    return run
-
-
-def by_settings(given: dict[str, Any], device: str, folder: Path) -> None:
-    run: Run = ncsn.fit(pictures(n=60, held_out=30), settings=settings(device=device, **given))
-    there(run.sample(3, levels=3), device)
-    run.save(folder / "run")
-
-
-def small_memory(device: str, folder: Path) -> None:
-    """The data stay on the processor."""
-    with Patch.context() as patch:
-        patch.setattr(hardware, "memory_of", lambda _: 4000)
-        by_settings({"posterior_above": 0.5}, device, folder)
-
-
-paths(fit_a_guide_in_bf16=partial(by_settings, {"class_conditional": False, "guidance": 2.0, "precision": "bf16"}))
-paths(fit_images_larger_than_memory=small_memory)
-SIGNALS = torch.randn(40, 2, 8, generator=torch.Generator().manual_seed(3))
-paths(
-    fit_points=lambda device, folder: fitted(lambda at: ROWS[:, :2].to(at), device, folder, steps=4),
-    fit_few_points=lambda device, folder: fitted(lambda at: ROWS[:30, :2].to(at), device, folder, steps=4),
-    fit_signals=lambda device, folder: fitted(lambda at: SIGNALS.to(at), device, folder, steps=4, signals=True),
-)
-
-
-@path
-def fit_images_and_labels_there(device: str, folder: Path) -> None:
-    pixels, labels = (torch.from_numpy(array).to(device) for array in arrays(120))
-    ncsn.fit(pixels, labels=labels, settings=settings(device=device))
-
-
-@path
-def batches_of_data_there_and_labels_here(device: str, folder: Path) -> None:
-    for x, labels in ((data(device, 9, 2), torch.arange(9)), (data("cpu", 9, 2), torch.arange(9, device=device))):
-        batch = next(ncsn.batches(x, 4, labels, generator=seeded(device)))
-        assert batch.label is not None
-        assert (batch.x.device.type, batch.label.device.type) == (device, device)
 
 
 @cache
@@ -346,35 +170,6 @@ def posteriors(device: str, folder: Path) -> None:
 
 
 @path
-def moved_runs(device: str, folder: Path) -> None:
-    """The run and its posteriors, there and back; the run that has stayed still samples."""
-    known, y = torch.tensor([True, False]), torch.tensor([0.5, 0.5])
-    makers: list[Callable[[Run], Any]] = [
-        lambda run: run,
-        lambda run: run.posterior(masked(known), y[:1], noise_std=0.1),
-        lambda run: run.posterior(lambda x: x[:, :1], 0.5, noise_std=0.1),
-        lambda run: run.replacement(known, y),
-    ]
-    for make in makers:
-        here = points("cpu")
-        expected = make(here).sample(2, levels=3)
-        away = here.to(device)
-        there(make(away).sample(2, levels=3), device)
-        assert torch.equal(make(away.to("cpu")).sample(2, levels=3), expected)
-        assert torch.equal(make(here).sample(2, levels=3), expected)
-
-
-@path
-def replaced(device: str, folder: Path) -> None:
-    known = torch.tensor([True, False])
-    for run in (points(device), points(device, bent=True)):
-        for y in (torch.tensor([0.5, 0.0]), torch.tensor([[0.5, 0.0]] * 3), torch.tensor([0.5, 0.0]).double()):
-            for at in ("cpu", device):
-                target = y if device == "mps" and y.dtype == torch.float64 else y.to(at)
-                there(run.replacement(known.to(at), target).sample(3, levels=3), device)
-
-
-@path
 def imputed(device: str, folder: Path) -> None:
     rows = BENT[:4].double()
     rows[0, 0] = rows[1, 1] = rows[2] = torch.nan
@@ -382,16 +177,6 @@ def imputed(device: str, folder: Path) -> None:
     for bent in (False, True):
         recipe = replace(run.recipe, transform=points("cpu", bent=bent).transform)
         assert bool(replace(run, recipe=recipe).to(device).impute(rows.numpy(), 3).draws.isfinite().all())
-
-
-@path
-def simulated(device: str, folder: Path) -> None:
-    """A table whose prior is known, given one observation and several."""
-    run = ncsn.with_prior(conditional_run(torch.tensor([[1.0, 0.5], [0.5, 1.0]])).to(device), {"0": (-3, 3)})
-    for given in ({"1": 0.5}, {"1": [0.5, 0.4]}):
-        assert bool(run.sample(3, given=given).isfinite().all())
-    assert bool(ncsn.calibrate(run, BENT[:40], hidden=["0"], n=30, draws=2).note)
-    assert bool(run.log_prob([[0.5]], given={"1": 0.5}).isfinite().all())
 
 
 def commanded(device: str, folder: Path, commands: str) -> None:
@@ -417,34 +202,21 @@ likelihood {0}/run -n 2 --tolerance 0.5 --probes 2
     commanded(device, folder, commands.replace("SMALL", small))
 
 
-@path
-def commands_of_tables(device: str, folder: Path) -> None:
-    np.savetxt(folder / "rows.csv", ROWS.numpy(), delimiter=",", header="a,b,c", comments="")
-    (folder / "blank.csv").write_text("a,b,c\n0.1,,0.1\n,3,0.02\n")
-    commands = """
-train {0}/rows.csv --out {0}/run --steps 4 --batch-size 16
-sample {0}/run -n 4 --levels 3 --out {0}/x.csv
-impute {0}/run {0}/blank.csv -n 2 --out {0}/filled.csv
-"""
-    commanded(device, folder, commands)
-
-
-SLOW = ("simulated", "commands_of_images", "commands_of_tables")
-PLACES = [("mps", name) for name in PATHS] + [("cuda", name) for name in PATHS if name not in ON_MPS]
-
-
 @pytest.mark.parametrize(
     ("device", "name"),
     [
-        pytest.param(*place, marks=[pytest.mark.slow] if place[0] == "cuda" or place[1] in SLOW else [])
-        for place in PLACES
+        pytest.param(kind, name, marks=[pytest.mark.slow] if kind == "cuda" or "commands" in name else [])
+        for kind in ("mps", "cuda")
+        for name in PATHS
     ],
-    indirect=["device"],
 )
 def test_what_runs_on_the_processor_runs_on_a_gpu(name: str, device: str, tmp_path: Path, monkeypatch: Patch) -> None:
+    """On a real one where there is one."""
+    real = torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
     # A training draws a picture by it too, whose 200 evaluations would be most of the time.
     monkeypatch.setitem(SAMPLERS, "annealed", replace(SAMPLERS["annealed"], levels=10))
-    PATHS[name](device, tmp_path)
+    with nullcontext() if real else Pretend(device):
+        PATHS[name](device, tmp_path)
 
 
 # What the pretended devices must see.

@@ -1,4 +1,4 @@
-"""Distributions beside their definitions: gradients, integrals, draws and brute force."""
+"""Distributions where numbers are extreme, and of classes; test_laws.py has their densities, scores and draws."""
 
 import math
 from typing import get_args, get_type_hints
@@ -26,30 +26,6 @@ def test_score_is_the_gradient_of_the_log_density(name: str, sigma: float, seed:
     (expected,) = torch.autograd.grad(truth.log_prob(x, level).sum(), x)
     scale = 1 + expected.abs().max()
     torch.testing.assert_close(truth(x.detach(), level) / scale, expected / scale, rtol=1e-6, atol=1e-9)
-
-
-@names
-@pytest.mark.parametrize("sigma", [0.3, 2.0])
-def test_noised_density_integrates_to_one(name: str, sigma: float) -> None:
-    end, step = 8 + 5 * sigma, 2 * sigma / 3  # sums of what is so smooth are exact
-    axis = torch.arange(-end, end, step, dtype=torch.float64)
-    x = torch.cartesian_prod(axis, axis)
-    mass = TOYS[name]().log_prob(x, torch.tensor(sigma, dtype=torch.float64)).exp().sum() * step**2
-    assert mass == pytest.approx(1, abs=2e-4)
-
-
-@names
-def test_samples_follow_the_density(name: str, generator: torch.Generator) -> None:
-    """Stein's identity: for x ~ p_σ, E[s(x, σ)·h(x)] = −E[h′(x)]; here with h = x along each axis, and across."""
-    truth, n = TOYS[name](), 20_000
-    sigma = torch.linspace(0.5, 1.5, n)
-    x = truth.sample(n, generator=generator)
-    x = x + sigma[:, None] * torch.randn(x.shape, generator=generator)
-    score = truth(x, sigma)
-    for axis in range(2):
-        assert abs(z_score(score[:, axis], 0)) < 4
-        assert abs(z_score(score[:, axis] * x[:, axis], -1)) < 4
-        assert abs(z_score(score[:, axis] * x[:, 1 - axis], 0)) < 4
 
 
 def test_each_moon_is_the_other_after_half_a_turn() -> None:
@@ -124,18 +100,6 @@ def test_the_ring_has_no_score_at_its_centre() -> None:
 
 
 # Data sets.
-
-
-def test_empirical_is_the_mixture_without_width(generator: torch.Generator) -> None:
-    """Whose mean of the clean data is a softmax over the examples."""
-    data = torch.randn(30, 2, generator=generator, dtype=torch.float64) * 3
-    empirical, mixture = Empirical(data, dtype=torch.float64), GaussianMixture(data, 0.0)
-    x = torch.randn(8, 2, generator=generator, dtype=torch.float64) * 4
-    for sigma in (torch.tensor(0.2, dtype=torch.float64), torch.linspace(0.1, 5, 8, dtype=torch.float64)):
-        torch.testing.assert_close(empirical(x, sigma), mixture(x, sigma))
-        torch.testing.assert_close(empirical.log_prob(x, sigma), mixture.log_prob(x, sigma))
-    weights = (-torch.cdist(x, data).square() / (2 * 0.7**2)).softmax(1)
-    torch.testing.assert_close(x + 0.7**2 * empirical(x, 0.7), weights @ data)
 
 
 def test_empirical_keeps_the_shape_and_draws_examples(generator: torch.Generator) -> None:

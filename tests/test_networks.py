@@ -97,17 +97,6 @@ def test_a_new_block_is_the_identity(generator: torch.Generator) -> None:
     torch.testing.assert_close(many(x, c), value)
 
 
-UNETS = {"channels": [(), (8, 0), (2,) * 13], "blocks": [0, 101], "image_channels": [0], "dimensions": [0, 4]}
-MLPS = {"width": [0], "dimensions": [0], "layers": [0, 1001]}
-
-
-@pytest.mark.parametrize(("network", "refused"), [("UNet", UNETS), ("MLP", MLPS)])
-def test_a_recipe_has_no_networks_without_parts_or_with_too_many(network: str, refused: dict[str, list[Any]]) -> None:
-    for name, value in [(name, value) for name, values in refused.items() for value in values]:
-        with pytest.raises(ValueError, match=name):
-            of_recipe(network, ({"dimensions": 2} if network == "MLP" else {}) | {name: value})
-
-
 @pytest.mark.parametrize(("name", "value"), [("channels", ()), ("channels", (8, 0)), ("blocks", 0), ("dimensions", 4)])
 def test_networks_of_ones_own_need_all_parts(name: str, value: Any) -> None:
     with unchecked(), pytest.raises(ValueError, match=name):

@@ -1,4 +1,4 @@
-"""Ladders and proposals beside their definitions, and NCSNv2's techniques beside the paper's numbers."""
+"""Where noise levels end, and NCSNv2's techniques beside the paper's numbers; test_laws.py has their distributions."""
 
 import math
 from collections.abc import Callable
@@ -14,24 +14,8 @@ import ncsn
 from ncsn.noise import LogNormal, LogUniform, langevin_eps, level_ratio
 
 
-@given(st.floats(0.1, 100), st.floats(1e-3, 0.1, exclude_max=True), st.integers(2, 50))
-def test_ladders_descend_in_equal_steps(high: float, low: float, levels: int) -> None:
-    """Of ln σ, and of σ^(1/7)."""
-    geometric, karras = ncsn.Geometric(high, low, levels).sigmas(), ncsn.Karras(high, low, levels).sigmas()
-    for ladder, steps in ((geometric, geometric.log().diff()), (karras, (karras.double() ** (1 / 7)).diff())):
-        assert len(ladder) == levels
-        torch.testing.assert_close(ladder[[0, -1]], torch.tensor([high, low]))
-        torch.testing.assert_close(steps, steps.mean().expand(levels - 1), rtol=2e-3, atol=1e-6)
-
-
 def test_one_level_is_the_smallest() -> None:
     assert ncsn.Geometric(5.0, 0.5, 1).sigmas().tolist() == ncsn.Karras(5.0, 0.5, 1).sigmas().tolist() == [0.5]
-
-
-def test_geometric_sample_draws_every_level_equally(generator: Generator) -> None:
-    noise = ncsn.Geometric(10.0, 0.1, 4)
-    drawn = noise.sample(20_000, generator=generator)
-    assert all(abs(z_score((drawn == sigma).float(), 0.25)) < 4 for sigma in noise.sigmas())
 
 
 PROPOSALS = [

@@ -1,4 +1,4 @@
-"""Each sampler beside its formula, written again by hand, and beside the distribution that it should draw from."""
+"""Each sampler beside its formula, written again by hand; test_laws.py has the order at which it converges."""
 
 import math
 import re
@@ -8,11 +8,9 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
-import numpy as np
 import pytest
 import torch
 from helpers import Counting, GaussianScore, Printed, refusal, unchecked, z_score, zero_score
-from scipy.integrate import solve_ivp
 from torch import Generator, Tensor
 
 from ncsn import samplers as ways
@@ -282,54 +280,6 @@ def test_samples_start_around_the_means_in_as_much_noise_as_the_first_level_has(
         assert abs(z_score((x[:, axis] - mean) ** 2, width**2)) < 4
     each = SAMPLING.start(torch.tensor([[-900.0], [900.0]]), 2, generator=generator)
     assert each[0] < 0 < each[1]
-
-
-# Where they end, in standard errors.
-
-
-STOCHASTIC: dict[str, Callable[..., Iterator[ways.Step]]] = {
-    "annealed": partial(ways.annealed_langevin, eps=0.005, steps=20),
-    "consistent": partial(ways.consistent_annealed, eta=0.14),
-    "pc": partial(ways.predictor_corrector, snr=0.1),
-    "edm": partial(ways.edm, churn=4.0),
-    "dpmpp-sde": partial(ways.dpm_solver, stochasticity=1.0),
-}
-
-
-@pytest.mark.parametrize("name", STOCHASTIC)
-def test_a_mixture_is_sampled_with_its_weights_and_widths(name: str, generator: Generator) -> None:
-    """Each stochastic sampler, with the exact score and many levels, draws from the mixture."""
-    mixture = GaussianMixture(torch.tensor([[-3.0, 1.0], [3.0, -0.5]]), 0.6, torch.tensor([0.3, 0.7]))
-    x = mixture.sample(5000, generator=generator) + 8 * torch.randn(5000, 2, generator=generator)
-    *_, (_, x), _ = STOCHASTIC[name](mixture, x, Geometric(8.0, 0.1, 60).sigmas(), generator=generator)
-    right = x[:, 0] > 0
-    assert abs(z_score(right.double(), 0.7)) < 4
-    for mode, means in ((~right, (-3.0, 1.0)), (right, (3.0, -0.5))):
-        for axis, mean in enumerate(means):
-            assert abs(z_score(x[mode, axis], mean)) < 4
-            # 3 % of the variance, 0.37, are left to discretisation.
-            square = (x[mode, axis] - mean) ** 2
-            assert abs(float(square.mean()) - 0.37) < 0.03 * 0.37 + 4 * float(square.std()) / len(square) ** 0.5
-
-
-# The probability flow.
-
-
-@pytest.mark.parametrize(("sampler", "order"), [(ways.euler, 1), (ways.heun, 2), (ways.dpm_solver, 2)])
-def test_order_of_convergence(sampler: Callable[..., Iterator[ways.Step]], order: int) -> None:
-    """The error at the end of a mixture's flow falls as levels^-order, in float64; scipy knows where it ends."""
-    x, counts = 3 * START.double(), [80, 160, 320]
-
-    def slope(sigma: float, state: np.ndarray) -> np.ndarray:
-        return -sigma * MIXTURE(torch.from_numpy(state).view(3, 2), sigma).numpy().ravel()
-
-    end = solve_ivp(slope, (3.0, 0.1), x.numpy().ravel(), rtol=1e-10, atol=1e-10).y[:, -1]
-    errors = []
-    for levels in counts:
-        sigmas = torch.linspace(math.log(3.0), math.log(0.1), levels, dtype=torch.float64).exp()
-        *_, last = sampler(MIXTURE, x, sigmas, denoise=False)
-        errors.append(float((last.x - torch.from_numpy(end).view(3, 2)).norm()))
-    assert np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(-order, abs=0.15)
 
 
 @pytest.mark.parametrize("name", CASES)

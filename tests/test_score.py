@@ -72,14 +72,6 @@ def test_there_is_one_noise_level_for_all_examples_or_one_for_each(shape: tuple[
             function(points(), torch.ones(shape))
 
 
-@given(st.floats(-3, 3), st.floats(0.1, 3), st.floats(0.01, 50))
-def test_tweedie_is_the_posterior_mean_of_a_gaussian(mean: float, std: float, sigma: float) -> None:
-    x = torch.linspace(-4, 4, 9, dtype=torch.float64)[:, None]
-    levels = sigma * torch.linspace(0.5, 1, 9, dtype=torch.float64)
-    expected = (std**2 * x + levels[:, None] ** 2 * mean) / (std**2 + levels[:, None] ** 2)
-    torch.testing.assert_close(ncsn.tweedie(GaussianScore(mean, std), x, levels), expected)
-
-
 # Networks.
 
 
@@ -115,15 +107,6 @@ def test_noise_and_data_have_a_width(sigma: float) -> None:
         ncsn.ScoreModel(Sine(), 0.0, sigma)
     with unchecked(), pytest.raises(ValueError, match=r"shape \(4, 1\)"):
         ncsn.ScoreModel(lambda x, c: x[:, :1])(points(), 1.0)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("sigma", [1.5, torch.tensor(1.5, dtype=torch.float64), torch.full((4,), 1.5).double()])
-def test_a_noise_level_may_be_a_float_or_of_another_precision(sigma: float | Tensor) -> None:
-    both = ncsn.add_guidance(GaussianScore(1, 0.1), GaussianScore(0, 1), 2.0)
-    for score in (GaussianScore(0.2, 0.7), ncsn.ScoreModel(Sine(), MEAN, STD), both):
-        s = score(points(), sigma)
-        assert s.dtype == torch.float32
-        torch.testing.assert_close(s, score(points(), torch.tensor(1.5)))
 
 
 def test_points_in_double_precision_ask_a_network_in_single() -> None:
