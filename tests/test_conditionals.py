@@ -566,6 +566,21 @@ def test_a_category_has_its_probability_given_a_number() -> None:
     assert float(errors.mean()) < 0.5 * float((0.5 - narrow).abs().mean())
 
 
+def test_gaps_that_follow_gaps_are_as_frequent_in_samples() -> None:
+    """A cell that is missing in 5 % of rows where another one is there, and in 85 % where that is missing."""
+    rng, n = np.random.default_rng(0), 3000
+    x = rng.standard_normal(n)
+    y = x + rng.standard_normal(n)
+    lacks_y = rng.random(n) < 0.3
+    lacks_z = rng.random(n) < np.where(lacks_y, 0.85, 0.05)
+    z = y + rng.standard_normal(n)
+    table = pandas.DataFrame({"x": x, "y": np.where(lacks_y, NAN, y), "z": np.where(lacks_z, NAN, z)})
+    samples = trained(table, 400).sample(3000, seed=0)
+    shares, expected = (rows.z.isna().groupby(rows.y.isna()).mean() for rows in (samples, table))
+    assert shares[False] == pytest.approx(expected[False], abs=0.03)
+    assert shares[True] == pytest.approx(expected[True], abs=0.06)
+
+
 @cache
 def learned() -> TableRun:
     """Of a correlated pair, a and b, and of y = x² with noise."""
