@@ -29,7 +29,6 @@ from torch import Tensor
 
 from ncsn.batching import reals
 from ncsn.data.arrays import (
-    LEAST_SPLIT,
     Arrays,
     SplitArray,
     check_finite,
@@ -470,7 +469,7 @@ def images_of(name: str, splits: Mapping[Split, list[Item]], notes: Sequence[str
         lacking = f"{name} has {counted(sum(sizes.values()), 'image')}, but none for {' and '.join(empty)}"
         facts = [lacking, *skipped, *notes]
         if "train" not in empty:
-            facts.append(f"of {LEAST_SPLIT} or more training images, one tenth each is held out")
+            facts.append("of ten or more training images, a tenth is held out for each")
         raise ValueError("; ".join(facts))
     pixels, depth, lines = join_pictures(pictures, reading)
     if broken:

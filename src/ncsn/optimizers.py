@@ -35,8 +35,8 @@ def muon_and_adam(
 ) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, Adam for everything else: biases, gains, embeddings, and the layers called stem and head.
 
-    Stem and head are the first and last layers of a U-Net.  Muon also trains those of an MLP, and of a network of your
-    own in which they have other names.
+    Stem and head are the first and last layers of a U-Net, and stem is the first one of the network for tables.  Muon
+    also trains those of ``MLP``, and of a network of your own in which they have other names.
 
     ``model``: the model whose parameters they change.
     ``muon_rate``: the peak learning rate of the matrices, above 0.

@@ -15,7 +15,6 @@ from ncsn.validation import opened_as
 
 IMAGE_KEYS = {"", "x", "image", "images", "img", "imgs", "signals", "data", "samples", "arr_0"}
 LABEL_KEYS = {"y", "label", "labels", "target", "targets"}
-LEAST_SPLIT = 10  # training examples, of which a tenth can be held out
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "eval": "validation", "test": "test"}
 # Names of folders and arrays that hold one split: train, Training, train2017, val, valid, test1, …
@@ -125,7 +124,7 @@ def split_indices(counts: Mapping[Split, int]) -> dict[Split, tuple[Split, np.nd
     for split in PARTS:
         order = torch.randperm(counts.get(split, 0), generator=torch.Generator().manual_seed(0))
         indices[split] = split, order.numpy()
-    tenth = len(indices["train"][1]) // LEAST_SPLIT
+    tenth = len(indices["train"][1]) // 10
     for split in ("validation", "test"):
         if not len(indices[split][1]):
             _, train = indices["train"]
