@@ -49,7 +49,7 @@ PATTERNS = 16  # choices of known columns in a batch, each shared by many rows
 NOISY, NOISY_ROWS = 0.6, 600  # largest share of patterns with noisy values; that share times the table's rows
 DROPPED = 0.5  # share of the columns, because the pattern of a row's missing cells would identify it, too
 LOG_NOISE_MEAN, LOG_NOISE_STD, MAX_NOISE = -1.0, 1.5, 3.0  # in standard deviations of a column
-JUST_CODES = 1.5  # largest share of known columns whose code is known, but not their number
+NUMBERLESS = 1.5  # largest share of the known columns whose number is unknown; above 1, so that often all are
 CODES, ONLY_GAPS = 1 / 3, 0.2  # share of a batch that learns codes; fewer if all of them only say what is missing
 MOST_GROUPS = 4  # of columns that are drawn one after the other; each costs as much as all numbers together
 DEPENDENT = 4.0  # standard errors of a correlation
@@ -375,10 +375,10 @@ class Masks:
         ranks = order.argsort(1).argsort(1)
         known = ranks < torch.randint(0, count, (patterns, 1), generator=generator, device=x.device)
         known = known[:, self.owner]
+        known[:, :d] &= ~self.numbers_to_follow(patterns, x, generator)
         if bool(self.hidden[d:].any()):
             hides = uniform(patterns, 1, x, generator) < HIDDEN
             known = torch.where(hides, ~self.hidden, known)
-        known[:, :d] &= ~self.numbers_to_follow(patterns, x, generator)
         known = known[which]
         condition = self.condition(x, known, torch.zeros_like(known[:, :d]), which, generator)
         return condition, x[:, d:].masked_fill(known[:, d:], torch.nan)
@@ -387,7 +387,7 @@ class Masks:
         self, patterns: int, x: Float[Tensor, "b e"], generator: torch.Generator
     ) -> Bool[Tensor, "p d"]:
         """The numbers that are unknown in each pattern though their code is known, because codes are drawn first."""
-        rates = JUST_CODES * uniform(patterns, 1, x, generator)  # in some patterns all of them
+        rates = NUMBERLESS * uniform(patterns, 1, x, generator)
         follows = self.draw_for_columns(patterns, x, generator)[:, : self.model.d] < rates
         return follows & (self.model.indicator >= 0)
 
