@@ -103,9 +103,9 @@ class Truth(NamedTuple):
         waves: Tensor = decay * (torch.exp(1j * (frequencies @ self.means.T)) @ self.weights.to(torch.complex128))
         return waves
 
-    def given(self, a: Tensor, y: Tensor, noise: float) -> "tuple[Truth, float]":
-        """The posterior given y = A x + N(0, noise²), and the log evidence."""
-        total = a @ self.covariance @ a.T + noise**2 * torch.eye(len(a)).double()
+    def given(self, a: Tensor, y: Tensor, noise: float | Tensor) -> "tuple[Truth, float]":
+        """The posterior given y = A x + N(0, noise²), and the log evidence; noise of all numbers of y, or of each."""
+        total = a @ self.covariance @ a.T + torch.as_tensor(noise).double() ** 2 * torch.eye(len(a)).double()
         gain = self.covariance @ a.T @ torch.linalg.inv(total)
         off = y.double() - self.means @ a.T
         logs = self.weights.log() - (off * torch.linalg.solve(total, off.T).T).sum(1) / 2
@@ -473,11 +473,12 @@ FORMS = torch.tensor([[1.0, 0.3], [-0.4, 1.0], [0.7, 0.7]])
 
 
 class Operator(NamedTuple):
-    """A measurement, the same in numpy for one example, and the shape of examples."""
+    """A measurement, the same in numpy for one example, the shape of examples, and the noise of what is measured."""
 
     measure: Callable[[Tensor], Tensor]
     reference: Callable[[np.ndarray], Any]
     shape: tuple[int, ...]
+    noise: float | Tensor = 0.5
 
 
 OPERATORS = {
@@ -489,7 +490,12 @@ OPERATORS = {
     "wide blur": Operator(blurred(3.0), lambda x: gaussian_filter(x, (0, 3, 3), mode="constant", truncate=3.0), SHAPE),
     "itself": Operator(torch.clone, np.copy, (2,)),
     "the first": Operator(lambda x: x[:, 0], lambda x: x[0], (2,)),
-    "forms": Operator(lambda x: x @ FORMS.T.to(x) + 7, lambda x: FORMS.double().numpy() @ x + 7, (2,)),
+    "forms": Operator(
+        lambda x: x @ FORMS.T.to(x) + 7,
+        lambda x: FORMS.double().numpy() @ x + 7,
+        (2,),
+        torch.tensor([0.5, 0.3, 0.8]),
+    ),
     "three of the same": Operator(lambda x: x[:, None].expand(-1, 3, -1), lambda x: np.stack([x] * 3), (2,)),
 }
 
@@ -552,10 +558,11 @@ def test_particles_draw_from_the_posterior_and_know_the_evidence(name: str) -> N
     a, constant = matrix_of(operator)
     prior = prior_of(operator)
     y = (prior.sample(1, seed=4) @ a.T + 0.5 * normal(1, len(a), seed=5))[0]
-    truth, evidence = prior.given(a, y, 0.5)
+    truth, evidence = prior.given(a, y, operator.noise)
     run = ncsn.Run.of(shaped(prior.score), operator.shape, sigma_max=40.0, sigma_min=0.02)
     shape = operator.measure(torch.zeros(1, *operator.shape)).shape[1:]
-    steps = run.posterior(operator.measure, (y + constant).view(shape), noise_std=0.5).steps(n, seed=1, levels=n // 8)
+    conditioned = run.posterior(operator.measure, (y + constant).view(shape), noise_std=operator.noise)
+    steps = conditioned.steps(n, seed=1, levels=n // 8)
     x, weight = steps.last(), steps.weight
     agree(x, truth, bias=0.03, n=min(n, steps.effective))
     assert weight is not None
