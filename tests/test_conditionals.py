@@ -24,6 +24,7 @@ from ncsn.data.dataset import Dataset
 from ncsn.loading import dataset_of
 from ncsn.objectives import training_loss
 from ncsn.settings import TrainSettings
+from ncsn.tables.imputed import ImputedTable
 from ncsn.tables.run import TableRun
 
 D = 4
@@ -564,6 +565,21 @@ def test_a_category_has_its_probability_given_a_number() -> None:
     narrow = torch.stack(logs, 1).softmax(1)[:, 1]
     errors = (shares_of("narrow", 1000, w=w.tolist())[:, 1] - narrow).abs()
     assert float(errors.mean()) < 0.5 * float((0.5 - narrow).abs().mean())
+
+
+def test_a_wide_table_with_gaps_knows_its_categories_from_the_first_step() -> None:
+    """A category that says whether a factor behind twenty numbers with gaps is positive; the sum of numbers says it."""
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal(1000)
+    numbers = factor[:, None] + rng.standard_normal((1000, 20))
+    numbers[rng.random(numbers.shape) < 0.1] = NAN
+    table = pandas.DataFrame(numbers).add_prefix("x").assign(sign=np.where(factor > 0, "up", "down"))
+    hidden = table[800:].assign(sign=pandas.NA)
+    filled = trained(table[:800], 1).impute(hidden, 10, seed=0)
+    assert isinstance(filled, ImputedTable)
+    guessed = np.where(np.nansum(numbers[800:], 1) > 0, "up", "down")
+    truth = table.sign[800:]
+    assert (filled.frame().sign == truth).mean() > (guessed == truth).mean() - 0.05
 
 
 def test_gaps_that_follow_gaps_are_as_frequent_in_samples() -> None:

@@ -24,6 +24,7 @@ covariance, and K is the inverse covariance of only the observed coordinates, in
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -37,7 +38,7 @@ from ncsn.score import EDM, Score, ScoreModel, Sigma, expand, place_level, tweed
 
 ABSENT = math.inf
 MAX_LOG_ODDS = 20.0  # nats; the most that linear discriminants add to a log probability
-MAX_INDICATORS = 32  # of codes, in the Gaussian; other codes only enter the network
+MAX_INDICATORS = 32  # in the Gaussian, where nothing says which codes have any; other codes only enter the network
 
 
 class Gaussian(NamedTuple):
@@ -96,18 +97,11 @@ def indicators(codes: Float[Tensor, "b c"], counts: tuple[int, ...]) -> Float[Te
     return torch.cat([codes.new_zeros(len(codes), 0), *one_hot], 1)
 
 
-def in_gaussian(counts: tuple[int, ...]) -> list[bool]:
-    """For each code, whether it has indicators in the Gaussian, which is decided in the order of their number."""
-    total, included = 0, [False] * len(counts)
-    for code in sorted(range(len(counts)), key=lambda i: counts[i]):
-        total += counts[code]
-        included[code] = total <= MAX_INDICATORS
-    return included
-
-
-def count_in_gaussian(counts: tuple[int, ...]) -> int:
-    """The number of indicators in the Gaussian."""
-    return sum(k for k, included in zip(counts, in_gaussian(counts), strict=True) if included)
+def smallest(counts: tuple[int, ...]) -> tuple[int, ...]:
+    """The codes with the fewest values, which have no more than 32 indicators together."""
+    ordered = sorted(range(len(counts)), key=lambda code: counts[code])
+    totals = accumulate(counts[code] for code in ordered)
+    return tuple(code for code, total in zip(ordered, totals, strict=True) if total <= MAX_INDICATORS)
 
 
 class ConditionalModel(ScoreModel):
@@ -123,6 +117,7 @@ class ConditionalModel(ScoreModel):
     ``network``: maps (b, 4d + k) and c = ¼ ln σ, (b,) or (1,), to (b, d + k); see ``evaluate`` for its input.
     ``gaussian``: of numbers and indicators, with a positive definite covariance; saved with the weights.
     ``counts``: how many values each code can have; k is their sum.
+    ``indicated``: the codes that have indicators in the Gaussian; by default those with the fewest values.
     ``log_shares``: ln of the share of each value of each code in training, (k,).
     ``order``: the group of each number and code, (d + C,), 0, 1, …: groups are drawn one after the other.
     ``indicator``: for each number the code that says whether it exists (0) or the cell is missing or has a frequent
@@ -146,6 +141,7 @@ class ConditionalModel(ScoreModel):
         gaussian: Gaussian,
         counts: tuple[int, ...] = (),
         *,
+        indicated: tuple[int, ...] | None = None,
         log_shares: Float[Tensor, "k"] | None = None,
         order: Tensor | None = None,
         indicator: Tensor | None = None,
@@ -155,12 +151,12 @@ class ConditionalModel(ScoreModel):
         # Contiguous, as in a file, or a loaded run would round differently.
         mean, covariance = (moment.float().clone(memory_format=torch.contiguous_format) for moment in gaussian)
         self.counts = counts
-        self.d = len(mean) - count_in_gaussian(counts)
+        indicated = smallest(counts) if indicated is None else indicated
+        self.d = len(mean) - sum(counts[code] for code in indicated)
         centre = torch.cat([mean[: self.d], torch.zeros(len(counts))])
         super().__init__(network, centre, preconditioning=EDM(), autocast=autocast)
         k, size = sum(counts), self.d + len(counts)
         value_code = [code for code, n in enumerate(counts) for _ in range(n)]  # of each value of each code
-        included = in_gaussian(counts)
         buffers = {
             "mean": mean,
             "covariance": covariance,
@@ -173,7 +169,7 @@ class ConditionalModel(ScoreModel):
             self.register_buffer(name, buffer.clone())
         derived = {
             "value_code": torch.tensor(value_code, dtype=torch.long),
-            "value_in_gaussian": torch.tensor([included[code] for code in value_code], dtype=torch.bool),
+            "value_in_gaussian": torch.tensor([code in indicated for code in value_code], dtype=torch.bool),
         }
         for name, buffer in derived.items():
             self.register_buffer(name, buffer, persistent=False)
@@ -187,12 +183,15 @@ class ConditionalModel(ScoreModel):
         ``size``: the number of numbers and codes of a row.
         """
         counts: tuple[int, ...] = tuple(getattr(network, "codes", ()))
-        f = size - len(counts) + count_in_gaussian(counts)
+        indicated: tuple[int, ...] | None = getattr(network, "indicated", None)
+        indicated = smallest(counts) if indicated is None else indicated
+        f = size - len(counts) + sum(counts[code] for code in indicated)
         if not start or "data_mean" in start:  # a file's tensors are loaded later, if their shapes fit
-            return cls(network, Gaussian(torch.zeros(f), torch.eye(f)), counts, autocast=autocast)
+            standard = Gaussian(torch.zeros(f), torch.eye(f))
+            return cls(network, standard, counts, indicated=indicated, autocast=autocast)
         tensors = {name: torch.as_tensor(value) for name, value in start.items()}
         gaussian = Gaussian(tensors.pop("mean"), tensors.pop("covariance"))
-        return cls(network, gaussian, counts, autocast=autocast, **tensors)
+        return cls(network, gaussian, counts, indicated=indicated, autocast=autocast, **tensors)
 
     @torch.no_grad()
     def condition(

@@ -102,6 +102,8 @@ class ResidualMLP(nn.Module):
     ``conditional``: whether its input is that of ``ConditionalModel``, (b, 4d + k), bounded by 5 tanh(x/5), because
     there are too few examples far out, where an unbounded network extrapolates at random.
     ``codes``: the number of values of each discrete coordinate; k is their sum, and the output is (b, d + k).
+    ``indicated``: those of the codes, counted from 0, that have indicators in the Gaussian of ``ConditionalModel``,
+    which reads this; by default those with the fewest values.
     """
 
     def __init__(
@@ -111,12 +113,14 @@ class ResidualMLP(nn.Module):
         blocks: Annotated[int, Interval(ge=1, le=1000)] = 3,
         conditional: bool = False,
         codes: tuple[Positive, ...] = (),
+        indicated: tuple[Annotated[int, Interval(ge=0)], ...] | None = None,
     ) -> None:
         super().__init__()
         dimensions = whole("dimensions", dimensions, 0)
         width, blocks = require_positive(width=width, blocks=blocks)
         self.conditional = conditional
         self.codes = codes
+        self.indicated = indicated
         self.embedding = NoiseEmbedding(width)
         self.stem = nn.Linear((4 if conditional else 1) * dimensions + sum(codes), width)
         self.hidden = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(blocks))

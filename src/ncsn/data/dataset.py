@@ -246,6 +246,11 @@ class Dataset:
         return ()
 
     @property
+    def indicated(self) -> tuple[int, ...]:
+        """The codes that have indicators in the Gaussian that training starts around."""
+        return ()
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of columns, which can be hidden in training."""
         return ()

@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from ncsn.batching import Batch, batches
-from ncsn.conditionals import ABSENT, Condition, ConditionalModel, Gaussian, in_gaussian, indicators
+from ncsn.conditionals import ABSENT, Condition, ConditionalModel, Gaussian, indicators
 from ncsn.data.columns import Columns, columns_of
 from ncsn.data.dataset import Curriculum, Dataset, Loss
 from ncsn.noise import noise_like
@@ -37,6 +36,7 @@ NARROW = 256  # coordinates; with more, a covariance takes longer than the netwo
 INDEPENDENT = 3  # rows added to a table's covariance, as if their columns were independent
 MAX_ROWS = 2000
 EM_STEPS = 20
+MAX_INDICATORS, MAX_WITH_GAPS = 48, 32  # of codes, in the Gaussian; the latter with codes that only mark gaps
 NARROW_WITH_GAPS, MAX_PAIRWISE_ROWS = 40, 20_000  # numbers for EM with missing cells; rows for pairs of wider tables
 FLOORS = (0.01, 0.05, 0.2)  # of a correlation's eigenvalues
 NUMBERS_AT_ONCE = 2**24  # in the matrices of a chunk of rows
@@ -553,6 +553,20 @@ class Table(Dataset):
     def codes(self) -> tuple[int, ...]:
         return self.columns.codes
 
+    @cached_property
+    def indicated(self) -> tuple[int, ...]:
+        """The codes that have indicators in the Gaussian: as many as there is room for.
+
+        Those that stand for values come first, then those that only say whether a cell is missing.
+        """
+        chosen, used = list[int](), 0
+        only_gaps = [count == 2 and gap >= 0 for count, gap in zip(self.codes, self.columns.gaps, strict=True)]
+        for code in sorted(range(len(self.codes)), key=lambda i: (only_gaps[i], self.codes[i])):
+            if used + self.codes[code] <= (MAX_WITH_GAPS if only_gaps[code] else MAX_INDICATORS):
+                chosen.append(code)
+                used += self.codes[code]
+        return tuple(sorted(chosen))
+
     @property
     def names(self) -> tuple[str, ...]:
         return self.columns.names
@@ -576,8 +590,8 @@ class Table(Dataset):
         if preconditioning != "conditional":
             return super().start(preconditioning)
         columns, d = self.columns, len(self.columns.numbers)
-        inside = torch.tensor(in_gaussian(self.codes), dtype=torch.bool, device=self.train.device)
-        counts = tuple(compress(self.codes, inside.tolist()))
+        inside = torch.tensor(self.indicated, dtype=torch.long, device=self.train.device)
+        counts = tuple(self.codes[code] for code in self.indicated)
 
         def coordinates(x: Tensor) -> Tensor:
             return torch.cat([x[:, :d], indicators(x[:, d:][:, inside], counts)], 1)
