@@ -1,4 +1,4 @@
-"""Tables with categories and gaps: what is exact next to ours, and hidden categories of real tables next to others'.
+"""Tables with categories and gaps: what is exact next to ours.
 
 `python benchmarks/mixed.py` prints a line for each number of tables whose answer is known: the seed, ours, the exact
 value, the largest difference, and the bar, with a mark where ours misses it. Four groups, which `--groups` chooses:
@@ -9,47 +9,24 @@ value, the largest difference, and the bar, with a mark where ours misses it. Fo
   two standard errors, of the draws and of as many training rows as have that value;
 - values: shares of a frequent value in samples and in imputations, grids, ranges.
 
-`python benchmarks/mixed.py --real` hides a tenth of the cells with text in held-out rows of ten tables (small ones
-several times) and prints how often the most probable value is right, and the mean log probability of the truth, with
-half a draw added to each value: ours, 100 draws; "nearest": scikit-learn's KNNImputer on standardised numbers and
-indicators of texts; "trees": its extra trees for each column, on rows filled in with means; "mice": R's, 20 imputations
-with its defaults, if Rscript and the package are there; "shares": those of the column.
-
 `--steps 800` trains by steps; each of `--seeds 0 1 2` draws tables, gaps and noise.
 """
 
 import argparse
-import subprocess
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import tables
-from jaxtyping import Float64
 from scipy.stats import norm
 
 import ncsn
 
-MOST, LEAST, LEVELS = 4000, 1000, 30  # rows of a real table, rows with hidden cells, values of a text column
-NEIGHBOURS = 9
-COUNTS = {"ours": 100, "nearest": NEIGHBOURS, "trees": 100, "mice": 20, "shares": 100}
-REAL = {"storms": "dplyr", "penguins": "palmerpenguins", "Hawks": "Stat2Data", "diamonds": "ggplot2", "mpg": "ggplot2"}
-REAL |= {
-    "Arrests": "carData",
-    "survey": "MASS",
-    "infert": "datasets",
-    "Salaries": "carData",
-    "TitanicSurvival": "carData",
-}
-MICE = """library(mice); f <- commandArgs(TRUE); d <- read.csv(f[1], stringsAsFactors=TRUE, na.strings="")
-m <- mice(d, m=20, printFlag=FALSE, seed=0, ignore=seq_len(nrow(d)) > as.integer(f[2]))
-for (i in 1:20) write.csv(complete(m, i), paste0(f[1], i), row.names=FALSE)"""
+LEVELS = 30  # values of a text column
+REAL = {"storms": "dplyr", "Hawks": "Stat2Data"}
 Fit = Callable[[pd.DataFrame], Any]
-Chances = Float64[np.ndarray, "n k"]
 
 
 class Line(NamedTuple):
@@ -206,116 +183,19 @@ def values(fit: Fit, rng: np.random.Generator) -> Iterator[Line]:
 GROUPS = {group.__name__: group for group in (gaps, storms, categories, values)}
 
 
-def ours(train: pd.DataFrame, test: pd.DataFrame, fit: Fit) -> dict[str, Chances]:
-    """Shares of draws, by the column and in the order of its values."""
-    filled = fit(train).impute(test, COUNTS["ours"], unseen="missing").frames()
-    return {name: np.mean([onehot(each[name], train[name]) for each in filled], 0) for name in texts(train)}
-
-
-def nearest(train: pd.DataFrame, test: pd.DataFrame, fit: Fit) -> dict[str, Chances]:
-    """Shares of the nearest rows in which the column is known."""
-    from sklearn.impute import KNNImputer
-
-    found = {name: np.concatenate([onehot(rows[name], train[name]) for rows in (train, test)]) for name in texts(train)}
-    for name, shown in found.items():
-        shown[pd.concat([train, test])[name].isna().to_numpy()] = np.nan
-    numbers = pd.concat([train, test]).drop(columns=[*found]).astype(float)
-    both = np.column_stack([*found.values(), (numbers - numbers.mean()) / numbers.std()])
-    filled = KNNImputer(n_neighbors=NEIGHBOURS).fit(both[: len(train)]).transform(both[len(train) :])
-    ends = np.cumsum([shown.shape[1] for shown in found.values()])
-    return dict(zip(found, np.split(filled, ends, axis=1), strict=False))
-
-
-def trees(train: pd.DataFrame, test: pd.DataFrame, fit: Fit) -> dict[str, Chances]:
-    """Extra trees for each column given the others, simply filled in."""
-    from sklearn.ensemble import ExtraTreesClassifier
-
-    found = {}
-    for name in texts(train):
-        both = pd.get_dummies(pd.concat([train, test]).drop(columns=name), dummy_na=True, dtype=float)
-        both = both.fillna(both.mean()).to_numpy()
-        known = train[name].notna().to_numpy()
-        model = ExtraTreesClassifier(100, random_state=0, min_samples_leaf=3)
-        model.fit(both[: len(train)][known], train[name][known])
-        levels = sorted(train[name].dropna().unique())
-        found[name] = model.predict_proba(both[len(train) :])[:, [[*model.classes_].index(level) for level in levels]]
-    return found
-
-
-def mice(train: pd.DataFrame, test: pd.DataFrame, fit: Fit) -> dict[str, Chances]:
-    """Shares of the imputations of R's mice, whose models learn from the same rows."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "rows")
-        pd.concat([train, test]).to_csv(path, index=False)
-        subprocess.run(["Rscript", "-e", MICE, str(path), str(len(train))], check=True, capture_output=True)
-        filled = [pd.read_csv(f"{path}{i + 1}", dtype=str)[len(train) :] for i in range(COUNTS["mice"])]
-    return {name: np.mean([onehot(each[name], train[name]) for each in filled], 0) for name in texts(train)}
-
-
-def shares(train: pd.DataFrame, test: pd.DataFrame, fit: Fit) -> dict[str, Chances]:
-    """The shares of each column."""
-    return {name: np.tile(onehot(train[name].dropna(), train[name]).mean(0), (len(test), 1)) for name in texts(train)}
-
-
-WAYS = (ours, nearest, trees, mice, shares)
-
-
-def texts(frame: pd.DataFrame) -> list[str]:
-    """The names of columns of text."""
-    return [name for name in frame if frame[name].dtype.kind == "O" or frame[name].dtype == "string"]
-
-
-def onehot(column: "pd.Series[str]", of: "pd.Series[str]") -> Chances:
-    """Indicators of the values that a column ``of`` texts has."""
-    levels = sorted(of.dropna().unique())
-    return np.stack([(column == level).to_numpy(float) for level in levels], 1)
-
-
-def real(fit: Fit, rng: np.random.Generator, names: list[str]) -> Iterator[tuple[str, str, float, float, int]]:
-    """For each table and way, the share of hidden categories that are right, their mean log probability, and number."""
-    for name in names:
-        frame = table(name)
-        frame = frame.sample(min(MOST, len(frame)), random_state=int(rng.integers(1000))).reset_index(drop=True)
-        train, test = frame[: len(frame) * 4 // 5], frame[len(frame) * 4 // 5 :]
-        test = pd.concat([test] * -(-LEAST // len(test)), ignore_index=True)
-        hidden = pd.DataFrame(rng.random(test.shape) < 0.1, test.index, test.columns) & test.notna()
-        hidden[[c for c in frame if c not in texts(frame)]] = False
-        test, truths = test.mask(hidden)[hidden.any(axis=1)], test[hidden.any(axis=1)]
-        for way in WAYS:
-            try:
-                found = way(train, test, fit)
-            except (FileNotFoundError, subprocess.CalledProcessError) as error:
-                print(f"{name:16}{way.__name__:10}{getattr(error, 'stderr', error)!r}")
-                continue
-            right, logs, count = list[bool](), list[float](), COUNTS[way.__name__]
-            for column in texts(train):
-                rows = hidden.loc[test.index, column].to_numpy() & truths[column].isin(train[column]).to_numpy()
-                truth, chances = onehot(truths[column], train[column])[rows], found[column][rows]
-                smooth = (count * chances + 0.5) / (count + 0.5 * chances.shape[1])
-                right += (truth.argmax(1) == chances.argmax(1)).tolist()
-                logs += np.log((truth * smooth).sum(1)).tolist()
-            yield name, way.__name__, float(np.mean(right)), float(np.mean(logs)), len(right)
-
-
 def main() -> None:
     """Print a line for each number."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--groups", nargs="+", default=[*GROUPS], choices=[*GROUPS])
-    parser.add_argument("--real", nargs="*", choices=[*REAL])
     chosen = parser.parse_args()
     for seed in chosen.seeds:
-        rng = np.random.default_rng(seed)
 
         def fit(frame: pd.DataFrame, seed: int = seed) -> ncsn.Run:
             run: ncsn.Run = ncsn.fit(frame, steps=chosen.steps, seed=seed, quiet=True)
             return run
 
-        if chosen.real is not None:
-            for name, way, right, log, n in real(fit, rng, chosen.real or [*REAL]):
-                print(f"{seed:2} {name:16}{way:10}{right:8.3f}{log:9.3f}{n:6}", flush=True)
-            continue
         for group in chosen.groups:
             for name, found, exact, bar in GROUPS[group](fit, np.random.default_rng(seed)):
                 off = np.abs(np.subtract(found, exact))

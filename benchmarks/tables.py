@@ -184,7 +184,7 @@ def scores(draws: Draws, truth: Rows, hidden: Bool[np.ndarray, "m d"], scale: Fl
     made, y = (draws / scale)[:, hidden], (truth / scale)[hidden]
     ties = np.random.default_rng(0).random(made.shape) < np.random.default_rng(1).random(y.shape)
     below = ((made < y) | ((made == y) & ties)).sum(0)
-    spread = np.abs(made[:, None] - made[None]).sum((0, 1)) / (len(made) * (len(made) - 1))
+    spread = np.abs(made[:, None] - made[None]).sum((0, 1)) / max(1, len(made) * (len(made) - 1))
     crps = np.abs(made - y).mean(0) - spread / 2
     inside = (below > 0) & (below < len(made))
     return [float(np.square(made.mean(0) - y).mean() ** 0.5), float(inside.mean()), float(crps.mean())]

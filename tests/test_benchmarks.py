@@ -139,16 +139,51 @@ def test_a_measurement_replaces_the_same_one_alone(tmp_path: Path, monkeypatch: 
     assert [(row["minutes"], row["n"]) for row in results] == [(1.0, 0), (2.0, 2)]
 
 
-def test_hidden_categories_are_those_of_rows_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two far groups of rows with a text each, every way but the shares finds all of them."""
+def test_hidden_cells_are_those_of_rows_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two far groups of rows, trees and neighbours find the text, and the number up to the spread in its group.
+
+    Draws from the column itself are right as often as two draws agree, and their intervals hold.
+    """
     monkeypatch.syspath_prepend(HERE)
-    import mixed
+    import imputation
 
     rng = np.random.default_rng(0)
     group = rng.integers(0, 2, 400)
-    frame = pandas.DataFrame({"x": 9 * group + rng.standard_normal(400), "text": np.where(group, "b", "a")})
-    monkeypatch.setattr(mixed, "table", lambda _: frame)
-    monkeypatch.setattr(mixed, "WAYS", (mixed.nearest, mixed.trees, mixed.shares))
-    right = {way: share for _, way, share, _, _ in mixed.real(lambda _: None, rng, ["any"])}
-    assert right["nearest"] == right["trees"] == 1
-    assert right["shares"] == pytest.approx(max(group.mean(), 1 - group.mean()), abs=0.2)
+    numbers = 9 * group[:, None] + rng.standard_normal((400, 2))
+    frame = pandas.DataFrame(numbers, columns=["x", "y"]).assign(text=np.where(group, "b", "a"))
+    hidden = imputation.choose_hidden(frame, "random", rng)
+    hidden[:, 0] = False
+    scores = {
+        way: imputation.judge(imputation.WAYS[way](frame.mask(hidden), 0, 0), frame, hidden)
+        for way in ("nearest", "trees", "shares")
+    }
+    assert scores["nearest"]["right"] == scores["trees"]["right"] == 1
+    assert scores["shares"]["right"] < 0.7
+    inside_group = 1 / frame.y.std()
+    assert scores["nearest"]["rmse"] < 1.5 * inside_group
+    assert scores["trees"]["rmse"] < 1.5 * inside_group
+    assert scores["shares"]["rmse"] == pytest.approx(1, abs=0.1)
+    assert scores["shares"]["in 90 %"] == pytest.approx(0.9, abs=0.07)
+    assert np.isnan(scores["nearest"]["in 90 %"])
+
+
+def test_a_pooled_regression_is_that_of_the_complete_table_where_nothing_is_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And with a slope that differs between draws by ±δ, Rubin's variance is W + (1 + 1/m) B."""
+    monkeypatch.syspath_prepend(HERE)
+    import imputation
+
+    rng = np.random.default_rng(0)
+    truth = pandas.DataFrame({"x": rng.standard_normal(500)})
+    truth["y"] = 2 * truth.x + rng.standard_normal(500)
+    real = imputation.Real("", "y", ("x",))
+    assert imputation.pooled([truth, truth], truth, real) == pytest.approx((0, 1), abs=1e-9)
+    δ = 0.1
+    tilted = [truth.assign(y=truth.y + sign * δ * truth.x) for sign in (1, -1)]
+    slopes, variances = np.polyfit(truth.x, truth.y, 1, cov="unscaled")
+    left = truth.y - np.polyval(slopes, truth.x)
+    square = variances[0, 0] * (left**2).sum() / 498
+    bias, ratio = imputation.pooled(tilted, truth, real)
+    assert bias == pytest.approx(0, abs=1e-9)
+    assert ratio == pytest.approx(np.sqrt((square + 1.5 * 2 * δ**2) / square))

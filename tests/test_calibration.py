@@ -196,7 +196,7 @@ def test_what_cannot_be_calibrated_is_refused(ask: Callable[[Run], object], why:
 def test_without_held_out_data_only_the_sampler_is_tested(capsys: pytest.CaptureFixture[str]) -> None:
     found = ncsn.calibrate(conditional_run(THREE), n=40, draws=3)
     assert [*found.ranks] == ["run"]
-    assert capsys.readouterr().err.count("\n") == 1
+    assert "\n" in capsys.readouterr().err  # and, on a busy machine, how long it will take
 
 
 def test_the_command_prints_the_verdict_and_draws_it_into_one_file(

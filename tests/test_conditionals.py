@@ -75,12 +75,14 @@ noises = pytest.mark.parametrize("noisy", [False, True], ids=["exact", "noisy"])
 class Zero(nn.Module):
     """An untrained network."""
 
+    waves = 0
+
     def __init__(self, codes: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.codes, self.total = codes, sum(codes)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        return torch.zeros(len(x), (x.shape[1] - self.total) // 4 + self.total)
+        return torch.zeros(len(x), (x.shape[1] - self.total) // (4 + 2 * self.waves) + self.total)
 
 
 class Ramp(Zero):
@@ -91,12 +93,14 @@ class Ramp(Zero):
 
 
 class Waves(Zero):
-    """A network that depends on all that it is shown, which it keeps."""
+    """A network that depends on all that it is shown, which it keeps, with sines and cosines of numbers among it."""
+
+    waves = 3
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         self.shown = x
         numbers, codes = x[:, : x.shape[1] - self.total], x[:, x.shape[1] - self.total :]
-        parts = numbers.view(len(x), 4, -1)
+        parts = numbers.view(len(x), 4 + 2 * self.waves, -1)
         waves = (parts + parts.roll(1, 2) / 2).sin().sum(1) + c[:, None] + codes.cumsum(1).sin().sum(1, keepdim=True)
         return torch.cat([waves, codes.roll(1, 1).cumsum(1).cos() + waves.sum(1, keepdim=True).sin()], 1)
 
@@ -235,7 +239,8 @@ def test_the_network_is_shown_residuals_of_regressions_and_what_is_known(case: C
     model = model_of(case, Waves)
     model.numbers(x, sigma, model.condition(given, noise))
     shown: Tensor = model.network.shown.double()  # type: ignore[assignment]
-    residuals, scaled, observed, absent, codes = torch.split(shown, [D, D, D, D, sum(case.counts)], 1)
+    sizes = [D, D, D, D, 2 * Waves.waves * D, sum(case.counts)]
+    residuals, scaled, observed, absent, waves, codes = torch.split(shown, sizes, 1)
     mean = case.gaussian.mean.double()
     for row in range(len(x)):
         values, inside = coordinates(case, given[row])
@@ -258,6 +263,14 @@ def test_the_network_is_shown_residuals_of_regressions_and_what_is_known(case: C
     assert torch.equal(absent, numbers.isinf().double())
     torch.testing.assert_close(observed, numbers.isfinite() / (1 + 4 * noise.double()[:, None]))
     assert not scaled[numbers.isinf()].any()
+    # A wave e^{iωz} of a number with noise has the mean e^{iωz − (ωs)²/2}, s being the share of the noise.
+    std = torch.where(numbers.isnan(), sigma[:, None], noise.double()[:, None])
+    share = std**2 / (case.gaussian.covariance.diagonal()[:D].double() + std**2)
+    for octave, wave in enumerate(waves.view(len(x), Waves.waves, 2, D).unbind(1)):
+        frequency = math.pi / 4 * 2**octave
+        expected = torch.exp(1j * frequency * scaled - frequency**2 * share / 2) / math.sqrt(2**octave)
+        expected = torch.where(numbers.isinf(), 0.0, expected)
+        torch.testing.assert_close(torch.complex(*wave.unbind(1)), expected, atol=1e-4, rtol=1e-4)
 
 
 @cases
@@ -551,6 +564,25 @@ def shares_of(column: str, n: int, **values: list[float]) -> Tensor:
     run = classes()
     draws = run.impute(pandas.DataFrame(values), n, seed=0).draws[:, :, ["c", "x", "narrow", "w"].index(column)]
     return torch.stack([(draws == value).double().mean(0) for value in range(3)], 1)
+
+
+def test_probabilities_are_those_that_draws_have() -> None:
+    """Whatever the rows say in the column itself; other columns have none."""
+    run = classes()
+    rows = pandas.DataFrame({"x": [-1.0, NAN, 2.5], "c": ["a", None, "b"], "w": [NAN, 0.5, 1.0]}, index=[7, 5, 7])
+    chances = run.probabilities(rows, "c")
+    assert chances.columns.tolist() == ["a", "b", "c"]
+    assert chances.index.equals(rows.index)
+    assert chances.sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-6)
+    drawn = run.impute(rows.assign(c=None), 4000, seed=0).draws[:, :, 0]
+    shares = np.stack([(drawn == value).double().mean(0).numpy() for value in range(3)], 1)
+    assert chances.to_numpy() == pytest.approx(shares, abs=4 * math.sqrt(0.25 / 4000))
+    assert run.probabilities(rows, "narrow").columns.tolist() == [False, True]
+    numbers = np.array([[NAN, -1.0, NAN, NAN]])
+    assert run.probabilities(numbers, "c").tolist()[0] == pytest.approx(chances.iloc[0].tolist(), abs=1e-6)
+    for column in ("x", "y"):
+        with pytest.raises(ValueError, match="c, narrow"):
+            run.probabilities(rows, column)
 
 
 def test_a_category_has_its_probability_given_a_number() -> None:

@@ -99,8 +99,9 @@ class ResidualMLP(nn.Module):
     ``dimensions``: d.
     ``width``: units in a layer.
     ``blocks``: of two layers each.
-    ``conditional``: whether its input is that of ``ConditionalModel``, (b, 4d + k), bounded by 5 tanh(x/5), because
-    there are too few examples far out, where an unbounded network extrapolates at random.
+    ``conditional``: whether its input is that of ``ConditionalModel``, (b, (4 + 2w)d + k), bounded by 5 tanh(x/5),
+    because there are too few examples far out, where an unbounded network extrapolates at random.
+    ``waves``: w, at how many frequencies it is shown the sine and the cosine of each number.
     ``codes``: the number of values of each discrete coordinate; k is their sum, and the output is (b, d + k).
     ``indicated``: those of the codes, counted from 0, that have indicators in the Gaussian of ``ConditionalModel``,
     which reads this; by default those with the fewest values.
@@ -114,15 +115,18 @@ class ResidualMLP(nn.Module):
         conditional: bool = False,
         codes: tuple[Positive, ...] = (),
         indicated: tuple[Annotated[int, Interval(ge=0)], ...] | None = None,
+        waves: Annotated[int, Interval(ge=0)] = 0,
     ) -> None:
         super().__init__()
         dimensions = whole("dimensions", dimensions, 0)
         width, blocks = require_positive(width=width, blocks=blocks)
+        inputs = (4 + 2 * whole("waves", waves, 0)) * dimensions if conditional else dimensions
         self.conditional = conditional
         self.codes = codes
         self.indicated = indicated
+        self.waves = waves
         self.embedding = NoiseEmbedding(width)
-        self.stem = nn.Linear((4 if conditional else 1) * dimensions + sum(codes), width)
+        self.stem = nn.Linear(inputs + sum(codes), width)
         self.hidden = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(blocks))
         self.shifts = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(blocks))
         self.back = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))

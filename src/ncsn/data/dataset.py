@@ -246,9 +246,9 @@ class Dataset:
         return ()
 
     @property
-    def indicated(self) -> tuple[int, ...]:
-        """The codes that have indicators in the Gaussian that training starts around."""
-        return ()
+    def network_arguments(self) -> dict[str, int | tuple[int, ...]]:
+        """Arguments of the network that depend on the data, other than its size."""
+        return {}
 
     @property
     def names(self) -> tuple[str, ...]:

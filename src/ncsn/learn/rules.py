@@ -368,7 +368,7 @@ def recipes(
     guided = settings.guidance != 1 and network is None
     conditional = settings.network == "mlp" and network is None  # one's own network sees plain columns
     arguments = arguments_of(settings.network, dataset.numbers.shape[1:], settings.channels, settings.blocks)
-    arguments |= {"codes": dataset.codes, "indicated": dataset.indicated} if dataset.codes else {}
+    arguments |= dataset.network_arguments
     arguments |= {"num_classes": len(shares)} if shares else {}
     weight = settings.guidance if guided and settings.guidance != "chosen" else 1.0
     sampling = sampling_of(settings, dataset, classes=bool(shares)).but(guidance=weight)

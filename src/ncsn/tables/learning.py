@@ -37,6 +37,7 @@ INDEPENDENT = 3  # rows added to a table's covariance, as if their columns were 
 MAX_ROWS = 2000
 EM_STEPS = 20
 MAX_INDICATORS, MAX_WITH_GAPS = 48, 32  # of codes, in the Gaussian; the latter with codes that only mark gaps
+WAVES, ROWS_FOR_WAVES, MAX_WAVY = 5, 500, 128  # frequencies; rows to learn them from; numbers, or the input is long
 NARROW_WITH_GAPS, MAX_PAIRWISE_ROWS = 40, 20_000  # numbers for EM with missing cells; rows for pairs of wider tables
 FLOORS = (0.01, 0.05, 0.2)  # of a correlation's eigenvalues
 NUMBERS_AT_ONCE = 2**24  # in the matrices of a chunk of rows
@@ -566,6 +567,13 @@ class Table(Dataset):
                 chosen.append(code)
                 used += self.codes[code]
         return tuple(sorted(chosen))
+
+    @property
+    def network_arguments(self) -> dict[str, int | tuple[int, ...]]:
+        few_numbers = 0 < len(self.columns.numbers) <= MAX_WAVY
+        waves = {"waves": WAVES} if few_numbers and self.n >= ROWS_FOR_WAVES else {}
+        codes = {"codes": self.codes, "indicated": self.indicated} if self.codes else {}
+        return codes | waves
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing_extensions import Self, Unpack
 
 from ncsn import settings
 from ncsn.conditionals import ConditionalModel
-from ncsn.data.columns import Columns, Number, columns_of, insert_rest, name_of, select
+from ncsn.data.columns import Columns, Discrete, Number, columns_of, insert_rest, name_of, select
 from ncsn.data.dataset import OTHER_DATA, Dataset, short_name
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine.hardware import threads_for, uncompiled
@@ -248,6 +248,38 @@ class TableRun(ImputingRun):
             if unseen == "error":
                 self.transform.check(x)
             return self._impute(x, n, generator, skip=skip)
+
+    @torch.no_grad()
+    def probabilities(self, rows: object, column: object) -> UserData:
+        """The probability of each value of a column given the other cells of each row, from the network itself.
+
+        Unlike the share of a value among the draws of ``impute``, it has no error of sampling.
+
+        ``rows``: as for ``impute``; what they have in this column is not used.
+        ``column``: its label, for a column of text or of few values.
+        Returns a DataFrame with a column for each value, (b, k), for a DataFrame, otherwise a tensor; rows sum to 1.
+        Raises ValueError for other columns, and as ``impute`` does.
+        """
+        columns, model = self.columns, self.conditionals
+        discrete = {known.name: known for known in columns.columns if isinstance(known, Discrete)}
+        chosen = discrete.get(name_of(column))
+        if chosen is None:
+            listed = one_line(", ".join(discrete)) or "none"
+            raise ValueError(f"column is {column!r}, but the columns that have probabilities are {listed}")
+        place = columns.names.index(chosen.name)
+        x = self._numbers(rows)
+        x[:, place] = torch.nan
+        self.transform.check(x)
+        z = self.transform.forward(x).float().to(self.device)
+        with threads_for(self.score):
+            log_chances = model.log_chances(z, columns.coded.index(place), complete=True)
+        chances = log_chances[:, : len(chosen.values)].exp()
+        if (frame := frame_in(rows)) is None:
+            return chances
+        import pandas
+
+        labels = decode(chosen, np.array(chosen.values), columns.field(chosen))
+        return pandas.DataFrame(chances.cpu().numpy(), frame.index, pandas.Index(labels, name=column))
 
     @torch.no_grad()
     def _impute(self, x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool = False) -> Imputed:
