@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 from helpers import Counting, GaussianScore, z_score
-from torch import Generator
+from torch import Generator, Tensor
 
 from ncsn.distributions import GaussianMixture
 from ncsn.likelihood import bits_per_dimension, log_prob
-from ncsn.score import Score
+from ncsn.score import Score, Sigma, expand
+from ncsn.surprises import surprise
 
 MIXTURE = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]).double(), 0.5, torch.tensor([0.3, 0.7]).double())
 
@@ -93,3 +94,49 @@ def test_densities_cost_bits() -> None:
     """Density 1 on the unit cube costs a byte; 2^100 in 100 dimensions one bit less."""
     log_densities = torch.tensor([0.0, 100 * math.log(2)])
     torch.testing.assert_close(bits_per_dimension(log_densities, 100), torch.tensor([8.0, 7.0]))
+
+
+def gaussian(mean: Tensor, std: Tensor) -> Score:
+    """The score of independent coordinates, the last axis of x."""
+
+    def score(x: Tensor, sigma: Sigma, /) -> Tensor:
+        return (mean - x) / (std**2 + expand(sigma, x) ** 2)
+
+    return score
+
+
+def test_surprise_splits_a_log_density_by_coordinate_and_by_level(generator: Generator) -> None:
+    """Exactly where coordinates are independent; in total anywhere, within 4 standard errors of 100 repetitions."""
+    x = torch.tensor([[0.5, -0.8], [-2.0, 0.3], [3.0, 4.0], [1.9, 1.2]], dtype=torch.float64)
+    options: dict[str, Any] = {"sigma_max": 50, "sigma_min": 0.01, "levels": 40, "repeats": 100, "generator": generator}
+    parts = surprise(MIXTURE, x, **options)
+    exact = -MIXTURE.log_prob(x, 0.01)
+    assert bool(((parts.total - exact).abs() < 4 * parts.standard_error).all())
+    assert float(parts.standard_error.max()) < 0.2
+    for sums in (parts.where.sum(1), parts.at_level.sum(1) + parts.gaussian):
+        torch.testing.assert_close(sums, parts.total)
+    mean, std = torch.tensor([1.0, -3.0]).double(), torch.tensor([2.0, 0.5]).double()
+    alone = surprise(gaussian(mean, std), x.view(4, 1, 1, 2), **options)
+    by_coordinate = ((x - mean) / std).square() / 2 + (std * math.sqrt(2 * math.pi)).log()
+    torch.testing.assert_close(alone.where.flatten(1), by_coordinate, atol=0.2, rtol=0.05)
+
+
+def test_what_is_unusual_at_a_small_scale_adds_at_small_noise(generator: Generator) -> None:
+    """Points on a thin line, shifted off it by six of its widths or along it by four of its lengths."""
+    width, length = 0.05, 2.0
+    line = gaussian(torch.zeros(2), torch.tensor([length, width]))
+    x = torch.tensor([[0.0, 6 * width], [4 * length, 0.0], [0.0, 0.0]])
+    parts = surprise(line, x, sigma_max=80, sigma_min=0.005, spread=length, repeats=20, generator=generator)
+    off, along = (parts.at_level[:2] - parts.at_level[2]).abs()
+    typical = [float((parts.levels.log() * part).sum() / part.sum()) for part in (off, along)]
+    assert typical[0] < math.log(4 * width)
+    assert parts.where.argmax(1)[:2].tolist() == [1, 0]
+    assert float(parts.where[0, 1] - parts.where[2, 1]) == pytest.approx(6**2 / 2, rel=0.2)
+    assert float(parts.where[1, 0] - parts.where[2, 0]) == pytest.approx(4**2 / 2, rel=0.2)
+
+
+@pytest.mark.parametrize(("name", "value"), [("sigma_max", 0.1), ("sigma_min", 0), ("levels", 0), ("repeats", 1)])
+def test_impossible_options_of_surprise_are_refused(name: str, value: float) -> None:
+    options: dict[str, Any] = {"sigma_max": 1, "sigma_min": 0.1, name: value}
+    with pytest.raises(ValueError, match=rf"{name}.* {value}\b"):
+        surprise(MIXTURE, torch.zeros(1, 2), **options)

@@ -166,6 +166,18 @@ def test_pairs_are_above_each_other() -> None:
     assert plots.image_pairs(above, below, columns=3).tobytes() == plots.image_grid(pairs, columns=3).tobytes()
 
 
+def test_heat_is_where_the_channels_add_most() -> None:
+    """Beyond that of a typical pixel of the image; a colour is the same number of nats in all of them."""
+    where = torch.zeros(3, 2, 7, 9)
+    where[1, :, 2, 5] = torch.tensor([3.0, 4.0])
+    where[2] = 1.0
+    figure: Any = plots.surprise(pixels(3, 2), where)
+    heats = [axes.images[0] for axes in figure.axes[3:6]]
+    drawn = np.stack([np.asarray(heat.get_array()) for heat in heats])
+    assert drawn[1, 2, 5] == 7 == drawn.sum()
+    assert {heat.get_clim() for heat in heats} == {(-7, 7)}
+
+
 def test_the_page_of_a_posterior() -> None:
     samples = pixels(9, 3) / 256
     figure: Any = plots.posterior_page(samples[1], samples[0], samples)

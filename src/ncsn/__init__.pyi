@@ -50,6 +50,8 @@ from .score import ScoreModel as ScoreModel
 from .score import add_guidance as add_guidance
 from .score import tweedie as tweedie
 from .signals import SignalRun as SignalRun
+from .surprises import Surprise as Surprise
+from .surprises import surprise as surprise
 from .tables.restricted import with_rule as with_rule
 from .tables.run import TableRun as TableRun
 from .tables.simulations import with_prior as with_prior

@@ -152,6 +152,27 @@ def _select_states(steps: Iterable[State], most: int) -> list[State]:
     return [steps[i] for i in torch.linspace(0, len(steps) - 1, n).round().int().tolist()]
 
 
+def surprise(x: Shaped[Tensor, "n c h w"], where: Shaped[Tensor, "n c h w"], path: Place = None) -> "Figure":
+    """Images, and below each what its pixels add to −log p, in nats: red where it is more than usual.
+
+    ``x``: images, as for ``image_grid``.
+    ``where``: as in ``ncsn.Surprise``, the channels of which are added up.
+    ``path``: a file to write the picture to, in the format of its suffix.
+    """
+    nats = _on_cpu("where", where, IMAGES).sum(1).numpy()
+    nats = nats - np.median(nats, (1, 2), keepdims=True)
+    most = float(np.abs(nats).max())
+    with _figure(path, 1.2 * len(x) + 0.8, 2.6) as figure:
+        rows = figure.subplots(2, len(x), squeeze=False)
+        for upper, lower, image, heat in zip(*rows, x, nats, strict=True):
+            upper.imshow(image_grid(image[None], columns=1), cmap="gray")
+            shown = lower.imshow(heat, cmap="RdBu_r", vmin=-most, vmax=most)
+        for axes in rows.flat:
+            axes.set_axis_off()
+        figure.colorbar(shown, ax=rows[1].tolist(), label="nats per pixel")
+    return figure
+
+
 def evolution(steps: Iterable[State], path: Place = None, *, examples: int = 8, columns: int = 12) -> "Figure":
     """How images emerge from noise: an example per row, and noise levels from left to right, with σ = 0 at the end.
 
