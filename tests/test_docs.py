@@ -237,6 +237,14 @@ def check_calibration(names: dict[str, Any]) -> None:
     assert set(names["found"].calibrated) == {"run", "held-out"}
 
 
+def check_surprise(names: dict[str, Any]) -> None:
+    """The totals are the exact log densities, and each of two numbers that don't go together is as unusual."""
+    parts = names["parts"]
+    exact = -names["score"].log_prob(names["rows"], torch.tensor(0.01)).double()
+    torch.testing.assert_close(parts.total, exact, rtol=0, atol=3)
+    torch.testing.assert_close(parts.where[1], parts.total[1].expand(2) / 2, rtol=0.1, atol=0)
+
+
 def check_pipeline(names: dict[str, Any]) -> None:
     """Trees on what is filled in predict; nothing is missing."""
     assert names["scores"].mean() > 0.15
@@ -244,6 +252,7 @@ def check_pipeline(names: dict[str, Any]) -> None:
 
 
 CHECKS = {
+    "parts": check_surprise,
     "found": check_calibration,
     "imputer": check_pipeline,
     "digits": check_digits,
