@@ -14,9 +14,10 @@ os.environ["OMP_NUM_THREADS"] = str(max(1, (cores or 1) // workers))
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "ncsn-tests-compiled"))
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
-from jaxtyping import install_import_hook
+import typechecker
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the first call of anything in torch is slow
 hypothesis.settings.load_profile("no deadline")
@@ -24,14 +25,15 @@ hypothesis.settings.load_profile("no deadline")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--shapes", action="store_true", help="check types and shapes of every call, which doubles the time"
+        "--shapes", action="store_true", help="check types and shapes of the first calls of each function in each test"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The check of every call against its annotated types and shapes must precede the first import of the package."""
+    """The check of calls against annotated types and shapes must precede the first import of the package."""
     if config.getoption("shapes"):
-        install_import_hook("ncsn", "typechecker.checked")
+        setattr(jaxtyping, "jaxtyped", typechecker.jaxtyped_at_first)  # noqa: B010
+        jaxtyping.install_import_hook("ncsn", "typechecker.checked")
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +52,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def denormals() -> Iterator[None]:
-    """Commands flush them, and hypothesis wants them; a test may set another type of tensors."""
+def as_new() -> Iterator[None]:
+    """Commands flush denormals, and hypothesis wants them; a test may set another type of tensors."""
+    typechecker.calls.clear()
     yield
     torch.set_flush_denormal(False)
     torch.set_default_dtype(torch.float32)

@@ -152,7 +152,7 @@ def zero_score(x: Tensor, sigma: Sigma, /) -> Tensor:
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """As a user calls the package: shapes are not checked at every call, and what is wrong must be said."""
+    """As a user calls the package: shapes are not checked, and what is wrong must be said."""
     config.update("jaxtyping_disable", True)
     try:
         yield
