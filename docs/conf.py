@@ -115,4 +115,3 @@ def setup(app: Sphinx) -> None:
 
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # one notebook per core
-os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"

@@ -302,3 +302,16 @@ def test_a_long_wait_is_announced_after_its_first_part(
     for _ in forecast(range(5), "rows"):
         now[0] += seconds
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_without_widgets_gets_no_warning() -> None:
+    """Here a kernel seems to run, and its widgets can't be imported."""
+    code = """
+import sys
+from types import SimpleNamespace
+sys.modules |= {"ipykernel.zmqshell": SimpleNamespace(), "ipywidgets": None}
+sys.modules["IPython"] = SimpleNamespace(get_ipython=lambda: None)
+import ncsn.machine.messages as messages
+assert "notebook" not in messages.tqdm.__module__
+"""
+    assert not subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stderr

@@ -9,14 +9,17 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NoReturn, TypeVar
 
-from tqdm.auto import tqdm
-
 from ncsn.validation import printable
+
+with warnings.catch_warnings():  # in a notebook without ipywidgets, bars are text, which is no reason to warn
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    from tqdm.auto import tqdm
 
 T = TypeVar("T")
 WORTH_SAYING = 10.0  # seconds of waiting
