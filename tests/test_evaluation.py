@@ -354,8 +354,8 @@ def test_any_function_of_images_gives_features() -> None:
 
 def test_a_classifier_of_the_datas_own_classes_is_trained_once(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name, appauthor: tmp_path / name)
-    monkeypatch.setattr(judging, "IMAGES_SEEN", 2000)
-    monkeypatch.setattr(judging, "BATCH", 100)
+    monkeypatch.setattr(judging, "IMAGES_SEEN", 1000)
+    monkeypatch.setattr(judging, "BATCH", 50)
     images = three(200, 3, 8, 6)
     kinds = [torch.arange(200) % 3, torch.arange(200) % 3, torch.arange(200) // 70]
     for part, kind in zip((images.train, images.validation, images.test), kinds, strict=True):

@@ -114,7 +114,7 @@ def test_keywords_of_fit_are_settings_of_the_same_types() -> None:
 
 
 def test_a_run_has_settings_that_follow_from_the_data() -> None:
-    given = TrainSettings(dataset="somewhere", start="none", job=Job(device="cpu"))
+    given = TrainSettings(dataset="somewhere", start="none", compile=False, job=Job(device="cpu"))
     settings = unlearned(pytest.MonkeyPatch(), pictures(), given).run.settings
     assert {name for name, value in settings.items() if value is None} == {
         *("steps", "size", "start", "levels", "langevin_steps", "eps")
