@@ -557,3 +557,25 @@ def test_mistakes_are_one_line_that_names_them(
     assert (printed.err.count("\n"), bool(printed.out)) == (1, "--out new" in line and "POINTS --out" not in line)
     assert Path("taken.png").read_text() == "precious"
     assert sorted(run.parent.iterdir()) == before, "nothing was written before the refusal"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npz"])
+def test_what_a_training_says_to_run_next_can_be_copied(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    """A table and signals, in a folder with a blank in its name."""
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).random((40, 8))
+    data = tmp_path / f"my data{suffix}"
+    if suffix == ".csv":
+        np.savetxt(data, values[:, :2], delimiter=",", header="a,b", comments="")
+    else:
+        np.savez(data, values)
+    kind = ["--signals", "--channels", "8", "8"] if suffix == ".npz" else []
+    run_ncsn("train", str(data), *kind, "--steps", "1", "--device", "cpu", "--no-compile")
+    (command,) = re.findall("`(.*)`", capsys.readouterr().out)
+    before = set(Path().iterdir())
+    name, *words = shlex.split(command)
+    assert name == "ncsn"
+    run_ncsn(*words, "--device", "cpu")
+    assert len(set(Path().iterdir()) - before) == 1

@@ -451,7 +451,7 @@ def test_fine_stripes_become_grey_and_overshoot_nowhere(dtype: type[np.generic],
 
 def test_a_size_that_is_asked_for_or_that_of_most(tmp_path: Path) -> None:
     sides = [(10, 5) if i < 5 else (40, 20) for i in range(10)]
-    with pytest.raises(ValueError, match=r"images have 2 sizes .* 5 x 10 \(5\), 20 x 40 \(5\); give --size"):
+    with pytest.raises(ValueError, match=r"images have 2 sizes .* 5 x 10 \(5\), 20 x 40 \(5\); give --size, such as 5"):
         loaded(tmp_path, lambda i: packed(Image.new("L", sides[i], 10 * i)))
     sides[3:5] = sides[5:7]
     usual = loaded(tmp_path, lambda i: packed(Image.new("L", sides[i], 10 * i)))

@@ -19,6 +19,7 @@ from importlib import resources
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from statistics import median_low
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -469,7 +470,7 @@ def images_of(name: str, splits: Mapping[Split, list[Item]], notes: Sequence[str
         lacking = f"{name} has {counted(sum(sizes.values()), 'image')}, but none for {' and '.join(empty)}"
         facts = [lacking, *skipped, *notes]
         if "train" not in empty:
-            facts.append("of ten or more training images, a tenth is held out for each")
+            facts.append("of at least 10 training images (better 1,000), ncsn holds out a tenth for each")
         raise ValueError("; ".join(facts))
     pixels, depth, lines = join_pictures(pictures, reading)
     if broken:
@@ -490,7 +491,9 @@ def join_pictures(pictures: list[Picture], reading: Reading) -> tuple[np.ndarray
     (height, width), most = sizes.most_common(1)[0]
     if len(sizes) > 1 and most <= total / 2:
         listed = ", ".join(f"{h} x {w} ({n})" for (h, w), n in sizes.most_common(5))
-        raise ValueError(f"images have {len(sizes)} sizes (height x width), such as {listed}; give --size, such as 64")
+        usual_side = min(64, median_low([min(size) for size in sizes.elements()]))
+        several = f"images have {len(sizes)} sizes (height x width), such as {listed}"
+        raise ValueError(f"{several}; give --size, such as {usual_side}")
     if len(sizes) > 1:
         usual = replace(reading, size=f"{height}x{width}")
         pictures = [fit_size(images, usual, " as most images are (--size sets another)") for images in pictures]

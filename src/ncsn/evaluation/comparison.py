@@ -91,7 +91,8 @@ def held_out_examples(data: Dataset, n: int) -> Float64[Tensor, "m *d"]:
     fewest = min(len(data.test), data.n)
     if fewest < MIN_EXAMPLES:
         count = f"{fewest} {'held-out' if fewest == len(data.test) else 'training'} {data.noun}"
-        raise ValueError(f"{data.name} has {count}; trees need at least {MIN_EXAMPLES}")
+        needed = f"a comparison needs at least {MIN_EXAMPLES} (ncsn holds out a tenth of all)"
+        raise ValueError(f"{data.name} has {count}; {needed}")
     return data.transform.restore(data.test[: min(n, data.n)].double())
 
 

@@ -187,7 +187,10 @@ class Record:
             "seconds": seconds,
         }
         storage.write_json(self.path("metrics.json"), content)
-        log.info(f"{self.folder}: {drawn.cost}; more with `ncsn sample {shlex.quote(str(self.folder))}`")
+        more = f"ncsn sample {shlex.quote(str(self.folder))}"
+        if run.examples.noun == "rows":  # which can't be written to the default, a picture
+            more += " --out new.csv"
+        log.info(f"{self.folder}: {drawn.cost}; more with `{more}`")
         minutes = run.settings.get("minutes")
         if minutes is not None and seconds > 63 * minutes:
             log.info(f"this took {seconds:.0f} s, not {60 * minutes:g}: the machine is busy, or the budget very short")
