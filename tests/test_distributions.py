@@ -5,27 +5,9 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
-from helpers import refuses, z_score
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers import refuses
 
 from ncsn.distributions import TOYS, Empirical, GaussianMixture, Ring
-
-names = pytest.mark.parametrize("name", TOYS)
-
-
-@names
-@given(st.floats(0.02, 30), st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
-def test_score_is_the_gradient_of_the_log_density(name: str, sigma: float, seed: int) -> None:
-    truth, level = TOYS[name](), torch.tensor(sigma, dtype=torch.float64)
-    g = torch.Generator().manual_seed(seed)
-    near = truth.sample(8, generator=g).double() + sigma * torch.randn(8, 2, generator=g, dtype=torch.float64)
-    anywhere = torch.rand(8, 2, generator=g, dtype=torch.float64) * 16 - 8
-    x = torch.cat([near, anywhere]).requires_grad_()
-    (expected,) = torch.autograd.grad(truth.log_prob(x, level).sum(), x)
-    scale = 1 + expected.abs().max()
-    torch.testing.assert_close(truth(x.detach(), level) / scale, expected / scale, rtol=1e-6, atol=1e-9)
 
 
 def test_each_moon_is_the_other_after_half_a_turn() -> None:
@@ -63,12 +45,6 @@ def test_the_command_line_offers_every_toy() -> None:
     from training_toy import Toy
 
     assert set(get_args(get_type_hints(Toy)["generator"])) == set(TOYS)
-
-
-def test_toys_lie_where_their_descriptions_say(generator: torch.Generator) -> None:
-    """The scores of the others are written down in web/test/values.json."""
-    radius = TOYS["circle"]().sample(20_000, generator=generator).norm(dim=1)
-    assert abs(z_score((radius - 5) ** 2, 0.1**2)) < 4
 
 
 @pytest.mark.parametrize(

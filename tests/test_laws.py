@@ -28,7 +28,7 @@ from torch import Generator, Tensor
 import ncsn
 from ncsn import samplers as ways
 from ncsn.adapters import Prediction
-from ncsn.data.columns import learn_columns
+from ncsn.data.columns import Columns, learn_columns
 from ncsn.data.dataset import Dataset
 from ncsn.data.transforms import Depth, Scale, Transform
 from ncsn.distributions import TOYS, Distribution, Empirical, GaussianMixture
@@ -140,12 +140,12 @@ def mixture(distribution: Any) -> Truth:
 
 def ring(radius: float, std: float) -> Truth:
     """By quadrature: points at equal angles, and at the nodes of Gauss and Hermite along them."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(7)
-    angle = torch.arange(256).double() * (2 * math.pi / 256)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(25)
+    angle = torch.arange(512).double() * (2 * math.pi / 512)
     direction = torch.stack([angle.cos(), angle.sin()], 1)
     places = (radius + std * torch.from_numpy(nodes))[:, None, None] * direction
     return points(places.flatten(0, 1))._replace(
-        weights=torch.from_numpy(weights / weights.sum()).repeat_interleave(256) / 256
+        weights=torch.from_numpy(weights / weights.sum()).repeat_interleave(512) / 512
     )
 
 
@@ -262,7 +262,7 @@ def places(truth: Truth, sigma: float | Tensor, n: int = 6) -> Tensor:
 
 
 @for_all(SCORES)
-@pytest.mark.parametrize("sigma", [0.6, torch.tensor(2.0), torch.tensor([0.3, 0.5, 1.0, 2.0, 5.0, 30.0])])
+@pytest.mark.parametrize("sigma", [0.6, torch.tensor(2.0), torch.tensor([0.1, 0.5, 1.0, 2.0, 5.0, 30.0])])
 def test_a_score_is_the_gradient_of_the_log_density_and_gives_the_mean(name: str, sigma: float | Tensor) -> None:
     """By automatic differentiation; and Tweedie's formula by Bayes' rule."""
     score, truth, close = SCORES[name]
@@ -286,6 +286,22 @@ def test_densities_along_the_flow_are_exact(name: str) -> None:
         shaped(score), x[:, None], sigma_max=150, sigma_min=0.6, mean=truth.weights @ truth.means, tolerance=1e-5
     )
     torch.testing.assert_close(densities.log_prob, truth.log_prob(x, 0.6), rtol=0, atol=1e-3 + left)
+
+
+@for_all([name for name in DISTRIBUTIONS if name not in ("no width", "examples")])  # which have no density
+def test_surprises_add_up_to_the_log_density(name: str) -> None:
+    """By denoising alone, within four standard errors; and so do their parts."""
+    distribution, truth = DISTRIBUTIONS[name]
+    x = places(truth, 0.3, 8)
+    parts = ncsn.surprise(
+        shaped(distribution), x.repeat(20, 1)[:, None], sigma_max=200, sigma_min=0.01, generator=seeded(1)
+    )
+    error = parts.standard_error.view(20, 8).square().mean(0).sqrt() / 20**0.5
+    off = parts.total.view(20, 8).mean(0) + distribution.log_prob(x, torch.tensor(0.01))
+    assert float(error.max()) < 0.5
+    assert bool((off.abs() < 4 * error + 0.02).all())
+    for sums in (parts.where.sum((1, 2)), parts.at_level.sum(1) + parts.gaussian):
+        torch.testing.assert_close(sums, parts.total)
 
 
 @for_all(DISTRIBUTIONS)
@@ -490,6 +506,7 @@ OPERATORS = {
     "wide blur": Operator(blurred(3.0), lambda x: gaussian_filter(x, (0, 3, 3), mode="constant", truncate=3.0), SHAPE),
     "itself": Operator(torch.clone, np.copy, (2,)),
     "the first": Operator(lambda x: x[:, 0], lambda x: x[0], (2,)),
+    "the second, precisely": Operator(lambda x: 3 - x[:, 1:], lambda x: 3 - x[1:], (2,), 0.005),
     "forms": Operator(
         lambda x: x @ FORMS.T.to(x) + 7,
         lambda x: FORMS.double().numpy() @ x + 7,
@@ -706,15 +723,16 @@ def test_the_same_seed_gives_the_same_whatever_the_batch(name: str) -> None:
     first = draw(run)
     torch.manual_seed(2)
     assert torch.equal(draw(run), first)
+    assert torch.equal(draw(run, seed=seeded(3)), first)
     assert not torch.equal(draw(run, seed=4), first)
     torch.testing.assert_close(draw(run, batch_size=2), first, rtol=1e-4, atol=1e-4)
 
 
-@for_all(["rows", "frame", "images", "signals"])
+@for_all(["rows", "frame", "own network", "images", "signals"])
 def test_a_saved_run_is_the_run(name: str, tmp_path: Path) -> None:
     run = RUNS[name]()
     run.save(tmp_path / "it")
-    again = ncsn.load(tmp_path / "it", device="cpu")
+    again = ncsn.load(tmp_path / "it", device="cpu", network=ncsn.MLP(2, 16, 1) if name == "own network" else None)
     assert torch.equal(draw(again), draw(run))
     assert (again.digest, again.transform, again.recipe) == (run.digest, run.transform, run.recipe)
     assert again.settings == json.loads(json.dumps(run.settings))
@@ -780,6 +798,31 @@ def test_permuted_rows_have_permuted_densities_in_their_units(name: str) -> None
         torch.testing.assert_close(in_larger_units, densities - x[0].numel() * math.log(1024), rtol=0, atol=1e-3)
 
 
+def test_another_unit_of_a_column_changes_nothing_else() -> None:
+    """What is drawn given values in either unit."""
+    run, larger = RUNS["frame"](), learned("frame", 1024.0)
+    given = {"x": 51.25}
+    for each in ({}, {"complete": True}):
+        drawn, other = (r.sample(20, seed=1, **each) for r in (run, larger))
+        pandas.testing.assert_frame_equal(other, drawn.assign(x=1024 * drawn["x"]))
+    drawn, other = run.sample(20, given=given, seed=1), larger.sample(20, given={"x": 1024 * given["x"]}, seed=1)
+    pandas.testing.assert_frame_equal(other, drawn.assign(x=1024 * drawn["x"]))
+
+
+@for_all(["rows", "frame"])
+def test_permuted_columns_are_the_same_to_a_model(name: str) -> None:
+    table = TABLE if name == "frame" else pandas.DataFrame(ROWS, columns=[*"abc"])
+    data, turned = dataset_of(table), dataset_of(table.iloc[:, [2, 0, 1]])
+    columns, others = data.transform, turned.transform
+    assert isinstance(columns, Columns)
+    assert isinstance(others, Columns)
+    known = {column.name: column for column in columns.columns}
+    assert {column.name: column for column in others.columns} == known
+    assert [column.name for column in others.columns] == [[*table][i] for i in (2, 0, 1)]
+    rows, turned_rows = (part.transform.restore(part.train.double()) for part in (data, turned))
+    torch.testing.assert_close(turned_rows, rows[:, [2, 0, 1]], rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
 @pytest.mark.parametrize("name", ["rows", "own network"])
 def test_densities_of_any_network_integrate_to_one(name: str) -> None:
     """Over a grid in the user's units, whatever the network has learned."""
@@ -805,7 +848,7 @@ def test_permuted_classes_have_permuted_scores() -> None:
     torch.testing.assert_close(other(x, 0.8, torch.where(label < 0, label, order[label])), EMPIRICAL(x, 0.8, label))
 
 
-@for_all(["exact", "conditional"])
+@for_all(["exact", "conditional", "rows"])
 def test_a_model_is_calibrated_on_its_own_samples(name: str) -> None:
     """The rank of a number that was hidden among nine draws is uniform."""
     run, n = RUNS[name](), 300
@@ -815,6 +858,7 @@ def test_a_model_is_calibrated_on_its_own_samples(name: str) -> None:
         draws = run.posterior(lambda x: x[:, :1], y.repeat_interleave(9, 0), noise_std=2.0)
         draws = draws.sample(9 * n, seed=2, particles=1, levels=40).view(n, 9, 2).transpose(0, 1)
     else:
-        draws = run._impute(truth.index_fill(1, torch.tensor([0, 2]), torch.nan), 9, seeded(2)).draws
+        hidden = torch.tensor([0, 2] if name == "conditional" else [0])
+        draws = run._impute(truth.index_fill(1, hidden, torch.nan), 9, seeded(2)).draws
     ranks = (draws[..., 0] < truth[:, 0]).sum(0).numpy()
     assert stats.chisquare(np.bincount(ranks, minlength=10)).pvalue > 1e-3

@@ -226,21 +226,6 @@ def test_evidence_is_unknown_where_one_particle_is_left(capsys: pytest.CaptureFi
     assert "1 of 2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("noise", "rows"), [(0.005, [0]), (0.005, [0, 2]), (1.0, [0, 2])])
-def test_a_gaussian_posterior_has_its_mean_and_covariance(noise: float, rows: list[int]) -> None:
-    """However small the noise is beside σ_min: the last step is no denoising."""
-    run = Run.of(gaussian, shape=(3,), sigma_max=20.0, sigma_min=0.02)
-    y = MEAN[rows] + 0.5
-    steps = run.posterior(lambda x: x[:, rows] + 3, y + 3, noise_std=noise).steps(4000, seed=2, levels=25)
-    x = list(steps)[-1].x.double()
-    assert steps.effective > 3900, "all weights are equal, but for what the start has not seen"
-    gain = COVARIANCE[:, rows] @ torch.linalg.inv(COVARIANCE[rows][:, rows] + noise**2 * torch.eye(len(rows)))
-    mean, covariance = MEAN + gain @ (y - MEAN[rows]), (COVARIANCE - gain @ COVARIANCE[rows]).double()
-    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (x - mean).T, upper=False).T
-    assert float(whitened.mean(0).abs().max()) < 5 / 4000**0.5
-    torch.testing.assert_close(whitened.T.cov(), torch.eye(3).double(), atol=0.12, rtol=0)
-
-
 def test_where_fewer_are_measured_than_there_are_numbers_the_rest_keeps_the_prior(generator: Generator) -> None:
     """In more dimensions than whose whole covariance is asked: one is measured, and correlates with one other."""
     covariance = torch.eye(20)

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -83,16 +82,6 @@ def test_samples_and_their_way_are_in_the_units_of_the_data() -> None:
     x = standard().sample(40, seed=1)
     assert torch.equal(path[-1].x, x)
     torch.testing.assert_close(x, UNITS.inverse(standard(RECIPE).sample(40, seed=1)))
-
-
-def test_the_same_seed_gives_the_same_samples_whatever_the_batch_and_the_global_seed() -> None:
-    run = standard()
-    first = run.sample(7, seed=3)
-    torch.manual_seed(99)
-    assert torch.equal(first, run.sample(7, seed=3, batch_size=2))
-    assert torch.equal(first, run.sample(7, seed=torch.Generator().manual_seed(3)))
-    with ThreadPoolExecutor() as pool:
-        assert torch.equal(pool.submit(run.sample, 7, seed=3).result(), first)
 
 
 def test_a_run_without_units_takes_no_number_for_impossible() -> None:
