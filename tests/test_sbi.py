@@ -2,7 +2,6 @@
 
 import runpy
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -132,84 +131,6 @@ def test_the_judge_tells_what_is_shifted_only(shift: float, least: float, most: 
     one, other = (SBI["normals"](500, 2, generator=seeded(seed)) for seed in (5, 6))
     other[:, 1] += shift
     assert least < SBI["c2st"](one * units, other * units) < most
-
-
-def test_a_line_is_printed_for_each_observation(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """Exact draws in our place, but the first tenth of them outside the prior; of trials, draws close to zero."""
-
-    def way(task: Any) -> Any:
-        assert task.theta.shape == (300, 5)
-        assert task.x.shape == (300, 8)
-        assert task.budget == {"steps": 7, "seed": 3}
-
-        def draw(x: Tensor, n: int) -> Tensor:
-            if n < 100:
-                small: Tensor = 0.1 * SBI["draw_prior"](SIMULATORS["slcp"], n, seeded(7))
-                return small
-            theta: Tensor = SIMULATORS["slcp"].posterior(x, n, seeded(7))
-            theta[: n // 10] += 10
-            return theta
-
-        return draw
-
-    monkeypatch.setitem(SBI["WAYS"], "ours", way)
-    monkeypatch.setitem(SBI["main"].__globals__, "c2st", lambda reference, draws: draws.abs().max().item() / 1000)
-    sizes = {"rows": 300, "draws": 100, "observations": 2, "trials": 30, "steps": 7, "seed": 3}
-    SBI["main"](SBI["Comparison"](tasks=("slcp",), ways=("ours",), **sizes))
-    header, floor, *lines, verdict = (line.split() for line in capsys.readouterr().out.splitlines())
-    assert header[:2] == ["seed", "3"]
-    assert floor[:3] == ["slcp", "floor", "1"]
-    assert [line[:3] for line in lines] == [["slcp", "ours", which] for which in ("1", "2", "mean")]
-    assert float(floor[3]) < 0.004 < 0.007 < min(float(line[3]) for line in lines), "who is judged"
-    assert all(float(line[4]) == 0.1 for line in lines)
-    assert verdict[:2] == ["slcp", "ours"]
-    assert "calibrated" not in verdict
-
-
-def test_the_tasks_of_sbi_are_run_in_equal_time(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
-    """A task of one Gaussian parameter in the place of mini_sbibm's; ours trains last, by as many steps as fit."""
-    (tmp_path / "mini_sbibm.py").write_text(
-        "import torch\n"
-        "class Task:\n"
-        "    def get_data(self, n): return torch.zeros(n, 1), torch.zeros(n, 2)\n"
-        "    def get_prior(self): return torch.distributions.Normal(torch.zeros(1), torch.ones(1))\n"
-        "    def get_observation(self, k): return torch.zeros(1, 2)\n"
-        "    def get_reference_posterior_samples(self, k): return torch.randn(50, 1)\n"
-        "def get_task(name): return Task()\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    budgets = list[Any]()
-
-    def way(task: Any) -> Any:
-        budgets.append(task.budget)
-        assert task.x.shape == (40, 2)
-        return lambda x, n: torch.zeros(n, len(x) - 1).double()
-
-    monkeypatch.setitem(SBI["WAYS"], "ours", way)
-    monkeypatch.setitem(SBI["WAYS"], "npe", way)
-    monkeypatch.setitem(SBI["main"].__globals__, "c2st", lambda *_: 0.5)
-    monkeypatch.setitem(SBI["main"].__globals__, "steps_within", lambda seconds, task: 77)
-    chosen = SBI["Comparison"](
-        rows=40, observations=2, tasks=("any",), ways=("ours", "npe"), equal=True, mini_sbibm=tmp_path
-    )
-    SBI["main"](chosen)
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [line[:3] for line in lines] == [["any", way, k] for way in ("npe", "ours") for k in ("1", "2")]
-    assert budgets[1] == {"steps": 77, "seed": 0}
-
-
-def test_steps_are_counted_by_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a second to begin with, and a hundredth for each step."""
-    clock = [0.0]
-
-    def ours(task: Any) -> None:
-        clock[0] += 0.5 + 0.01 * task.budget["steps"]
-
-    monkeypatch.setitem(SBI["steps_within"].__globals__, "ours", ours)
-    monkeypatch.setattr("time.process_time", lambda: clock[0])
-    task = SBI["Task"](torch.zeros(2, 1), torch.zeros(2, 1), None, {})
-    assert SBI["steps_within"](10.5, task) == 1000
-    assert SBI["steps_within"](0.1, task) == 20
 
 
 def test_ours_draws_the_parameters_of_an_observation() -> None:
