@@ -119,6 +119,15 @@ def test_a_full_disk_leaves_the_run_that_is_replaced(learned: Path) -> None:
     assert files_in(run).keys() == before.keys()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_disk_that_fills_up_between_samples_is_named(here: Path, monkeypatch: Patch, capsys: Printed) -> None:
+    command = ["sample", "mnist", "-n", "2", "--levels", "2", "--out", "x.npz", "--device", "cpu"]
+    with Path("/dev/full").open("w+b", buffering=0) as full:
+        monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: full)
+        assert "x.npz" in refusal(capsys, *command)
+    assert not list(here.iterdir())
+
+
 PIPES = {
     "x.csv": "train x.csv",
     "x.parquet": "train x.parquet",

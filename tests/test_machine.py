@@ -22,7 +22,7 @@ import ncsn
 from ncsn import Run, ScoreModel
 from ncsn.machine import hardware
 from ncsn.machine.hardware import Load, threads_for
-from ncsn.machine.messages import forecast, quieter
+from ncsn.machine.messages import bar, forecast, quieter
 from ncsn.networks import MLP, UNet
 from ncsn.settings import TrainSettings
 
@@ -302,6 +302,23 @@ def test_a_long_wait_is_announced_after_its_first_part(
     for _ in forecast(range(5), "rows"):
         now[0] += seconds
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("waited", "shown"), [(0.5, False), (1.5, True)])
+def test_messages_show_no_bar_too_early_and_leave_no_part_of_one(
+    waited: float, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed after the bar begins a line."""
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    progress = bar(range(5), "rows")
+    now = time.time() + waited
+    monkeypatch.setattr(time, "time", lambda: now)
+    logging.getLogger("ncsn").warning("it takes long")
+    progress.close()
+    said = capsys.readouterr().err
+    *_, last = said.replace("\n", "\r").split("\r")
+    assert last == ""
+    assert ("rows:" in said) == shown
 
 
 def test_a_notebook_without_widgets_gets_no_warning() -> None:

@@ -256,7 +256,7 @@ def write_array(
 
     began = time.perf_counter()
     count = 1
-    with tempfile.TemporaryFile(dir=out.parent) as file:
+    with storage.naming(out), tempfile.TemporaryFile(dir=out.parent) as file:
         for number, steps in enumerate(run.blocks(n, seed=seed, **options), 1):
             if number == 1:
                 count = math.ceil(n / steps.n)

@@ -4,6 +4,7 @@
 """
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -63,12 +64,23 @@ def refresh_interval() -> float:
     return 0.3 if sys.stderr and sys.stderr.isatty() else 30.0
 
 
+class Bar(tqdm):  # type: ignore[misc]
+    """A bar that messages above it don't show too early, and that is cleared at its end if it was shown for them."""
+
+    def refresh(self, *args: object, **how: object) -> None:
+        """Draw the bar, unless its delay has not passed."""
+        now, began = time.time(), getattr(self, "start_t", -math.inf)  # a bar without a delay is drawn as it is made
+        if not self.disable and now >= began + self.delay:
+            self.last_print_t = now
+            super().refresh(*args, **how)
+
+
 def bar(items: Iterable[T] | None = None, name: str | None = None, **options: object) -> "tqdm[T]":
     """A tqdm progress bar on standard error, shown after a second, unless the logger only lets warnings through."""
     options = {"delay": 1, "leave": False} | options
     if not is_shown(logging.INFO) or sys.stderr is None:  # as in a program without a console
         options["disable"] = True
-    return tqdm(items, name, mininterval=refresh_interval(), **options)
+    return Bar(items, name, mininterval=refresh_interval(), **options)
 
 
 def forecast(batches: Sequence[T], name: str) -> Iterator[T]:

@@ -51,6 +51,17 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within it, an error of the system that names no file names ``path``, where a file without a name will go."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_json(path: Path, content: Json) -> None:
     """Write ``content`` as indented JSON, atomically."""
     with atomic(path) as temporary:
