@@ -55,7 +55,7 @@ def values_of(data: Dataset, name: str) -> tuple[float, ...]:
 
 BROKEN = {
     "spreadsheet": ("sep=;\na;b\n" + "1,5;2\n2;3\n3;4\n" * 20, "'sep=;'"),
-    "ragged": ("a,b\n1,2\n3\n", "row 3 has 1 cells"),
+    "ragged": ("a,b\n1,2\n3\n", "row 3 has 1 cell"),
     "names": ("a,b\n" + "".join(f"n{i},m{i}\n" for i in range(30)), "no column .*30 rows"),
     "blank": ("a,b\n" + ",\n" * 20, "no column .*20 rows"),
     "constant": ("a,b\n" + "1,2\n" * 20, "no column .*20 rows"),

@@ -135,6 +135,7 @@ def parse(settings: Any, args: list[str] | None = None, prog: str | None = None)
         line = " ".join(word for word in message.split() if word.strip("-"))
         for part in AFTER_MESSAGE:
             line, _, _ = line.partition(part)
+        line = re.sub(r" (Available subcommands|Perhaps you meant):", lambda found: f"; {found[1].lower()}:", line)
         fail(one_line(re.sub(r"^Error parsing ([A-Z][a-z]+: )?", "", line)))  # the name of a dataclass of ours
 
 

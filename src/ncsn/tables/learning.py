@@ -30,7 +30,7 @@ from ncsn.noise import noise_like
 from ncsn.score import PreconditioningName, ScoreModel
 from ncsn.settings import OF_IMAGES
 from ncsn.tables.constraints import Constraint, announce_constraints, find_constraints
-from ncsn.validation import NetworkName
+from ncsn.validation import NetworkName, counted
 
 NARROW = 256  # coordinates; with more, a covariance takes longer than the network
 INDEPENDENT = 3  # rows added to a table's covariance, as if their columns were independent
@@ -581,7 +581,7 @@ class Table(Dataset):
 
     @property
     def width(self) -> str:
-        return f"{len(self.names)} columns"
+        return counted(len(self.names), "column")
 
     @cached_property
     def constraints(self) -> list[Constraint]:

@@ -139,7 +139,7 @@ def cells_in(text: str, delimiter: str) -> list[list[str]]:
         for row in csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True):
             rows += [row] if row else []
             if row and len(row) != len(rows[0]):
-                raise ValueError(f"row {len(rows)} has {len(row)} cells, but the first has {len(rows[0])}")
+                raise ValueError(f"row {len(rows)} has {counted(len(row), 'cell')}, but the first has {len(rows[0])}")
     except csv.Error as error:
         raise ValueError(f"row {len(rows) + 1}: {error}; are its quotes in place?") from error
     if not rows:
