@@ -98,6 +98,26 @@ def test_sources_share_how_often_an_exact_sampler_may_fail() -> None:
     assert Calibration({"run": ranks, "held-out": ranks}, 39).calibrated == {"run": True, "held-out": True}
 
 
+EVEN = (torch.arange(400).double() + 0.5) / 400
+
+
+@pytest.mark.parametrize(("power", "word"), [(0.5, "overconfident"), (2.0, "too wide")])
+@pytest.mark.parametrize("which", ["number", "mean", "distance"])
+def test_a_verdict_names_what_is_least_uniform(which: str, power: float, word: str) -> None:
+    """Truths far from the median too often, or too rarely; how many of them are in 90 % intervals is printed."""
+    off = 2 * EVEN - 1
+    ranks = dict.fromkeys(("number", "mean", "spread", "distance"), EVEN)
+    ranks[which] = (off.sign() * off.abs() ** power + 1) / 2
+    wrong = Calibration({"run": ranks}, 39)
+    inside = (off.abs() ** power <= 0.9).double().mean()
+    assert f" {word} (" in wrong.verdict
+    assert f" {inside:.0%}" in wrong.verdict
+    assert (which in wrong.verdict) == (which != "number")
+    exact = dict.fromkeys(ranks, EVEN)
+    both = [str(Calibration({"run": exact, "held-out": each}, 39)).count("\n") for each in (exact, ranks)]
+    assert both[1] == both[0] + 1, "the sampler is right, and the model isn't"
+
+
 def test_a_verdict_is_as_precise_as_its_trials_make_it() -> None:
     """36 of 40 truths in 90 % intervals, which could be 76 % to 97 % (Clopper & Pearson)."""
     even = (torch.arange(40).double() + 0.5) / 40
@@ -154,8 +174,9 @@ def test_signals_are_calibrated_with_a_gap_in_their_middle() -> None:
     run = SignalRun.of(GaussianScore(0.0, 1.0), (1, 6), sigma_max=20.0, sigma_min=0.02)
     x, middle = torch.randn(40, 1, 6), torch.tensor([1.0, 1.0, 3.0, 3.0, 1.0, 1.0])
     for signals, calibrated in ((x * 3 / middle, True), (x * middle, False)):
-        found = ncsn.calibrate(run, signals, hidden=0.3, n=40, draws=5, truths="held-out")
-        assert found.calibrated == {"held-out": calibrated}
+        for hidden in (0.3, np.array([[False] * 2 + [True] * 2 + [False] * 2])):
+            found = ncsn.calibrate(run, signals, hidden=hidden, n=40, draws=5, truths="held-out")
+            assert found.calibrated == {"held-out": calibrated}
 
 
 TRUTH = gaussian_rows(40, seed=5)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import ncsn
 from ncsn.data.columns import learn_columns
 from ncsn.data.dataset import Dataset
 from ncsn.evaluation import Comparison, evaluate
+from ncsn.evaluation.comparison import BrokenShare, ColumnDistance
 from ncsn.evaluation.tables import column_distances
 from ncsn.loading import dataset_of
 from ncsn.settings import TrainSettings
@@ -143,6 +145,15 @@ def test_the_worst_column_comes_first_beside_the_distance_of_real_rows() -> None
     assert distances["right"] == pytest.approx((0.0, 0.0))
     text = str(Comparison(n=n, numbers={"classifier": 0.5}, columns=distances))
     assert [line.split()[0] for line in text.splitlines()[-3:]] == list(distances)
+
+
+def test_of_many_columns_and_constraints_the_first_are_printed_and_the_others_counted() -> None:
+    columns = {f"a{i}": ColumnDistance(0.5, 0.25) for i in range(13)}
+    constraints = {f"a{i}": BrokenShare(0.5 * (i < 13), 0.25) for i in range(17)}
+    lines = str(Comparison(n=9, numbers={}, columns=columns, constraints=constraints)).splitlines()
+    assert sum(line.startswith("a") and line.endswith("0.250") for line in lines) == 2 * 10
+    assert [re.findall(r"\d+", line) for line in lines if "more" in line] == [["3"], ["3"]]
+    assert re.findall(r"\d+", lines[-1]) == ["4"]
 
 
 def test_other_rows_than_those_of_the_training_are_refused() -> None:

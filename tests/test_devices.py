@@ -301,7 +301,7 @@ def test_at_most_one_of_ten_steps_waits(precision: str, objective: str, device: 
     assert waits <= 0.15  # and one at the end
 
 
-@on_gpus
+@pytest.mark.parametrize("device", ["mps"], indirect=True)  # which has fewer operations than cuda
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_runs_and_none_of_its_states_waits(name: str, device: str) -> None:
     sampling = replace(SAMPLING, sampler=name, levels=1 if name == "langevin" else 6, steps=5, eps=1e-5, guidance=1.0)

@@ -95,6 +95,13 @@ def test_rules_see_rows_as_samples_are(rule: Any, staff: tuple[pandas.DataFrame,
     assert rule(imputed.frames(1)[0]).all()
 
 
+def test_a_rule_that_says_nothing_of_a_row_does_not_hold_there(staff: tuple[pandas.DataFrame, TableRun]) -> None:
+    """As comparisons of nullable numbers with a gap do, which pandas calls NA."""
+    _, run = staff
+    rows = ncsn.with_rule(run, lambda rows: rows["pay"].mask(rows["role"] == "chef") > 0).sample(100, seed=3)
+    assert set(rows["role"]) == {"waiter"}
+
+
 def always(returned: object, _: object) -> object:
     return returned
 
@@ -106,7 +113,8 @@ def test_rules_that_hold_nowhere_or_return_something_else_are_refused(
     assert "0 of 2,000 draws obey the rule" in refused(
         lambda: ncsn.with_rule(run, lambda rows: rows.pay < 0).sample(2000)
     )
-    for wrong in (True, [True], list("abcde"), pandas.Series([1, 2, 3, 4, 5], dtype="Int64")):
+    whole = pandas.Series([1, 2, 3, 4, 5], dtype="Int64")
+    for wrong in (True, [True], list("abcde"), np.array([*"abcde"], object), whole):
         ruled = ncsn.with_rule(run, partial(always, wrong))
         assert "True or False for each of 5 rows" in refused(partial(ruled.sample, 5))
     with unchecked():

@@ -25,11 +25,13 @@ from torch import Tensor, nn
 
 import ncsn
 from ncsn import Recipe, Run, Sampling, ScoreModel
+from ncsn.batching import batches
 from ncsn.data.columns import Columns, Number
 from ncsn.distributions import TOYS, Empirical
 from ncsn.networks import MLP
 from ncsn.noise import LogNormal, LogUniform
 from ncsn.posteriors import blurred, downsampled, masked
+from ncsn.settings import Job
 
 SAMPLING = Sampling(sigma_max=20.0, sigma_min=0.05, sampler="dpmpp-sde", levels=40, steps=1, eps=0.001)
 LAYERS: dict[str, Any] = {"dimensions": 2, "width": 8, "layers": 1}
@@ -492,6 +494,11 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
     (lambda: measured(lambda x: torch.stack([x[:, 0], x[:, 1].detach()], 1), [1, 2]), "measure"),
     (lambda: measured(lambda x: torch.from_numpy(x.detach().numpy()[:, :1])), "measure"),
     # Data and distributions.
+    (lambda: next(batches(torch.zeros(0, 2), 3, generator=torch.Generator())), r"\(0, 2\)"),
+    (lambda: Job(precision="fp8"), "fp8"),  # type: ignore[arg-type]
+    (lambda: ncsn.surprise(zero_score, torch.tensor(1.0), sigma_max=10.0, sigma_min=0.1), "x is"),
+    (lambda: ncsn.evaluation.evaluate(torch.zeros(3, 1, 2, 2)), "data"),
+    (lambda: ncsn.fit(torch.randn(20, 2), channels=(8, 8), steps=1), "channels"),
     (lambda: IMPUTING.impute(torch.ones(1, 2, dtype=torch.complex64)), "complex"),
     (lambda: PLAIN.log_prob(torch.ones(1, 2, dtype=torch.complex64)), "complex"),
     (lambda: PIXELS.log_prob(torch.ones(1, 1, 2, 2, dtype=torch.complex64)), "complex"),

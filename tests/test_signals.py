@@ -246,6 +246,13 @@ def test_gaps_are_filled_in_better_than_by_a_straight_line() -> None:
     assert float((found.std(0) / spread).mean()) == pytest.approx(1, abs=0.1)
 
 
+def test_a_signal_that_misses_everything_is_a_sample() -> None:
+    draws = (RUN.impute(torch.full((1, 1, LENGTH), math.nan), 400, seed=1).draws - SHIFT) / SCALE
+    torch.testing.assert_close(draws[:, 0, 0].T.cov().diagonal().mean(), SEASON.covariance[0, 0], rtol=0.1, atol=0)
+    near = draws[:, 0, 0].T.corrcoef().diagonal(1).mean()
+    assert float(near) == pytest.approx(float(SEASON.covariance[0, 1] / SEASON.covariance[0, 0]), abs=0.05)
+
+
 @pytest.mark.parametrize("lead", [(), (1,)])
 def test_signals_of_one_channel_may_come_without_it_or_with_a_mask(lead: tuple[int, ...]) -> None:
     x = (SHIFT + SCALE * SEASON.signals(2, 4)).view(2, *lead, LENGTH)
@@ -282,6 +289,8 @@ def test_the_command_fills_in_signals(shape: tuple[int, ...], here: Path, monkey
     gaps[5, ..., 4] = math.nan
     np.save("far.npy", gaps.nan_to_num(1e30).numpy())
     assert "signal 2" in refusal(capsys, "impute", "it", "far.npy", "--out", "x.npy")
+    np.save("words.npy", np.array(["a"] * LENGTH))
+    assert "words.npy" in refusal(capsys, "impute", "it", "words.npy", "--out", "x.npy")
     np.save("gaps.npy", gaps.numpy())
     assert "gaps.csv" in refusal(capsys, "impute", "it", "gaps.csv", "--out", "x.npy")
     assert "x.csv" in refusal(capsys, "impute", "it", "gaps.npy", "--out", "x.csv")

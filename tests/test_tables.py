@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas
+import pyarrow
 import pytest
 import torch
 from helpers import Patch, Printed, command, conditional_run, fit_table, load_table, refusal, with_transform
@@ -128,6 +129,14 @@ def test_a_frame_is_learned_as_its_file_and_a_sum_is_no_measurement(trained: Pat
     numbers = torch.tensor(rows.iloc[:, :4].to_numpy())
     for given in (rows, rows.iloc[:, ::-1]):
         assert torch.equal(run.impute(given, 3).draws[:, :, :4], numbers.expand(3, -1, -1))
+
+
+def test_frames_of_other_packages_are_frames(trained: Path) -> None:
+    run, rows = load_table(trained / "run"), FRAME[:3].assign(town=["Ulm", None, "Rome"])
+    other = pyarrow.Table.from_pandas(rows, preserve_index=False)
+    assert torch.equal(run.impute(other, 2, seed=1).draws, run.impute(rows, 2, seed=1).draws)
+    with pytest.raises(ValueError, match=r"joined.* UTC.* none"):
+        run.impute(rows.assign(joined=rows["joined"].dt.tz_localize("UTC")), 2)
 
 
 @pytest.mark.parametrize("how", [{"probes": 2, "seed": 4}, {"sigma_min": 0.5}, {"tolerance": 0.3}], ids=str)
