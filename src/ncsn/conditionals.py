@@ -42,7 +42,7 @@ MAX_INDICATORS = 32  # in the Gaussian, where nothing says which codes have any;
 
 
 class Gaussian(NamedTuple):
-    """``mean`` (f,) and ``covariance`` (f, f) of the numbers, followed by indicators of codes."""
+    """The Gaussian of a row's numbers, followed by indicators of its codes: ``mean`` (f,), ``covariance`` (f, f)."""
 
     mean: Float[Tensor, "f"]
     covariance: Float[Tensor, "f f"]
@@ -57,7 +57,7 @@ class Condition(NamedTuple):
     these have the same pattern.  ``stds``: the roots of Λ.
     ``shift``: what the codes add to Lᵀ(x − μ).
     ``pull``, ``stiffness``: K (x − μ) and the diagonal of K, both of the numbers.
-    ``noise``: τ.
+    ``noise``: τ, the noise level of the observed numbers.
     ``log_chances``: log probabilities of the values of codes, up to a constant for each code.
     """
 

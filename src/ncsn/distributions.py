@@ -256,7 +256,8 @@ class Empirical:
 
     ``data``: the examples, (n, *d).
     ``labels``: the class of each example, (n,), for a class-conditional score.
-    ``dtype``: of the products; bfloat16 is several times faster on hardware that has it, and precise enough for pixels.
+    ``dtype``: the dtype of products; bfloat16 is several times faster on hardware that has it, and precise
+    enough for pixels.
 
     >>> from ncsn.distributions import Empirical
     >>> data = torch.tensor([[0.0, 0.0], [4.0, 0.0]])

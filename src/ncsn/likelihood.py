@@ -90,7 +90,7 @@ def log_prob(
     ``sigma_min``: the noise level whose density is returned, > 0.
     ``sigma_max``: a level at which p_σ is close to N(mean, σ² I).  For data of variance v in D dimensions, the error of
     a point is about v√D/(√2σ²) nats, and that of the mean over all data v²D/(4σ⁴).
-    ``mean``: of the data.
+    ``mean``: the mean of the data.
     ``probes``: the number of Rademacher vectors that estimate the divergence, the same along the whole flow; by default
     (None) the exact trace, which takes one backward pass per dimension.
     ``tolerance``: of each step of the solver, relative and absolute, for every point.

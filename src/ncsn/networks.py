@@ -103,7 +103,7 @@ class ResidualMLP(nn.Module):
     because there are too few examples far out, where an unbounded network extrapolates at random.
     ``waves``: w, at how many frequencies it is shown the sine and the cosine of each number.
     ``codes``: the number of values of each discrete coordinate; k is their sum, and the output is (b, d + k).
-    ``indicated``: those of the codes, counted from 0, that have indicators in the Gaussian of ``ConditionalModel``,
+    ``indicated``: the codes, counted from 0, that have indicators in the Gaussian of ``ConditionalModel``,
     which reads this; by default those with the fewest values.
     """
 

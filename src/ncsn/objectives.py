@@ -142,7 +142,7 @@ def fisher(score: Score, truth: Score, x: Float[Tensor, "b *d"], sigma: Sigma) -
     ``score``: the score to test.
     ``truth``: the known score.
     ``x``: noisy examples, (b, *d).
-    ``sigma``: their noise level, one number or one for each.
+    ``sigma``: the noise level of the points, one number or one for each.
     """
     return (score_at(score, x, sigma) - score_at(truth, x, sigma)).square().flatten(1).sum(1) / 2
 

@@ -87,9 +87,9 @@ def systematic(weights: Float[Tensor, "p n"], count: int, generator: torch.Gener
 class Swarm(NamedTuple):
     """The particles of p populations of n.
 
-    ``x``: their positions.
-    ``earlier``: their denoised positions at the previous level.
-    ``log_weights``: their log weights since the last resampling.
+    ``x``: the positions of the particles.
+    ``earlier``: the denoised positions at the previous level.
+    ``log_weights``: the log weights since the last resampling.
     ``predicted``: the logarithms of what their next weights are expected to be.
     ``roots``: the first ancestor of each.
     ``evidence``: for each population, the log of its mean weight up to the last resampling.
@@ -106,11 +106,12 @@ class Swarm(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """The weights of p populations at the end.
+    """What the weights of p populations say after the last noise level.
 
     ``effective``: the effective number of first ancestors, see ``twisted_diffusion``.
     ``log_evidence``: an estimate of log p(y), in nats and in the user's units of y.
-    ``standard_error``: its standard error; ∞ if nearly all particles descend from one, and it may be arbitrarily off.
+    ``standard_error``: the standard error of ``log_evidence``; ∞ if nearly all particles descend from one,
+    and ``log_evidence`` may be arbitrarily off.
     """
 
     effective: Float64[Tensor, "p"]

@@ -156,7 +156,7 @@ def surprise(x: Shaped[Tensor, "n c h w"], where: Shaped[Tensor, "n c h w"], pat
     """Images, and below each what its pixels add to −log p, in nats: red where it is more than usual.
 
     ``x``: images, as for ``image_grid``.
-    ``where``: as in ``ncsn.Surprise``, the channels of which are added up.
+    ``where``: what each pixel adds, as in ``ncsn.Surprise``; channels are added up.
     ``path``: a file to write the picture to, in the format of its suffix.
     """
     nats = _on_cpu("where", where, IMAGES).sum(1).numpy()

@@ -183,8 +183,8 @@ def replacement(
 class Posterior:
     """The score ∇ₓ log p_σ(x | y), from a prior's score and an observation.  Subclasses are the methods.
 
-    ``prior``: the prior's score.
-    ``caveat``: a caveat about samples without particles, for messages.
+    ``prior``: the score of p_σ(x).
+    ``caveat``: what a message says about samples that are drawn without particles.
     """
 
     prior: Score
@@ -196,11 +196,11 @@ class Posterior:
         return 1
 
     def score(self, prior: Score, n: int, generator: torch.Generator | None) -> Score:
-        """The score for a batch of ``n`` examples, with another evaluation of the prior."""
+        """The posterior's score for batches of ``n`` examples, where ``prior`` evaluates the prior's score."""
         raise NotImplementedError
 
     def __call__(self, x: Float[Tensor, "b *d"], sigma: Sigma, /) -> Float[Tensor, "b *d"]:
-        """The score at ``x``, (b, *d)."""
+        """The posterior's score ∇ₓ log p_σ(x | y) at ``x``, (b, *d)."""
         return self.score(self.prior, len(x), None)(x, sigma)
 
     def states(self, prior: Prior, n: int, labels: Classes) -> Iterator[tuple[Step, Weight | None]]:

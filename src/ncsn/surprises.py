@@ -25,7 +25,7 @@ class Surprise:
     """−log p(x) of points, in nats, and what it consists of; ``total`` is the sum of either.
 
     ``total``: (b,).
-    ``standard_error``: of the total, from repetitions, (b,).
+    ``standard_error``: the standard error of the total, from repetitions, (b,).
     ``where``: what each coordinate adds, (b, *d).  A coordinate also counts for what it does to others.
     ``at_level``: what each noise level adds, (b, levels), beyond that of the Gaussian q.
     ``levels``: the noise levels, ascending, (levels,).
@@ -60,7 +60,7 @@ def surprise(
     ``sigma_max``: a level at which only the mean of the data is known.
     ``spread``: a typical standard deviation of a coordinate, that of q.  It changes the error, not what is estimated.
     ``levels``: in the result.
-    ``repeats``: of the estimate, each with noise and levels of its own, at least 2.
+    ``repeats``: how often the estimate is repeated, each time with noise and levels of its own, at least 2.
     ``generator``: draws these, on x's device.
     Returns the total, its standard error, and its parts, in nats, on the CPU.
     Raises ValueError for a single number, and unless ∞ > σ_max > σ_min > 0, levels ≥ 1 and repeats ≥ 2.

@@ -104,7 +104,7 @@ class State:
     The attribute ``parts`` holds whatever else the caller wants in checkpoints, by name, see ``Stateful``.
 
     ``model``: the model to train.
-    ``optimizers``: of the model's parameters; by default ``muon_and_adam``.  Their learning rates are peak values.
+    ``optimizers``: the optimisers of the model's parameters, by default ``muon_and_adam``, with peak learning rates.
     ``schedule``: the learning rates relative to their peaks: ``linear_decay``, ``constant``, or a function of the share
     of the budget that is spent and the number of steps.
     ``generator``: draws batches and losses; saved with the rest.
@@ -162,7 +162,7 @@ class State:
     def save(self, path: str | Path) -> None:
         """Write a checkpoint atomically: a kill or a full disk at any moment leaves the previous one intact.
 
-        ``path``: of the file.
+        ``path``: the path of the checkpoint.
         Raises NonFiniteLossError if a weight or a loss is not finite, and OSError if the disk is full; the previous
         checkpoint stays in both cases.
         """
@@ -188,7 +188,7 @@ class State:
     def load(self, path: str | Path) -> None:
         """Continue from a checkpoint that ``save`` wrote.
 
-        ``path``: of the file.
+        ``path``: the path of the checkpoint.
         Raises ValueError if the file is missing, damaged, of another network or version, or keeps other parts.
         """
         saved = read_checkpoint(Path(path))
@@ -225,7 +225,7 @@ class Progress:
     ``fraction``: the share of the budget that is spent.
     ``seconds``: how long the training has taken so far.
     ``losses``: the loss of each example of the batch, (b,).
-    ``sigmas``: their noise levels, (b,).
+    ``sigmas``: the noise level of each example, (b,).
     ``stop``: the number of a signal that some process received, after which all of them end; 0 for none.
     """
 

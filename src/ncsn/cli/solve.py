@@ -61,7 +61,7 @@ class Problem(RunOptions):
         raise NotImplementedError
 
     def posterior(self, run: "Run", measure: "Measurement", y: "Tensor") -> "PosteriorRun":
-        """The run that samples the posterior."""
+        """The posterior of the run given the measurement ``y``, ready to be sampled."""
         return run.posterior(measure, y, noise_std=self.noise)
 
     def __call__(self) -> None:
@@ -138,7 +138,7 @@ class Inpaint(Problem):
         return known_pixels((channels, height, width), self.hide, generator=generator)
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
-        """The known pixels; hidden ones are filled with their mean."""
+        """The measurement keeps the known pixels; the image shows hidden pixels as the mean of the known ones."""
         from ncsn.posteriors import masked
 
         known = self.known(shape)
@@ -168,7 +168,7 @@ class Denoise(Problem):
     noise: Noise = 0.5
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
-        """All pixels, unchanged."""
+        """The measurement keeps all pixels, and the image shows them unchanged."""
         return (lambda x: x), (lambda y: y)
 
 
@@ -183,7 +183,7 @@ class Superres(Problem):
     factor: Count = 4
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
-        """Means over squares; their pixels are all set to the mean."""
+        """The measurement is the means over squares; the image shows each mean as a square of equal pixels."""
         from ncsn.posteriors import downsampled
 
         k = self.factor
@@ -203,7 +203,7 @@ class Deblur(Problem):
     blur: Annotated[float, Interval(ge=0.01, le=100)] = 2.0
 
     def problem(self, shape: Shape) -> "tuple[Measurement, Measurement]":
-        """The blur; the blurred image as it is."""
+        """The measurement blurs; the image shows the result unchanged."""
         from ncsn.posteriors import blurred
 
         return blurred(self.blur), lambda y: y

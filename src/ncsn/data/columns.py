@@ -163,12 +163,12 @@ class Number(Column):
         return self.step >= 1 and self.decimals == 0
 
     def enter(self, x: Numbers, place: Numbers | float) -> Numbers:
-        """The v of x; ``place``: the position in its cell, from 0 to 1."""
+        """Numbers before shifting and scaling: x at ``place`` (0 to 1) in its cell of the grid, or its logarithm."""
         v = x + self.step * (place - 0.5)
         return v.log() if self.log else v
 
     def leave(self, v: Numbers) -> Numbers:
-        """The x whose cell contains v."""
+        """The inverse of ``enter``: v in the user's units, rounded to the column's grid."""
         x = v.exp() if self.log else v
         if not self.step:
             return x
@@ -204,12 +204,12 @@ class Number(Column):
         return f"is not {number}{ends}, the range that training allows"
 
     def reach(self, z: Numbers) -> Numbers:
-        """The user's numbers x, not limited to the bounds."""
+        """The inverse of ``forward``, without clipping to the column's bounds."""
         start, end = self.knots
         return self.leave(self.shift + self.scale * interpolate(z, (end, start))[0])
 
     def inverse(self, z: Numbers) -> Numbers:
-        """The user's numbers x, within the bounds."""
+        """The inverse of ``forward``, clipped to the column's bounds; NaN and infinity stay."""
         x = self.reach(z)
         return torch.where(x.isfinite(), x.clamp(*self.bounds), x) + 0.0  # no zero has a sign
 
@@ -449,7 +449,7 @@ def columns_of(transform: Transform, count: int) -> Columns:
 
 
 def select(columns: Columns, chosen: Bool[Tensor, "d"]) -> Columns:
-    """The chosen columns."""
+    """The columns of a table where ``chosen`` is True, with their types in the DataFrame."""
     selected = tuple(compress(columns.columns, chosen.tolist()))
     names = [column.name for column in selected]
     fields = tuple(field for field in columns.fields if field.name in names)
@@ -457,7 +457,7 @@ def select(columns: Columns, chosen: Bool[Tensor, "d"]) -> Columns:
 
 
 def insert_rest(row: Float64[Tensor, "1 d"], rest: Float[Tensor, "n k"]) -> Float64[Tensor, "n d"]:
-    """The row with each row of ``rest`` in its missing cells."""
+    """Copies of a row, (n, d), whose missing cells are filled with the rows of ``rest``."""
     rows = row.repeat(len(rest), 1)
     rows[:, row[0].isnan()] = rest.to(rows)
     return rows

@@ -32,8 +32,8 @@ class Labels:
     """The class of each example, 0 to k − 1, and the names of the k classes.
 
     ``train``: the classes of the training examples, (n,).
-    ``validation``: those of the validation examples.
-    ``test``: those of the test examples.
+    ``validation``: the classes of the validation examples.
+    ``test``: the classes of the test examples.
     ``names``: the names of the classes.
     """
 
@@ -92,7 +92,7 @@ class Origin:
         return cls(dataset=absolute(dataset), reading=reading, digest=data.digest, split=split)
 
     def place(self, dataset: str | None = None) -> str:
-        """Where the data is; ``dataset``: its new place, if it has moved.  Raises ValueError if it isn't there."""
+        """The path of the data, or ``dataset``, its new path, if it has moved.  Raises ValueError if it isn't there."""
         place = self.dataset if dataset is None else absolute(dataset)
         if place != "mnist" and not Path(place).exists():
             moved = "run.data(DATA), ncsn evaluate --data DATA, or ncsn train DATA"
@@ -318,5 +318,5 @@ class Dataset:
         return int(cls.evaluations * min(1.0, fraction) ** (1 / cls.evaluation_power) + 1e-9)
 
     def curriculum(self, model: ScoreModel, hidden: tuple[str, ...]) -> Curriculum:
-        """How the model learns; ``hidden``: columns that half of the training is for."""
+        """The batches and the loss that a model learns from; ``hidden``: columns that most of the training is for."""
         return Curriculum(self.held_out)

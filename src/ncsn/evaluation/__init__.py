@@ -46,7 +46,7 @@ def evaluate(
     ``features``: the features in which distances between images are measured: a name as for ``choose``, ``Features`` or
     a function.
     ``n``: the number of samples that a run draws, by default 10,000, and at most the number of held-out examples.
-    ``seed``: of the samples.  ``options``: how they are drawn, as for ``Run.sample``.
+    ``seed``: the seed of the samples.  ``options``: how samples are drawn, as for ``Run.sample``.
     Raises ValueError if the data isn't known, if there are too few held-out examples, or for features of tables or
     signals.
 

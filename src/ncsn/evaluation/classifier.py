@@ -9,7 +9,8 @@ class Classifier(nn.Module):
 
     ``features`` are the 128 activations before the last layer.  By default for MNIST, and trained by
     ``scripts/train_classifier.py``.  Sides of 64 pixels and more are averaged down to between 32 and 64 first.
-    ``channels``: of an image.  ``size``: its height and width, at least 4.  ``num_classes``: the number of classes.
+    ``channels``: the channels of an image.  ``size``: its height and width, at least 4.
+    ``num_classes``: the number of classes.
     Raises ValueError for images that are too small.
     """
 

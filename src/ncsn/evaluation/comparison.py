@@ -53,7 +53,7 @@ class Comparison:
     constraints: dict[str, BrokenShare] = field(default_factory=dict)
 
     def report(self) -> dict[str, object]:
-        """The numbers as a dictionary for JSON."""
+        """The comparison as a dictionary for JSON."""
         report: dict[str, object] = {"n": self.n, **self.numbers}
         for name, pairs in (("columns", self.columns), ("constraints", self.constraints)):
             if pairs:

@@ -43,8 +43,8 @@ Embed = Callable[[Tensor], Tensor]
 class Recognition:
     """A network's output for a set of images.
 
-    ``features``: (n, f).
-    ``probabilities``: of the classes, (n, k); k is 0 without classes.
+    ``features``: f features of each of n images, (n, f).
+    ``probabilities``: the probability of each class, (n, k); k is 0 without classes.
     """
 
     features: Float[Tensor, "n f"]
@@ -57,7 +57,7 @@ class Recognition:
 
     @property
     def histogram(self) -> Float[Tensor, "k"]:
-        """The share of each class."""
+        """The share of the images that are most probably of each class, (k,)."""
         n, k = self.probabilities.shape
         return torch.bincount(self.probabilities.argmax(1), minlength=k) / n
 
@@ -286,9 +286,9 @@ class Metric:
     Ratios are None where they're meaningless: for numbers without a meaningful zero, for negative numbers (unbiased
     estimates can be), and for floors that aren't positive.
 
-    ``generated``: the number for the generated images.
-    ``held_out``: that for equally many validation images.
-    ``training``: that for equally many training images.
+    ``generated``: the number for generated images.
+    ``held_out``: the number for as many validation images, the floor.
+    ``training``: the number for as many training images.
     ``ratio``: ``generated`` over ``held_out``.
     ``ratio_to_training``: ``generated`` over ``training``.
     """
@@ -305,12 +305,12 @@ class Evaluation:
     """Quality of samples: each number with its floors, and the share of each class, if there are any.
 
     ``n``: the number of samples.
-    ``comparable``: whether there are 10,000, the number for which results are published.
+    ``comparable``: whether there are at least 10,000 samples, the number for which results are published.
     ``features``: the name of the features.
-    ``dimensions``: their number.
-    ``digest``: the sha256 of the network that computes them.
+    ``dimensions``: the number of features.
+    ``digest``: the sha256 of the network that computes the features.
     ``accuracy``: the classifier's accuracy on validation images, if features are a classifier's.
-    ``metrics``: the numbers by their names.
+    ``metrics``: each metric by its name, such as "frechet_distance".
     ``class_names``: the names of the classes.
     ``generated_histogram``, ``held_out_histogram``, ``training_histogram``: the share of each class in the samples, and
     in equally many validation and training images.
@@ -331,7 +331,7 @@ class Evaluation:
     notes: list[str]
 
     def report(self) -> dict[str, object]:
-        """The numbers as a dictionary for JSON, without empty fields."""
+        """The evaluation as a dictionary for JSON, without empty fields."""
         return asdict(self, dict_factory=lambda items: {k: v for k, v in items if v not in (None, [], "")})
 
     def __str__(self) -> str:
@@ -454,7 +454,7 @@ class Ruler:
         self.notes = [remark for remark, holds in remarks.items() if holds]
 
     def judge(self, samples: Shaped[Tensor, "k c h w"]) -> Evaluation:
-        """All numbers about the first n samples, with their floors.
+        """Compute all metrics of the first n samples, each with its floors.
 
         ``samples``: images (k, c, h, w), bytes or reals in [0, 1].
         Raises ValueError for other shapes and numbers, and for fewer than n samples.
@@ -488,7 +488,7 @@ class Ruler:
     def measure(
         self, x: UInt8[Tensor, "n c h w"], to_train: Float[Tensor, "n"]
     ) -> tuple[dict[str, float], list[float]]:
-        """All numbers about n images, those in features first, and the share of each class."""
+        """Compute all metrics of n images, those in features first, and the share of each class."""
         from scipy.stats import mannwhitneyu  # a slow import
 
         numbers: dict[str, float] = {}

@@ -258,7 +258,7 @@ class Training:
         return self.finish()
 
     def begin(self) -> None:
-        """Load the last checkpoint or write a first one, prepare what takes time, and divide the rest of it."""
+        """Load the last checkpoint or write a first one, compile, and divide the time that is left."""
         record = self.record
         record.begin(self.run, self.state)
         record.rows = self.history.rows  # to which this session adds
@@ -289,7 +289,10 @@ class Training:
         return features_for(self.data, self.plan.device, seconds=seconds, effort=effort)
 
     def budgets(self, figure_seconds: float) -> tuple[Budget, Budget]:
-        """Those of the network and its guide, minus the time for figures; the leading process keeps the time."""
+        """How long to train the network and its guide: the time that is left, minus that for figures.
+
+        The main process measures the time for all processes.
+        """
         settings, record = self.settings, self.record
         elapsed = time.perf_counter() - record.began + figure_seconds
         elapsed = float(record.group.broadcast(repr(elapsed).encode()))
@@ -335,7 +338,7 @@ class Training:
 
     @cached_property
     def curriculum(self) -> Curriculum:
-        """How the average is evaluated."""
+        """The held-out batches and the loss by which the averaged weights are evaluated."""
         return self.data.curriculum(self.state.average, self.settings.hidden)
 
     @cached_property

@@ -28,7 +28,8 @@ class Imputed:
     ``observed``: the examples, (b, *d), NaN where a value is missing.
     ``draws``: completed examples, (n, b, *d), with observed values unchanged.
     ``point``: the best guess of each value, (b, *d): the mean of the draws, or the most frequent draw.
-    ``variation``: its uncertainty, (b, *d): the standard deviation of the draws, or the share of draws that agree.
+    ``variation``: the uncertainty of ``point``, (b, *d): the standard deviation of the draws, or the share of draws
+    that agree.
     ``run``: the run that drew them; ``interval`` lets it impute held-out examples in the same way.
     """
 

@@ -57,11 +57,14 @@ class Steps(Iterator[Step]):
             return next(self.states)
 
     def last(self) -> Float[Tensor, "n *d"]:
-        """The samples.  Only the last state is transformed to the data's units, because that synchronises a GPU."""
+        """Run the sampler to its end; returns the samples in the data's units, (n, *d).
+
+        Only the last state is transformed to these units, because that synchronises a GPU.
+        """
         return self.transform.inverse(self.final())
 
     def final(self) -> Float[Tensor, "n *d"]:
-        """The samples in the score's units."""
+        """Run the sampler to its end; returns the samples in the score's units, (n, *d)."""
         with suppress(StopIteration):
             while True:
                 x = self.advance().x

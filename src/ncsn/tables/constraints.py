@@ -38,14 +38,14 @@ ANNOUNCED = 5  # constraints that training prints
 
 @runtime_checkable
 class Constraint(Protocol):
-    """Something that all training rows obey."""
+    """A constraint that all training rows obey, such as "start ≤ end"."""
 
     @property
     def text(self) -> str:
-        """The constraint, in the words of the columns."""
+        """The constraint as text, with the names of its columns."""
 
     def broken(self, rows: Float64[np.ndarray, "n d"]) -> Bool[np.ndarray, "n"]:
-        """Which rows break it; those that lack a cell that it needs don't.  ``rows``: in the user's units."""
+        """Which rows, in the user's units, break the constraint; rows that lack a cell that it needs don't."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Ordering:
     tolerance: float
 
     def broken(self, rows: Float64[np.ndarray, "n d"]) -> Bool[np.ndarray, "n"]:
-        """See ``Constraint``."""
+        """Which rows, in the user's units, break the constraint; rows that lack a cell that it needs don't."""
         broken: Bool[np.ndarray, " n"] = rows[:, self.low] - rows[:, self.high] > self.tolerance
         return broken
 
@@ -82,7 +82,7 @@ class Equation:
     tolerance: float
 
     def broken(self, rows: Float64[np.ndarray, "n d"]) -> Bool[np.ndarray, "n"]:
-        """See ``Constraint``."""
+        """Which rows, in the user's units, break the constraint; rows that lack a cell that it needs don't."""
         total = np.full(len(rows), -self.constant)
         allowed = np.full(len(rows), self.tolerance)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -108,7 +108,7 @@ class Dependence:
     determined: dict[tuple[float, ...], float]
 
     def broken(self, rows: Float64[np.ndarray, "n d"]) -> Bool[np.ndarray, "n"]:
-        """See ``Constraint``."""
+        """Which rows, in the user's units, break the constraint; rows that lack a cell that it needs don't."""
         target = rows[:, self.target]
         keys = map(tuple, rows[:, self.determinants].tolist())
         expected = np.array([self.determined.get(key, np.inf) for key in keys])
@@ -128,7 +128,7 @@ class Intervals:
     ends: tuple[tuple[float, float], ...]
 
     def broken(self, rows: Float64[np.ndarray, "n d"]) -> Bool[np.ndarray, "n"]:
-        """See ``Constraint``."""
+        """Which rows, in the user's units, break the constraint; rows that lack a cell that it needs don't."""
         x, target = rows[:, self.number], rows[:, self.target]
         broken = np.zeros(len(rows), dtype=bool)
         for value, (low, high) in zip(self.values, self.ends, strict=True):

@@ -276,7 +276,7 @@ class Masks:
         joint: float = JOINT,
         hidden: tuple[str, ...] = (),
     ) -> "Masks":
-        """The masks of a table with so many training rows; ``noisy``: whether some observed values have noise."""
+        """Masks for a table with ``rows`` training rows; ``noisy``: whether some observed values get noise."""
         owner = torch.tensor([*columns.numbers, *columns.coded], device=model.order.device)
         # With few columns, all numbers of observed columns are equally likely.
         joint = max(joint, 1 / max(1, model.d))
@@ -585,7 +585,7 @@ class Table(Dataset):
 
     @cached_property
     def constraints(self) -> list[Constraint]:
-        """What all training rows obey."""
+        """The constraints that all training rows obey, such as "start ≤ end"."""
         return find_constraints(self.columns, self.transform.restore(self.train.double()).cpu().double().numpy())
 
     def announce(self) -> None:

@@ -255,8 +255,8 @@ class TableRun(ImputingRun):
 
         Unlike the share of a value among the draws of ``impute``, it has no error of sampling.
 
-        ``rows``: as for ``impute``; what they have in this column is not used.
-        ``column``: its label, for a column of text or of few values.
+        ``rows``: rows as for ``impute``; their values in this column aren't used.
+        ``column``: the label of a column of text or of few values.
         Returns a DataFrame with a column for each value, (b, k), for a DataFrame, otherwise a tensor; rows sum to 1.
         Raises ValueError for other columns, and as ``impute`` does.
         """

@@ -40,7 +40,7 @@ class Box:
     high: Float64[Tensor, "d"]
 
     def __call__(self, x: Shaped[Tensor, "b d"]) -> Float64[Tensor, "b"]:
-        """0 inside and −∞ outside; what is missing is inside."""
+        """0 for rows within the bounds and −∞ for others; missing values count as within, (b,)."""
         return torch.where(((x < self.low) | (x > self.high)).any(1), -math.inf, 0.0).double()
 
 
