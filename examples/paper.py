@@ -240,7 +240,17 @@ def page(paper: Paper, numbers: dict[str, Any]) -> None:
     (paper.out / "paper.md").write_text(
         f"""# The paper, figure by figure
 
-This page reproduces figures 1 to 6 of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), with toy data and MNIST. We don't reproduce its results on CelebA and CIFAR-10. The three experiments have pages of their own: [the circle](tutorials/circle.md), [the mixture](tutorials/mixture.md) and [digits](tutorials/digits.md). `python examples/paper.py` draws the figures below in about fifteen minutes, with the model in the package.
+This page reproduces figures 1 to 6 of Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution" (NeurIPS 2019), with toy data and MNIST. What the paper shows holds here, too:
+
+| figure | what the paper shows | here |
+|---|---|---|
+| [1](#figure-1-why-a-little-noise) | Without noise, the loss of sliced score matching doesn't settle. | the same, with digits instead of CIFAR-10 |
+| [2](#figure-2-score-estimation) | An estimated score is right near the data only. | its squared relative error is {numbers["near"]:.4f} near the data, {numbers["far"]:.2f} far from it |
+| [3](#figure-3-mixing) | Langevin dynamics ignores the weights of modes, annealing respects them. | a mode that should hold 20 % holds 50 %, and 22 % with annealing |
+| [4 and 5a](#figure-5a-digits) | Annealed Langevin dynamics draws digits. | their distance from test images is {annealed[0] / real[0]:.1f} times that of real digits |
+| [6](#figure-6-inpainting) | The same score completes images. | completions of half a digit |
+
+We don't reproduce its results on CelebA and CIFAR-10. The three experiments of README have pages of their own: [the circle](tutorials/circle.md), [the mixture](tutorials/mixture.md) and [digits](tutorials/digits.md). `python examples/paper.py` draws the figures below in about fifteen minutes, with the model in the package.
 
 ## What is the paper's, and what isn't
 
@@ -262,7 +272,7 @@ The default training of ncsn isn't the paper's: much has been learned since 2019
 
 `python ./training_MNIST.py --method ncsn`
 
-About half of its samples are legible digits after ten minutes of one core ([picture](tutorials/ladder.md#digits-by-the-papers-method)); the paper trains for 200,000 steps, and this is 4,732. [From 2019 to now](tutorials/ladder.md) replaces these settings by today's, one at a time, and measures what each is worth.
+After ten minutes of one core, about half of its samples are legible digits ([picture](tutorials/ladder.md#digits-by-the-papers-method)). That's 4,732 training steps; the paper takes 200,000. [From 2019 to now](tutorials/ladder.md) replaces these settings by today's, one at a time, and measures what each is worth.
 
 The paper states ε = 2·10⁻⁵ as the α of its algorithm 1. The authors' code uses it as α/2, which is `--eps 4e-5` here.
 
@@ -280,7 +290,11 @@ Three terms occur below:
 
 `python examples/paper.py --parts losses`
 
-Digits lie near a manifold, and most of their pixels are exactly black. Where a density has no thickness its score is infinite, so the loss of sliced score matching has no minimum: without noise (left), it falls further and further, and fluctuates. With Gaussian noise of σ = 0.01, which no eye can see (right), the score is finite, and the loss settles towards a minimum. (A small U-Net, 600 steps of 64 images, Adam at 0.001, seed 0; four minutes of a busy core. Both losses are per pixel and multiplied by 0.01², so that the right one can't fall below −½; the mean of its last twenty steps is −{-numbers["loss_noisy"]:.2f}, and that of the left one −{-numbers["loss_noiseless"]:.0f}. The paper shows the same for CIFAR-10.)
+Without noise (left), the loss of sliced score matching falls further and further, and fluctuates: in its last twenty steps, its mean is −{-numbers["loss_noiseless"]:.0f}. With Gaussian noise of σ = 0.01, which no eye can see (right), it settles: its mean is −{-numbers["loss_noisy"]:.2f}, and it can't fall below −½.
+
+The reason is that digits lie near a manifold, and most of their pixels are exactly black. Where a density has no thickness, its score is infinite, so the loss has no minimum. With noise, the score is finite.
+
+(A small U-Net, 600 steps of 64 images, Adam at 0.001, seed 0; four minutes of a busy core. Both losses are per pixel and multiplied by 0.01². The paper shows the same for CIFAR-10.)
 
 ## Figure 2: score estimation
 
@@ -302,7 +316,14 @@ As in the paper, with ten noise levels from σ = 20 to 1, T = 100 steps each, ε
 
 `python ./training_toy.py --generator gaussian --sigma-max 20 --sigma-min 1 --levels 10 --langevin-steps 100 --eps 0.1 --samples 1280 --no-denoise`
 
-With the exact score, as in the paper, Langevin dynamics then puts 50 % of the points into the left mode, and annealed Langevin dynamics 22 %; with the learned score it's 51 % and 22 %. It should be 20 % (3 December 2026, seed 0, 38 s on a busy Xeon with AMX; with 1,280 points, chance alone gives errors of about 1.1 %). The picture above has 20 levels from σ = 20 to 0.1, 75 steps each, ε = 0.005, 5,000 points, and denoises them at the end.
+This puts the following shares of the points into the left mode:
+
+| | the paper's: exact score | learned score | should be |
+|---|--:|--:|--:|
+| Langevin dynamics | 50 % | 51 % | 20 % |
+| annealed Langevin dynamics | 22 % | 22 % | 20 % |
+
+(3 December 2026, seed 0, 38 s on a busy Xeon with AMX. With 1,280 points, chance gives errors of about 1.1 percentage points. The picture above has 20 levels from σ = 20 to 0.1, 75 steps each, ε = 0.005, 5,000 points, and denoises them at the end.)
 
 ## Figure 4: through the noise levels
 
@@ -326,7 +347,7 @@ These are the first hundred of {numbers["n"]:,} samples by annealed Langevin dyn
 | the default sampler | {default[0]:.2f} | {default[0] / real[0]:.1f} | {100 * default[1]:.0f} % |
 | held-out digits (the floor) | {real[0]:.2f} | 1 | {100 * real[1]:.0f} % |
 
-Samples can score better than held-out digits because the features come from a classifier that was trained on the images that the samples imitate.
+Samples can be closer than held-out digits because the features come from a classifier that was trained on the images that the samples imitate.
 
 ## Figure 6: inpainting
 
@@ -354,7 +375,7 @@ None of these samples (above) is a copy of its nearest training image (below).
 
 `python ./{paper.single}`
 
-This model was trained at a single level, σ = 0.2. Most of its samples are loose strokes, and some are empty: after {paper.minutes:g} minutes of training, the Fréchet distance of {numbers["n"]:,} of them is {baseline[0]:.0f}, and the floor {real[0]:.2f}. (With a single level, `--sigma-max` doesn't matter for training; it only says with how much noise sampling starts.)
+This model was trained at a single level, σ = 0.2. Most of its samples are loose strokes, and some are empty: after {paper.minutes:g} minutes of training, the Fréchet distance of {numbers["n"]:,} of them is {baseline[0] / real[0]:.0f} times the floor ({baseline[0]:.0f}, for a floor of {real[0]:.2f}). (With a single level, `--sigma-max` doesn't matter for training; it only says with how much noise sampling starts.)
 """,
         encoding="utf-8",
     )
