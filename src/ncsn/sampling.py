@@ -131,9 +131,9 @@ class Sampling:
     ``sigma_max``: the first noise level.
     ``sigma_min``: the last noise level, > 0 and at most ``sigma_max``.
     ``sampler``: a name in ``SAMPLERS``.
-    ``levels``: the number of noise levels, 1 to ``MOST_LEVELS``; or the levels themselves, descending.  If the sampler
+    ``levels``: the number of noise levels, 1 to 10,000; or the levels themselves, descending.  If the sampler
     supports restarts, levels may rise, and noise is added there.
-    ``steps``: Langevin steps, per level if annealed; 1 to ``MOST_STEPS``.
+    ``steps``: Langevin steps, per level if annealed; 1 to 10,000,000.
     ``eps``: the Langevin step size α > 0 at the smallest level.  With 4σ_min² or more, annealed Langevin dynamics
     diverges.
     ``guidance``: the guidance scale, ≥ 0; 1 disables guidance.

@@ -52,7 +52,7 @@ def surprise(
     repeats: int = 4,
     generator: torch.Generator | None = None,
 ) -> Surprise:
-    """−log p(x) of points, split by coordinate and by noise level, from 2 × ``levels`` × ``repeats`` evaluations.
+    """−log p(x) of points, split by coordinate and by noise level, from 2 × ``levels`` × ``repeats`` + 1 evaluations.
 
     ``score``: the score of the noised data.
     ``x``: points, (b, *d).

@@ -179,21 +179,22 @@ class Dataset:
 
     The defaults of training:
 
-    ``noun``: the word for examples.
-    ``network``: the network that learns it; ``minutes``: how long; ``precision``: its arithmetic.
+    ``noun``: what messages call the examples, such as "images".
+    ``network``: the name of the network; ``minutes``: the time budget; ``precision``: the network's arithmetic.
     ``prior``: the run in the package that a training on few examples starts from, if there is one.
     ``headroom``: the default σ_max in leading standard deviations of the data.
     ``log_sigma_mean``: limits for the rule that chooses the mean of ln σ; ``log_sigma_std``: its standard deviation.
     ``held_out``: sizes of the batches of held-out examples in an evaluation of the averaged weights.
-    ``evaluations``: how many there are: number k comes after a share (k/evaluations)^evaluation_power of the budget.
+    ``evaluations``: how many such evaluations there are; number k comes after a share
+    (k/evaluations)^evaluation_power of the budget.
     ``evaluation_spacing``: the smallest number of steps between two of them; those due earlier are skipped.
     ``evaluates_start``: whether the first one comes before the first step.
     ``tolerance``: the share by which the held-out loss may exceed its minimum before the best average is restored.
     ``patience``: the share by which it may exceed its minimum before training stops.
     ``guided``: whether sampling uses guidance.
     ``posterior_targets``: whether training may use posterior targets at high noise.
-    ``refused``: options that do not apply.
-    ``shown``: how many samples training draws at the end, as a multiple of its setting.
+    ``refused``: options of training that are rejected, because they don't apply to this data.
+    ``shown``: how many samples training draws at the end, as a multiple of the option ``samples``.
     """
 
     train: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n *d"]
