@@ -250,7 +250,7 @@ This page reproduces figures 1 to 6 of Song & Ermon, "Generative Modeling by Est
 | [4 and 5a](#figure-5a-digits) | Annealed Langevin dynamics draws digits. | their distance from test images is {annealed[0] / real[0]:.1f} times that of real digits |
 | [6](#figure-6-inpainting) | The same score completes images. | completions of half a digit |
 
-We don't reproduce its results on CelebA and CIFAR-10. The three experiments of README have pages of their own: [the circle](tutorials/circle.md), [the mixture](tutorials/mixture.md) and [digits](tutorials/digits.md). `python examples/paper.py` draws the figures below in about fifteen minutes, with the model in the package.
+We don't reproduce its results on CelebA and CIFAR-10. Three experiments have pages of their own: [the circle](tutorials/circle.md), [the mixture](tutorials/mixture.md) and [digits](tutorials/digits.md). `python examples/paper.py` draws the figures below in about fifteen minutes, with the model in the package.
 
 ## What is the paper's, and what isn't
 
@@ -260,13 +260,13 @@ The default training of ncsn isn't the paper's: much has been learned since 2019
 |---|---|---|---|
 | network | RefineNet with conditional instance normalisation | simplified U-Net | [examples/refinenet.py](../examples/refinenet.py) |
 | score from the network's output F | s = F | EDM: a Gaussian's score plus a residual | `--preconditioning plain` |
-| noise levels in training | ten, from σ = 1 to 0.01 | ln σ is normal, σ from 0.01 to 10 | `--proposal geometric --levels 10 --sigma-max 1` |
+| noise levels in training | ten, from σ = 1 to 0.01 | ln σ is normal, σ from 0.01 to 10 | `--proposal geometric` `--levels 10` `--sigma-max 1` |
 | weight of a level | λ(σ) = σ², the mean over levels | 2(σ² + σ_d²)/σ_d² times that | comes with `plain` |
 | target | −z/σ | at σ > 0.75, its mean over all training images | `--posterior-above 10` (σ_max) |
-| labels, guidance | neither | both | `--no-classes --guidance 1` |
-| optimiser | Adam at 0.001 | Muon and Adam, rates that decay | `--optimizer adam --adam-rate 0.001 --schedule constant` |
+| labels, guidance | neither | both | `--no-classes` `--guidance 1` |
+| optimiser | Adam at 0.001 | Muon and Adam, rates that decay | `--optimizer adam` `--adam-rate 0.001` `--schedule constant` |
 | weights | the last ones | a moving average, as the authors' later code | – |
-| sampler | annealed Langevin dynamics, 10 × 100 steps, ε = 2·10⁻⁵, from uniform noise, not denoised | SDE-DPM-Solver++, 12 levels, from N(μ, σ_max²) | `--sampler ncsn --langevin-steps 100 --eps 2e-5` |
+| sampler | annealed Langevin dynamics, 10 × 100 steps, ε = 2·10⁻⁵, from uniform noise, not denoised | SDE-DPM-Solver++, 12 levels, from N(μ, σ_max²) | `--sampler ncsn` `--langevin-steps 100` `--eps 2e-5` |
 
 ### Train with the paper's settings
 
