@@ -1,4 +1,4 @@
-# `make check` checks everything.  It installs into the active Python environment, unless INSTALL=: is given.
+# `make check` runs what every change must pass.  It installs into the active Python environment, unless INSTALL=: is given.
 PYTHON ?= python
 # Most modules that are installed are never imported, so compiling them all would only take time.
 INSTALL ?= $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-compile --editable
