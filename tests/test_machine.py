@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 import ncsn
 from ncsn import Run, ScoreModel
 from ncsn.machine import hardware
-from ncsn.machine.hardware import Load, threads_for
+from ncsn.machine.hardware import Load, in_parallel, threads_for
 from ncsn.machine.messages import bar, forecast, quieter
 from ncsn.networks import MLP, UNet
 from ncsn.settings import TrainSettings
@@ -251,15 +252,52 @@ def test_one_thread_computes_small_networks_unless_the_user_has_said_how_many(
         lambda: run.log_prob(x[:2], tolerance=0.5),
         lambda: run.impute([[0.0, math.nan]], 2),
     ):
-        used.append(threads_of(run.model.network))
+        seen = threads_of(run.model.network)
         use()
+        used.append({*seen})
         assert torch.get_num_threads() == 2
     many = threads_of(images := UNet(1, (4,), 1, 4))
     wide = threads_of(large := MLP(2, 1024, 2))
     for score, size in ((ScoreModel(images), (1, 4, 4)), (ScoreModel(large), (2,))):
         Run.of(score, size, sigma_max=5.0, sigma_min=0.1).sample(2, levels=3)
-    assert used == [{1 if fixed is None else 2}] * 5
+    *others, imputed = used
+    assert others == [{1 if fixed is None else 2}] * 4
+    assert imputed == {1}, "of two batches at once"
     assert (many, wide) == ({2}, {2})
+
+
+def test_computations_at_once_have_a_thread_each_and_their_results_keep_their_order(
+    threads: Callable[[int], None],
+) -> None:
+    together = threading.Barrier(3, timeout=20)
+
+    def work(number: int) -> tuple[int, int]:
+        together.wait()
+        return number, torch.get_num_threads()
+
+    threads(2)
+    assert [*in_parallel(work, range(6), 3)] == [(number, 1) for number in range(6)]
+    assert torch.get_num_threads() == 2
+    with pytest.raises(ZeroDivisionError):
+        [*in_parallel(lambda number: 1 // number, [3, 0, 3], 2)]
+    assert torch.get_num_threads() == 2
+
+
+def test_imputations_do_not_depend_on_how_many_are_computed_at_once(
+    threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "LOAD", SimpleNamespace(threads=lambda most: most))
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    run = fit_table(x, steps=2, settings=TrainSettings(channels=(8,), blocks=1, minutes=None), quiet=True)
+    gaps = x[:5].clone()
+    gaps[:, 1] = math.nan
+    draws = list[Tensor]()
+    for number in (1, 3):
+        threads(number)
+        draws.append(run.impute(gaps, 600).draws)  # a batch for each row
+    assert draws[0].equal(draws[1])
+    correlations = torch.corrcoef(draws[0][:, :, 1].T) - torch.eye(5)
+    assert correlations.abs().max() < 0.25, "each row has noise of its own"
 
 
 @pytest.mark.parametrize(("library", "calls"), [("glibc", [call(-1, 2**30), call(-3, 2**30)]), ("musl", [])])
@@ -295,11 +333,11 @@ def test_a_long_wait_is_announced_after_its_first_part(
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    for number in forecast(range(5), "rows"):
+    for number in forecast(range(5), 5, "rows"):
         assert capsys.readouterr() == ("", said if number == 1 else "")
         now[0] += seconds
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    for _ in forecast(range(5), "rows"):
+    for _ in forecast(range(5), 5, "rows"):
         now[0] += seconds
     assert capsys.readouterr() == ("", "")
 

@@ -123,7 +123,7 @@ class SignalRun(ImputingRun):
             for batch in torch.split((pattern == number).nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
         ]
         name = f"{len(x)} signals"
-        for gaps, batch in bar(forecast(batches, name), name, total=len(batches)):
+        for gaps, batch in bar(forecast(batches, len(batches), name), name, total=len(batches)):
             drawn = self._draw_gap(z[batch], gaps.to(self.device), n, generator)
             draws[:, batch] = torch.where(gaps, drawn.to(draws), draws[:, batch])
         point = torch.where(missing, draws.mean(0), x)

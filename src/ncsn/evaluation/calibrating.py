@@ -172,7 +172,7 @@ def trials(
     truths, hidden = truths[has_hidden], hidden[has_hidden]
     with bar(total=len(truths), name=name, unit="trial") as progress:
         batches = [*zip(torch.split(truths, size), torch.split(hidden, size), strict=True)]
-        for x, gaps in forecast(batches, f"{len(truths)} trials ({name})"):
+        for x, gaps in forecast(batches, len(batches), f"{len(truths)} trials ({name})"):
             # Threads are reported before it gets quiet; otherwise each batch would show a bar and warnings.
             with threads_for(), quieter(logging.ERROR):
                 draws = draw(x, gaps, k)

@@ -9,12 +9,13 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import psutil
 import torch
@@ -26,6 +27,8 @@ from torch.distributed.rendezvous import rendezvous
 from ncsn.machine.messages import is_shown, limit_seconds, log
 from ncsn.validation import one_line
 
+T = TypeVar("T")
+R = TypeVar("R")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for what mallopt sets, in malloc.h
 FIRST_CHECK, CHECK_INTERVAL = 0.2, 2.0  # of other programs' load, in seconds
 TOLERATED_LOAD = 0.4  # processors that other programs may use before ncsn drops a thread
@@ -216,6 +219,30 @@ def threads_for(score: object = None, *, steady: bool = False) -> Iterator[None]
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
+
+
+def free_threads(device: torch.device) -> int:
+    """How many computations to do at once: one, except on a CPU, where each free processor does one."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu":
+        return 1
+    return threads if any(name in os.environ for name in FIXED_BY) else LOAD.threads(threads)
+
+
+def in_parallel(work: Callable[[T], R], items: Iterable[T], at_once: int) -> Iterator[R]:
+    """Yield ``work(item)`` for each item, in order; ``at_once`` of them are computed at a time, by one thread each.
+
+    They share nothing, so they don't wait for each other as the threads of a single computation do, and results don't
+    depend on ``at_once``.  torch's modes, such as ``no_grad``, belong to a thread, so ``work`` must set them.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        yield from pool.map(work, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 

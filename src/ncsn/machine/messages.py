@@ -83,17 +83,19 @@ def bar(items: Iterable[T] | None = None, name: str | None = None, **options: ob
     return Bar(items, name, mininterval=refresh_interval(), **options)
 
 
-def forecast(batches: Sequence[T], name: str) -> Iterator[T]:
-    """Yield ``batches`` of equal cost; after the first, say how long the others will take if that is a while.
+def forecast(batches: Iterable[T], total: int, name: str, at_once: int = 1) -> Iterator[T]:
+    """Yield ``batches`` of equal cost, or their results; after the first, say how long the others will take.
 
     As part of the progress, this goes to standard error, and is hidden where bars are.
+
+    ``total``: how many there are; ``at_once``: how many are computed at the same time.
     """
     began = time.monotonic()
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(batches, 1):
         yield batch
-        left = (time.monotonic() - began) * (len(batches) - 1)
+        left = (time.monotonic() - began) / number * (total - number)
         hidden = sys.stderr is None or not is_shown(logging.INFO) or "TQDM_DISABLE" in os.environ
-        if number == 0 and left >= WORTH_SAYING and not hidden:
+        if number == at_once and left >= WORTH_SAYING and not hidden:
             wait = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} minutes"
             tqdm.write(f"{name}: about {wait}", file=sys.stderr)
 

@@ -17,7 +17,7 @@ from ncsn.conditionals import ConditionalModel
 from ncsn.data.columns import Columns, Discrete, Number, columns_of, insert_rest, name_of, select
 from ncsn.data.dataset import OTHER_DATA, Dataset, short_name
 from ncsn.likelihood import LogDensities, log_prob
-from ncsn.machine.hardware import threads_for, uncompiled
+from ncsn.machine.hardware import choose_autocast, free_threads, in_parallel, threads_for, uncompiled
 from ncsn.machine.messages import bar, forecast, log
 from ncsn.metrics import Trials, rank
 from ncsn.prior import Classes, Prior
@@ -241,13 +241,12 @@ class TableRun(ImputingRun):
         n = whole("n", n, 1)
         generator = generator_of(seed, self.device)
         skip = unseen == "skip"
-        with threads_for(self.score, steady=True):  # samplers adapt to the load at every step
-            x = self._numbers(rows, unseen)
-            if (frame := frame_in(rows)) is not None:
-                return self._impute_frame(frame, x, n, generator, skip=skip)
-            if unseen == "error":
-                self.transform.check(x)
-            return self._impute(x, n, generator, skip=skip)
+        x = self._numbers(rows, unseen)
+        if (frame := frame_in(rows)) is not None:
+            return self._impute_frame(frame, x, n, generator, skip=skip)
+        if unseen == "error":
+            self.transform.check(x)
+        return self._impute(x, n, generator, skip=skip)
 
     @torch.no_grad()
     def probabilities(self, rows: object, column: object) -> UserData:
@@ -287,7 +286,7 @@ class TableRun(ImputingRun):
 
         ``skip``: don't impute rows with impossible numbers, so that their gaps stay NaN.
         """
-        assert self.conditionals
+        quick = self._in_16_bits()
         possible = self.transform.possible(x)
         missing = x.isnan()
         z = self.transform.forward(x.masked_fill(~possible, torch.nan)).float()
@@ -300,14 +299,30 @@ class TableRun(ImputingRun):
             for batch in torch.split(rows.nonzero()[:, 0], max(1, DRAWS_AT_ONCE // n))
             if len(batch)
         ]
+        seeds = torch.randint(2**62, (len(batches),), generator=generator, device=self.device).tolist()
+
+        @torch.no_grad()
+        def draw(numbered: tuple[int, Int64[Tensor, "k"]]) -> Float64[Tensor, "n k d"]:
+            number, batch = numbered
+            chance = torch.Generator(self.device).manual_seed(seeds[number])
+            drawn = quick._draw_cells(z[batch].to(self.device), n, chance)
+            return self.transform.inverse(drawn.flatten(0, 1)).view(n, len(batch), -1).to(x)
+
         draws = x.repeat(n, 1, 1)
         name = f"{len(x)} rows"
-        for batch in bar(forecast(batches, name), name, total=len(batches)):
-            drawn = self._draw_cells(z[batch].to(self.device), n, generator)
-            drawn_rows = self.transform.inverse(drawn.flatten(0, 1)).view(n, len(batch), -1)
-            draws[:, batch] = torch.where(missing[batch], drawn_rows.to(draws), draws[:, batch])
+        at_once = free_threads(self.device)
+        drawn_batches = in_parallel(draw, enumerate(batches), at_once)
+        progress = bar(forecast(drawn_batches, len(batches), name, at_once), name, total=len(batches))
+        for batch, drawn in zip(batches, progress, strict=True):
+            draws[:, batch] = torch.where(missing[batch], drawn, draws[:, batch])
         point, spread = self._summarise(draws)
         return Imputed(x, draws, torch.where(missing, point, x), spread, self)
+
+    def _in_16_bits(self) -> Self:
+        """The run whose network computes in 16 bits if that is faster here, which draws don't show."""
+        model = copy.copy(self.conditionals)
+        model.autocast = choose_autocast("auto", self.device)
+        return replace(self, score=model)
 
     def _draw_cells(self, z: Float[Tensor, "b e"], n: int, generator: torch.Generator) -> Float[Tensor, "n b e"]:
         """``n`` draws of each row of ``z`` given what is known of it (the rest is NaN), in the model's units."""
