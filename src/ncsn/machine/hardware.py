@@ -240,7 +240,7 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], at_once: int) -> Ite
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(at_once)
     try:
-        yield from pool.map(work, items)
+        yield from pool.map(work, items) if at_once > 1 else map(work, items)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
