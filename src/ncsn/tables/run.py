@@ -41,6 +41,7 @@ from ncsn.tables.imputed import (
 )
 from ncsn.tables.learning import Table
 from ncsn.tables.read import frame_in, read_frame, read_table, table_of_array, zone_of
+from ncsn.tables.worth import cells_of, information
 from ncsn.validation import as_numbers, check_type, counted, one_line, whole
 
 if TYPE_CHECKING:
@@ -279,6 +280,30 @@ class TableRun(ImputingRun):
 
         labels = decode(chosen, np.array(chosen.values), columns.field(chosen))
         return pandas.DataFrame(chances.cpu().numpy(), frame.index, pandas.Index(labels, name=column))
+
+    @torch.no_grad()
+    def worth(self, row: object, of: object, n: int = 1000, *, seed: int | torch.Generator = 0) -> "pandas.DataFrame":
+        """What to measure next: the information that each unknown column is expected to give about the column ``of``.
+
+        That is the mutual information of the two given what is known, E[log p(of | known, column) − log p(of | known)],
+        averaged over ``n`` completions of the row that the run draws (Lindley 1956, "On a Measure of the Information
+        Provided by an Experiment").  It is what the run believes, and about a single next measurement: two columns may
+        say more together than apart, or the same twice.
+
+        ``row``: the known values of a row, ``{"age": 61}``; or a Series or a DataFrame of one row, NaN where unknown.
+        ``of``: the label of a column that is unknown in this row.
+        ``n``: the number of completions, at least 2.
+        ``seed``: a number, or a generator on the run's device, which is advanced.
+        Returns a DataFrame with a row for each other unknown column, the most informative first: ``nats`` and their
+        ``standard_error``.  Small values can be negative by chance.
+        Raises ValueError for unknown columns or impossible values, if ``of`` or every other column is known, and if the
+        network is your own.
+        """
+        columns = self.columns
+        if name_of(of) not in columns.names:
+            raise ValueError(f"of is {of!r}, but the columns are {one_line(', '.join(columns.names))}")
+        target = columns.names.index(name_of(of))
+        return information(self, cells_of(row, columns), target, whole("n", n, 2), generator_of(seed, self.device))
 
     @torch.no_grad()
     def _impute(self, x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool = False) -> Imputed:
