@@ -235,7 +235,7 @@ def image_run(score: ncsn.Score, shape: tuple[int, int, int], *, sigma_max: floa
 
 COMMANDS = [
     *("train", "sample", "export", "play", "evaluate", "likelihood", "calibrate"),
-    *("impute", "inpaint", "denoise", "superres", "deblur"),
+    *("impute", "doubt", "inpaint", "denoise", "superres", "deblur"),
 ]
 
 

@@ -11,7 +11,7 @@ from ncsn.cli import console
 from ncsn.cli.measure import Calibrate, Evaluate, Likelihood
 from ncsn.cli.sample import Sample
 from ncsn.cli.share import Export, Play
-from ncsn.cli.solve import Deblur, Denoise, Impute, Inpaint, Superres
+from ncsn.cli.solve import Deblur, Denoise, Doubt, Impute, Inpaint, Superres
 from ncsn.cli.train import Train
 
 COMMANDS: dict[str, type] = {
@@ -23,6 +23,7 @@ COMMANDS: dict[str, type] = {
     "likelihood": Likelihood,
     "calibrate": Calibrate,
     "impute": Impute,
+    "doubt": Doubt,
     "inpaint": Inpaint,
     "denoise": Denoise,
     "superres": Superres,

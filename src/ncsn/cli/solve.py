@@ -1,4 +1,4 @@
-"""``ncsn inpaint``, ``denoise``, ``superres``, ``deblur`` and ``impute``: inverse problems with a run as the prior."""
+"""``ncsn inpaint``, ``denoise``, ``superres``, ``deblur``, ``impute`` and ``doubt``: a run as the prior."""
 
 import time
 from dataclasses import dataclass
@@ -248,3 +248,34 @@ class Impute(RunOptions):
             raise ValueError(f"{self.run} generates {run.examples.noun}; use ncsn inpaint instead")
         for line in run.impute_file(self.rows, self.n, self.seed, self.out, self.draws):
             log.info(line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubt(RunOptions):
+    """Find cells of a table that may be wrong, by their distribution given the rest of their row.
+
+    Args:
+        rows: A table with the run's column names. Empty cells are not judged.
+        out: The output table (.csv, .tsv or .parquet), with a line for each cell, the most doubtful first: row (counted
+            from 0), column, value, expected (the 5 % and 95 % quantiles, or the most probable value), p_value, and
+            p_corrected for the number of cells.
+        overwrite: Replace an existing file.
+    """
+
+    rows: tyro.conf.Positional[Path]
+    out: Path = Path("doubts.csv")
+    overwrite: bool = False
+
+    def __call__(self) -> None:
+        import ncsn
+        from ncsn.tables.frames import write_frame
+        from ncsn.tables.read import read_frame
+
+        check_output(self.out, *TABLES, overwrite=self.overwrite)
+        run = ncsn.load(self.run, device=self.device)
+        if not isinstance(run, ncsn.TableRun):
+            raise ValueError(f"{self.run} generates {run.examples.noun}; only cells of a table can be doubted")
+        doubts = run.doubt(read_frame(self.rows))
+        write_frame(doubts.astype({"value": str, "expected": str}), self.out)
+        doubtful = int((doubts["p_corrected"] <= 0.05).sum())
+        log.info(f"{self.out}: {len(doubts):,} cells, of which {doubtful:,} are doubtful (p_corrected at most 0.05)")

@@ -182,10 +182,13 @@ class Number(Column):
             codes = torch.where(is_atom.any(1), 1 + is_atom.double().argmax(1), 0)
         return codes.double().where(~x.isnan(), x)
 
+    def on_line(self, x: Numbers, place: Numbers | float = 0.5) -> Numbers:
+        """Where numbers are on the line, z, as if there were no atoms."""
+        return interpolate((self.enter(x, place) - self.shift) / self.scale, self.knots)[0]
+
     def forward(self, x: Numbers, place: Numbers | float = 0.5) -> Numbers:
         """The model's numbers z; NaN for atoms."""
-        z = interpolate((self.enter(x, place) - self.shift) / self.scale, self.knots)[0]
-        return z.masked_fill(self.encode(x) > 0, torch.nan)
+        return self.on_line(x, place).masked_fill(self.encode(x) > 0, torch.nan)
 
     def log_abs_det_jacobian(self, x: Numbers, place: Numbers | float = 0.5) -> Numbers:
         """The logarithm of |dz/dx|, where atoms and the cells of whole numbers have volume 1; 0 for missing cells."""
@@ -227,7 +230,7 @@ class Number(Column):
         Numbers that aren't whole where all are, and more than 30 standard deviations away, are impossible.  Unlike
         samples, numbers may lie outside the bounds, as held-out rows do, and off the grid.
         """
-        z = interpolate((self.enter(x, 0.5) - self.shift) / self.scale, self.knots)[0]
+        z = self.on_line(x)
         inverse = self.reach(z)
         invertible = torch.isclose(inverse, x) | ((inverse - x).abs() <= max(0.51 * self.step, 1e-9 * self.scale))
         in_range = (z.abs() <= FAR) & (x >= self.least)

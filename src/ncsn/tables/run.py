@@ -27,6 +27,7 @@ from ncsn.run.steps import generator_of
 from ncsn.samplers import Step
 from ncsn.score import Sigma, tweedie
 from ncsn.settings import Reading
+from ncsn.tables.doubt import doubt_cells
 from ncsn.tables.frames import cells_by_name, decode, frame_of, numbers_of
 from ncsn.tables.imputed import (
     DRAWS,
@@ -280,6 +281,24 @@ class TableRun(ImputingRun):
 
         labels = decode(chosen, np.array(chosen.values), columns.field(chosen))
         return pandas.DataFrame(chances.cpu().numpy(), frame.index, pandas.Index(labels, name=column))
+
+    def doubt(self, rows: object) -> "pandas.DataFrame":
+        """Judge each known cell by its distribution given the rest of its row, to find cells that may be wrong.
+
+        The p-value of a number is twice the probability of numbers at least as low, or at least as high; that of a
+        category or of one of few values is the probability of all values at most as probable.  It is computed without
+        draws.  Missing cells aren't judged; values that are impossible, judging by the training data, have p 0, and
+        aren't used to judge others.
+
+        ``rows``: rows as for ``impute``.
+        Returns a DataFrame with a line for each cell, by ascending p: ``row`` (the label in the index, or the place
+        from 0), ``column``, ``value``, ``expected`` (the 5 % and 95 % quantiles, or the most probable value),
+        ``p_value``, and ``p_corrected``: if you doubt all cells where it is at most q, a share of about q of them are
+        right (Benjamini & Hochberg 1995).
+        Raises ValueError for unknown columns and text in columns of numbers, and if the network is your own.
+        """
+        assert self.conditionals
+        return doubt_cells(self, rows)
 
     @torch.no_grad()
     def worth(self, row: object, of: object, n: int = 1000, *, seed: int | torch.Generator = 0) -> "pandas.DataFrame":
