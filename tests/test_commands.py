@@ -536,6 +536,8 @@ def test_the_model_in_the_package_draws_digits_at_once(here: Path) -> None:
         ("evaluate POINTS --features pixels", "--features"),
         ("impute mnist x.csv", "inpaint"),
         ("impute POINTS x.csv --out y.npy", "y.npy"),
+        ("doubt mnist x.csv", "only cells of a table"),
+        ("doubt POINTS x.csv --out taken.png", ".csv, .tsv, .parquet"),
         # After the data is described.
         ("evaluate mnist --features nothing --out new", "features is nothing"),
         ("train x.npy --signals --from POINTS --steps 1 --out new", "generates rows"),

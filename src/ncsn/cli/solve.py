@@ -257,7 +257,7 @@ class Doubt(RunOptions):
     Args:
         rows: A table with the run's column names. Empty cells are not judged.
         out: The output table (.csv, .tsv or .parquet), with a line for each cell, the most doubtful first: row (counted
-            from 0), column, value, expected (the 5 % and 95 % quantiles, or the most probable value), p_value, and
+            from 1), column, value, expected (the 5 % and 95 % quantiles, or the most probable value), p_value, and
             p_corrected for the number of cells.
         overwrite: Replace an existing file.
     """
@@ -275,7 +275,8 @@ class Doubt(RunOptions):
         run = ncsn.load(self.run, device=self.device)
         if not isinstance(run, ncsn.TableRun):
             raise ValueError(f"{self.run} generates {run.examples.noun}; only cells of a table can be doubted")
-        doubts = run.doubt(read_frame(self.rows))
+        doubts = run.doubt(read_frame(self.rows).reset_index(drop=True))
+        doubts["row"] += 1
         write_frame(doubts.astype({"value": str, "expected": str}), self.out)
         doubtful = int((doubts["p_corrected"] <= 0.05).sum())
         log.info(f"{self.out}: {len(doubts):,} cells, of which {doubtful:,} are doubtful (p_corrected at most 0.05)")

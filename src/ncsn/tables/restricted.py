@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import torch
@@ -59,6 +59,10 @@ class RestrictedRun(TableRun):
             start += len(rows)
             normalised = densities.log_prob - share.log()
             yield replace(densities, log_prob=torch.where(self._allows(rows), normalised, -math.inf))
+
+    def doubt(self, rows: object) -> NoReturn:
+        """Raises ValueError: doubt computes distributions of single cells, without draws that could be rejected."""
+        raise ValueError("doubt can't use a rule or a prior; call it for the run without")
 
     def _draw(self, n: int, options: SeededOptions) -> Shaped[Tensor, "n d"]:
         """``n`` samples in the user's units that are allowed."""

@@ -285,17 +285,21 @@ class TableRun(ImputingRun):
     def doubt(self, rows: object) -> "pandas.DataFrame":
         """Judge each known cell by its distribution given the rest of its row, to find cells that may be wrong.
 
-        The p-value of a number is twice the probability of numbers at least as low, or at least as high; that of a
-        category or of one of few values is the probability of all values at most as probable.  It is computed without
-        draws.  Missing cells aren't judged; values that are impossible, judging by the training data, have p 0, and
-        aren't used to judge others.
+        The p-value of a number is twice the probability of numbers at least as low, or at least as high, whichever is
+        less.  The p-value of a category, or of one of few values, is the probability of all values that are at most
+        as probable.  Both are computed without draws.  Values that are impossible, judging by the training data,
+        have p 0.  Missing cells aren't judged.
+
+        A wrong cell would make the others in its row look wrong.  So the most doubtful cell of a row is hidden if its
+        p-value is below 0.001, and the rest of the row is judged again.
 
         ``rows``: rows as for ``impute``.
         Returns a DataFrame with a line for each cell, by ascending p: ``row`` (the label in the index, or the place
         from 0), ``column``, ``value``, ``expected`` (the 5 % and 95 % quantiles, or the most probable value),
-        ``p_value``, and ``p_corrected``: if you doubt all cells where it is at most q, a share of about q of them are
-        right (Benjamini & Hochberg 1995).
-        Raises ValueError for unknown columns and text in columns of numbers, and if the network is your own.
+        ``p_value``, and ``p_corrected`` for the number of cells: if you doubt all cells where it is at most q, about
+        a share q of them are right (Benjamini & Hochberg 1995).
+        Raises ValueError for unknown columns, text in columns of numbers, and rows without known cells, and if the
+        network is your own.
         """
         assert self.conditionals
         return doubt_cells(self, rows)
