@@ -1,8 +1,9 @@
-"""Posteriors of five simulators: ncsn's conditional draws compared with the estimators of PyPI's sbi.
+"""Posteriors of simulators: ncsn's conditional draws compared with the estimators of PyPI's sbi.
 
 The tasks come from Lueckmann et al. (2021), "Benchmarking Simulation-Based Inference" (arXiv:2101.04653, appendix T).
-Each has an exact posterior, so draws can be compared with draws of the truth.  Parameters and observations are drawn
-with seeds of our own: these aren't the ten observations of the paper, and its numbers can't be compared one to one.
+Five of them have an exact posterior, from which the true draws come; their observations are drawn with seeds of our
+own.  With ``--sbibm``, all eight are judged by the paper's own observations and reference draws, so that c2st can be
+compared with the paper's (with ``--draws 10000 --observations 10``).
 
 Every way learns from the same simulations, ``--rows`` of them, and draws ``--draws`` parameters for each observation:
 
@@ -20,17 +21,16 @@ The columns:
 - train, draw: seconds of processor time.  A way trains once for a task.
 
 The line "floor" is the c2st of a second set of exact draws for the first observation, which differs from 0.5 by chance
-only.  The last line of a way is the verdict of ``ncsn.evaluation.calibration`` on 39 draws for each of ``--trials`` new
-simulations.
+only; tasks without an exact posterior have none.  The last line of a way is the verdict of
+``ncsn.evaluation.calibration`` on 39 draws for each of ``--trials`` new simulations.
 
 `python benchmarks/sbi.py --minutes 1.5` runs all that is installed (`pip install sbi`); `--tasks slcp --ways ours npe`
 chooses; `--equal` lets sbi's way train first, and gives ours as many steps as take the same processor time;
 `--steps 2000` trains ours by steps, so that a busy machine makes no difference.  `--seed` simulates and trains
 differently and leaves the observations as they are.  `OMP_NUM_THREADS=1` makes processor time comparable.
 
-`--mini-sbibm sbi/tests`, a folder of sbi's source, runs the tasks of sbi's own benchmark instead, with their reference
-samples and three observations each: `--tasks two_moons slcp gaussian_linear --mini-sbibm sbi/tests --equal`.  In sbi's
-own test, `benchmarks.sbi.NCSN` can be added to the list of trainers.
+`--sbibm sbibm-1.1.0-py2.py3-none-any.whl` is the file that `pip download --no-deps sbibm==1.1.0` saves.  Tasks
+without an exact posterior, `neuron`, `sir` and `predators`, need it.  `--trials 0` leaves the verdict out.
 """
 
 import math
@@ -46,12 +46,15 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
+import numpy as np
+import pandas as pd
 import torch
 import tyro
 from jaxtyping import Float64
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal, Uniform
+from torch.distributions import Distribution, Independent, LogNormal, MultivariateNormal, Normal, Uniform
 from torch.special import ndtr, ndtri
 
 import ncsn
@@ -71,15 +74,18 @@ Draw = Callable[[Observation, int], Theta]
 
 
 class Simulator(NamedTuple):
-    """A prior, a simulator and the exact answer.
+    """A prior, a simulator and, where there is one, the exact answer.
 
+    ``sbibm``: the name of the task in sbibm.
     ``simulate(theta, generator)``: data, one row for each row of parameters.
     ``posterior(x, n, generator)``: exact, independent draws.
     """
 
+    sbibm: str
+
     prior: Distribution
     simulate: Callable[[Theta, torch.Generator], Data]
-    posterior: Callable[[Observation, int, torch.Generator], Theta]
+    posterior: Callable[[Observation, int, torch.Generator], Theta] | None = None
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -103,7 +109,10 @@ def box(dim: int, bound: float) -> Distribution:
 
 
 def draw_prior(simulator: Simulator, n: int, generator: torch.Generator) -> Theta:
-    """``n`` draws by the inverse distribution function, because torch's ``sample`` takes no generator."""
+    """``n`` draws; torch's ``sample`` takes no generator."""
+    if isinstance(simulator.prior, MultivariateNormal):
+        z = normals(n, *simulator.prior.event_shape, generator=generator)
+        return simulator.prior.loc + z @ simulator.prior.scale_tril.T
     base = simulator.prior.base_dist  # type: ignore[attr-defined]
     draws: Tensor = base.icdf(uniforms(n, *base.batch_shape, generator=generator))
     return draws
@@ -237,14 +246,97 @@ def slcp_posterior(x: Observation, n: int, generator: torch.Generator) -> Theta:
     return draw_until(n, propose)
 
 
+STIMULUS = torch.from_numpy(np.random.RandomState(42).standard_normal(100))  # of sbibm
+# A neuron's input at each of 100 times: a constant, and the stimulus up to eight steps before.
+INPUTS = torch.stack([torch.ones(100).double(), *(torch.cat([torch.zeros(k), STIMULUS])[:100] for k in range(9))], 1)
+
+
+def neuron_prior() -> Distribution:
+    """An offset of variance 2 and a filter of nine weights, whose second differences are small, T.5."""
+    differences = torch.eye(9) - torch.diag(torch.ones(8), -1)
+    smoothness = differences @ differences + torch.diag(torch.arange(9) / 9).sqrt()
+    precision = torch.zeros(10, 10).double()
+    precision[0, 0] = 0.5
+    precision[1:, 1:] = smoothness.T @ smoothness
+    return MultivariateNormal(torch.zeros(10).double(), precision_matrix=precision, validate_args=False)
+
+
+def simulate_neuron(theta: Theta, generator: torch.Generator) -> Data:
+    """The number of spikes, and the mean stimulus before them times that number, T.5."""
+    chances = (theta @ INPUTS.T).sigmoid()
+    spikes = uniforms(*chances.shape, generator=generator) < chances
+    return spikes.double() @ INPUTS
+
+
+def solve_ode(slope: Callable[[Tensor], Tensor], start: Tensor, step: float, steps: int, every: int) -> Tensor:
+    """Every ``every``-th state of ``steps`` classical Runge-Kutta steps, (times, ...), from the start on."""
+    states, state = [start], start
+    for i in range(1, steps + 1):
+        first = slope(state)
+        second = slope(state + step / 2 * first)
+        third = slope(state + step / 2 * second)
+        fourth = slope(state + step * third)
+        state = state + step / 6 * (first + 2 * second + 2 * third + fourth)
+        if i % every == 0:
+            states.append(state)
+    return torch.stack(states)
+
+
+def infected(theta: Theta) -> Data:
+    """The share of people who are ill after 0, 17, …, 153 days, T.9."""
+    contact, recovery = theta.unbind(1)
+
+    def slope(state: Tensor) -> Tensor:
+        susceptible, ill = state
+        infections = contact * susceptible * ill
+        return torch.stack([-infections, infections - recovery * ill])
+
+    start = torch.tensor([[1 - 1e-6], [1e-6]]).double().expand(2, len(theta))
+    return solve_ode(slope, start, step=0.1, steps=1530, every=170)[:, 1].T
+
+
+def simulate_sir(theta: Theta, generator: torch.Generator) -> Data:
+    """How many of 1,000 people are ill, T.9."""
+    shares = infected(theta).clamp(0, 1)
+    return torch.binomial(torch.full_like(shares, 1000), shares, generator=generator)
+
+
+def populations(theta: Theta) -> Data:
+    """Prey at the times 0, 2.1, …, 18.9, then predators, T.10."""
+    birth, predation, death, growth = theta.unbind(1)
+
+    def slope(log_state: Tensor) -> Tensor:
+        prey, predators = log_state.exp()
+        return torch.stack([birth - predation * predators, growth * prey - death])
+
+    start = torch.tensor([[30.0], [1.0]]).double().log().expand(2, len(theta))
+    return solve_ode(slope, start, step=0.005, steps=3780, every=420).exp().permute(2, 1, 0).flatten(1)
+
+
+def simulate_predators(theta: Theta, generator: torch.Generator) -> Data:
+    """Populations with errors of about a tenth, T.10."""
+    sizes = populations(theta).clamp(1e-10, 1e4)
+    return sizes * (0.1 * normals(*sizes.shape, generator=generator)).exp()
+
+
+def log_normal(medians: list[float], deviations: list[float]) -> Distribution:
+    """Independent parameters, whose logarithms have these standard deviations."""
+    return Independent(LogNormal(torch.tensor(medians).log(), torch.tensor(deviations), validate_args=False), 1)
+
+
 GAUSSIAN = Independent(Normal(torch.zeros(10), torch.full((10,), NOISE)), 1)
+RATES = [math.exp(-0.125), math.exp(-3.0)] * 2
 SIMULATORS = {
-    "moons": Simulator(box(2, 1.0), simulate_moons, moons_posterior),
-    "mixture": Simulator(box(2, 10.0), simulate_mixture, mixture_posterior),
-    "slcp": Simulator(box(5, 3.0), simulate_slcp, slcp_posterior),
-    "linear": Simulator(GAUSSIAN, simulate_linear, linear_posterior),
-    "uniform": Simulator(box(10, 1.0), simulate_linear, uniform_posterior),
+    "moons": Simulator("two_moons", box(2, 1.0), simulate_moons, moons_posterior),
+    "mixture": Simulator("gaussian_mixture", box(2, 10.0), simulate_mixture, mixture_posterior),
+    "slcp": Simulator("slcp", box(5, 3.0), simulate_slcp, slcp_posterior),
+    "linear": Simulator("gaussian_linear", GAUSSIAN, simulate_linear, linear_posterior),
+    "uniform": Simulator("gaussian_linear_uniform", box(10, 1.0), simulate_linear, uniform_posterior),
+    "neuron": Simulator("bernoulli_glm", neuron_prior(), simulate_neuron),
+    "sir": Simulator("sir", log_normal([0.4, 0.125], [0.5, 0.2]), simulate_sir),
+    "predators": Simulator("lotka_volterra", log_normal(RATES, [0.5] * 4), simulate_predators),
 }
+EXACT = tuple(name for name, simulator in SIMULATORS.items() if simulator.posterior)
 
 
 class Task(NamedTuple):
@@ -375,38 +467,55 @@ def trained(chosen: "Comparison", task: Task) -> Iterator[tuple[str, Draw, float
         yield way, draw, seconds
 
 
-def compare_mini(name: str, chosen: "Comparison") -> None:
-    """Print the lines of each way for a task of sbi's mini_sbibm."""
-    sys.path.insert(0, str(chosen.mini_sbibm))
-    given = import_module("mini_sbibm").get_task(name)
-    theta, x = given.get_data(chosen.rows)
-    for way, draw, seconds in trained(chosen, Task(theta.double(), x.double(), given.get_prior(), chosen.budget)):
+class Question(NamedTuple):
+    """An observation, and draws of its posterior, exact or of sbibm."""
+
+    x: Observation
+    reference: Theta
+
+
+def own_questions(simulator: Simulator, chosen: "Comparison") -> list[Question]:
+    """Observations with seeds of our own, and exact draws."""
+    assert simulator.posterior, "of a task that has an exact posterior"
+    seen = [observe(simulator, k) for k in range(chosen.observations)]
+    return [Question(x, simulator.posterior(x, chosen.draws, seeded(REFERENCE_SEED + k))) for k, x in enumerate(seen)]
+
+
+def sbibm_questions(simulator: Simulator, chosen: "Comparison", wheel: Path) -> list[Question]:
+    """Observations and reference draws of sbibm."""
+    questions = []
+    with ZipFile(wheel) as archive:
         for k in range(1, chosen.observations + 1):
-            reference, began = given.get_reference_posterior_samples(k)[: chosen.draws].double(), time.process_time()
-            draws = draw(given.get_observation(k).flatten().double(), len(reference))
-            spent = time.process_time() - began
-            outside = given.get_prior().log_prob(draws.float()).isinf().double().mean().item()
-            print_line(name, way, str(k), [c2st(reference, draws), outside, seconds, spent])
+            folder = f"sbibm/tasks/{simulator.sbibm}/files/num_observation_{k}"
+            with archive.open(f"{folder}/observation.csv") as file:
+                x = pd.read_csv(file).to_numpy(float)[0]
+            with archive.open(f"{folder}/reference_posterior_samples.csv.bz2") as file:
+                draws = pd.read_csv(file, compression="bz2", nrows=chosen.draws).to_numpy(float)
+            questions.append(Question(torch.from_numpy(x), torch.from_numpy(draws)))
+    return questions
 
 
 def compare(name: str, chosen: "Comparison") -> None:
     """Print the floor of a task, then the lines of each way."""
-    simulator, numbers, n = SIMULATORS[name], range(chosen.observations), chosen.draws
-    seen = [observe(simulator, k) for k in numbers]
-    truth = [simulator.posterior(seen[k], n, seeded(REFERENCE_SEED + k)) for k in numbers]
-    floor = c2st(truth[0], simulator.posterior(seen[0], n, seeded(FLOOR_SEED)))
-    print(f"{name:10}{'floor':8}{'1':>6}{floor:9.3f}", flush=True)
+    simulator = SIMULATORS[name]
+    wheel = chosen.sbibm
+    questions = sbibm_questions(simulator, chosen, wheel) if wheel else own_questions(simulator, chosen)
+    if simulator.posterior:
+        x, reference = questions[0]
+        floor = c2st(reference, simulator.posterior(x, len(reference), seeded(FLOOR_SEED)))
+        print(f"{name:10}{'floor':8}{'1':>6}{floor:9.3f}", flush=True)
     for way, draw, training in trained(chosen, simulations(simulator, chosen.rows, chosen.budget)):
         lines = []
-        for k in numbers:
+        for k, (x, reference) in enumerate(questions, 1):
             began = time.process_time()
-            draws = draw(seen[k], n)
+            draws = draw(x, len(reference))
             seconds = time.process_time() - began
             outside = simulator.prior.log_prob(draws).isinf().double().mean().item()
-            lines.append([c2st(truth[k], draws), outside, training, seconds])
-            print_line(name, way, str(k + 1), lines[-1])
+            lines.append([c2st(reference, draws), outside, training, seconds])
+            print_line(name, way, str(k), lines[-1])
         print_line(name, way, "mean", torch.tensor(lines).mean(0).tolist())
-        print(f"{name:10}{way:8}{verdict(simulator, draw, chosen.trials)}", flush=True)
+        if chosen.trials:
+            print(f"{name:10}{way:8}{verdict(simulator, draw, chosen.trials)}", flush=True)
 
 
 def print_line(task: str, way: str, which: str, numbers: list[float]) -> None:
@@ -427,8 +536,8 @@ class Comparison:
     observations: int = 3
     trials: int = 300
     equal: bool = False
-    mini_sbibm: Path | None = None
-    tasks: tuple[str, ...] = tuple(SIMULATORS)
+    sbibm: Path | None = None
+    tasks: tuple[str, ...] = EXACT
     ways: tuple[str, ...] = tuple(WAYS)
 
     @property
@@ -442,7 +551,7 @@ def main(chosen: Comparison) -> None:
     names = "".join(f"{name:>9}" for name in ("c2st", "outside", "train", "draw"))
     print(f"{f'seed {chosen.seed}':10}{'way':8}{'x':>6}{names}")
     for name in chosen.tasks:
-        (compare_mini if chosen.mini_sbibm else compare)(name, chosen)
+        compare(name, chosen)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 import runpy
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 from scipy.stats import chisquare
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
@@ -141,3 +144,50 @@ def test_ours_draws_the_parameters_of_an_observation() -> None:
     assert draws.isfinite().all()
     assert draws.std(0).min() > 0
     assert draws.abs().max() <= 1
+
+
+def test_simulators_solve_the_differential_equations_of_the_paper() -> None:
+    """Beside scipy's solver; the data scatter around the solution as the paper says."""
+
+    def of_infection(_: float, state: np.ndarray, a: float, b: float) -> list[float]:
+        susceptible, ill = state
+        return [-a * susceptible * ill / 1e6, a * susceptible * ill / 1e6 - b * ill]
+
+    def of_prey(_: float, state: np.ndarray, a: float, b: float, c: float, d: float) -> list[float]:
+        prey, predators = state
+        return [a * prey - b * prey * predators, -c * predators + d * prey * predators]
+
+    def solve(field: Any, row: list[float], start: list[float], spacing: float) -> np.ndarray:
+        times = spacing * np.arange(10)
+        solution = solve_ivp(field, (0, times[-1]), start, "LSODA", times, args=row, rtol=1e-10, atol=1e-12)
+        return np.asarray(solution.y)
+
+    prior = {name: SBI["draw_prior"](SIMULATORS[name], 5, seeded(0)) for name in ("sir", "predators")}
+    ill = np.stack([solve(of_infection, row, [1e6 - 1, 1], 17)[1] for row in prior["sir"].tolist()])
+    assert SBI["infected"](prior["sir"]).numpy() == pytest.approx(1e-6 * ill, rel=1e-4)
+    sizes = np.stack([solve(of_prey, row, [30, 1], 2.1).flatten() for row in prior["predators"].tolist()])
+    assert SBI["populations"](prior["predators"]).numpy() == pytest.approx(sizes, rel=1e-4)
+    seen = SIMULATORS["sir"].simulate(prior["sir"].repeat(200, 1), seeded(1)).view(200, 5, 10).numpy()
+    error = np.sqrt(1e-3 * ill * (1 - 1e-6 * ill) / 200)
+    assert (np.abs(seen.mean(0) - 1e-3 * ill) < 4.5 * error + 1e-2).all()
+    logs = SIMULATORS["predators"].simulate(prior["predators"].repeat(200, 1), seeded(1)).log().view(200, 5, 20)
+    assert logs.std(0).mean() == pytest.approx(0.1, rel=0.02)
+    assert logs.mean(0).numpy() == pytest.approx(np.log(sizes), abs=0.035)
+
+
+def test_spikes_follow_the_stimulus() -> None:
+    """The number of spikes and the stimuli before them have the model's means; the prior has the paper's penalty."""
+    theta = SBI["draw_prior"](SIMULATORS["neuron"], 20_000, seeded(0))
+    offset, weights = theta[:2, 0], torch.nn.functional.pad(theta[:2, 1:], (2, 0))
+    second_differences = weights.diff(dim=1, n=2) + (torch.arange(9) / 9).sqrt() * weights[:, 2:]
+    penalty = offset**2 / 4 + second_differences.square().sum(1) / 2
+    log_prior = SIMULATORS["neuron"].prior.log_prob(theta[:2])
+    assert float(log_prior.diff()) == pytest.approx(-float(penalty.diff()), rel=1e-6)
+    assert float(theta[:, 0].var()) == pytest.approx(2, rel=0.05)
+    stimulus, one = np.random.RandomState(42).standard_normal(100), theta[:1]
+    drive = float(one[0, 0]) + np.convolve(stimulus, one[0, 1:].numpy())[:100]
+    chance = 1 / (1 + np.exp(-drive))
+    exact = [chance.sum(), *(chance[lag:] @ stimulus[: 100 - lag] for lag in range(9))]
+    data = SIMULATORS["neuron"].simulate(one.expand(20_000, -1), seeded(1))
+    error = (data.mean(0) - torch.tensor(exact).double()) / data.std(0) * 20_000**0.5
+    assert float(error.abs().max()) < 4.5
