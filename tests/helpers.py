@@ -234,8 +234,8 @@ def image_run(score: ncsn.Score, shape: tuple[int, int, int], *, sigma_max: floa
 
 
 COMMANDS = [
-    *("train", "sample", "export", "play", "evaluate", "likelihood", "calibrate"),
-    *("impute", "doubt", "inpaint", "denoise", "superres", "deblur"),
+    *("train", "sample", "evaluate", "likelihood", "calibrate", "impute", "doubt"),
+    *("inpaint", "denoise", "superres", "deblur", "export", "play"),
 ]
 
 

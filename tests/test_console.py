@@ -93,7 +93,10 @@ def test_what_is_nobodys_fault_is_not_hidden(loads: Mock) -> None:
         run_ncsn("sample", "it")
 
 
-OPTIONS = ["--minutes 5 --steps 2", "--minutes 0", "--minutes five", "--nothing", "--precision f"]
+OPTIONS = [
+    *("--minutes 5 --steps 2", "--minutes 0", "--minutes five", "--nothing", "--precision f"),
+    *("--channels wide", "--guidance big", "--sampler ddim", "--seed"),
+]
 
 
 @pytest.mark.parametrize("line", OPTIONS)
@@ -101,6 +104,21 @@ def test_an_option_is_refused_in_one_line_that_names_it_and_its_value(line: str,
     assert ended("train", "mnist", *line.split()) == 2
     said = capsys.readouterr().err
     assert (said.count("\n"), [word for word in line.split() if word.strip("-") not in said]) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("trian mnist", "train"),
+        ("train mnist --minuts 2", "--minutes"),
+        ("train mnist --bach-size 3 --fliip", "--batch-size and --flip?"),
+        ("sample mnist --level 8", "--levels"),
+    ],
+)
+def test_a_mistyped_word_is_named_with_what_was_meant(line: str, meant: str, capsys: Printed) -> None:
+    assert ended(*line.split()) == 2
+    said = capsys.readouterr().err
+    assert (said.count("\n"), meant in said) == (1, True)
 
 
 @pytest.mark.parametrize(("name", "encoding"), [("train", "ascii"), *((name, "utf-8") for name in COMMANDS)])

@@ -161,7 +161,7 @@ def test_the_table_has_the_names_of_the_command_line_and_costs_what_was_measured
     costs = [usual.but(sampler=name).nfe for name in SAMPLERS]
     assert costs == [201, 1000, 501, 100, 119, 40, 35, 79, 20, 30, 201]
     allowed = refusal(capsys, "sample", "mnist", "--sampler", "none").partition("one of")[2]
-    assert {*re.findall(r"'([^']+)'", allowed)} == {"None", *SAMPLERS}
+    assert {*allowed.strip().split(", ")} == {*SAMPLERS}
     assert set(DIRECT) == set(SAMPLERS)
 
 

@@ -244,7 +244,7 @@ def test_two_toys_at_once_cannot_share_a_folder(run: Run, here: Path, monkeypatc
 
 
 MISTAKES = {
-    "toy --generator torus": "invalid choice 'torus'",
+    "toy --generator torus": "--generator is 'torus'",
     "toy --eps 1": "eps is 1.0",
     "toy --sigma-max 0.01": "sigma_max >= sigma_min > 0",
     "MNIST --sampler annealed --eps 1": "eps < 0.0004",

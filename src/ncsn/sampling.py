@@ -216,8 +216,8 @@ class Sampling:
         values = {name: value for name, value in changes.items() if value is not None}
         values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
         if not base.spec.langevin and not values.keys().isdisjoint(("steps", "eps")):
-            steps, eps = values.get("steps"), values.get("eps")
-            raise ValueError(f"steps is {steps}, eps is {eps}; {base.sampler} takes no Langevin steps, only levels")
+            given = ", ".join(f"{name} is {values[name]}" for name in ("steps", "eps") if name in values)
+            raise ValueError(f"{given}; {base.sampler} takes no Langevin steps, only levels")
         if base.sampler == "langevin" and values.get("levels", 1) != 1:
             raise ValueError(f"levels is {values['levels']}, but langevin stays on one level; set steps instead")
         return replace(base, **values)  # type: ignore[arg-type]

@@ -147,9 +147,9 @@ class TrainSettings(Reading):
             128 for images of up to 32 pixels. Larger images get a deeper network; if the budget allows few images, it
             is half or a quarter as wide. A table's MLP takes one number, by default 128 or 256.
         blocks: Residual blocks of the U-Net at each resolution, on the way down and again on the way up; by default 2.
-        start: A run whose network and weights training starts from; only what it knows of classes is learned anew. By
-            default up to 10,000 images of 8 to 64 pixels, with at most ten minutes, start from prior, a small network
-            in the package, unless --channels or --blocks are given; none starts from random weights.
+        start: A run to start training from: its network and weights are taken over, except for what belongs to
+            classes. By default, this is prior, a small network in the package, for up to 10,000 images of 8 to 64
+            pixels and at most ten minutes, unless you set --channels or --blocks. none starts from random weights.
         sigma_max: The largest noise level, for pixels in [0, 1]; by default 4.5 times the data's leading standard
             deviation, or 10 times that of a table's standardised columns.
         sigma_min: The smallest noise level; by default 0.01, or less for low-contrast data.
@@ -193,7 +193,9 @@ class TrainSettings(Reading):
     hidden: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN [COLUMN ...]", help_behavior_hint="")] = ()
     flip: bool = False
     batch_size: Given[validation.BatchSize] = None
-    channels: Given[Annotated[tuple[validation.Width, ...], Len(1)]] = None
+    channels: Annotated[
+        Given[Annotated[tuple[validation.Width, ...], Len(1)]], tyro.conf.arg(metavar="INT [INT ...]")
+    ] = None
     blocks: Given[validation.Layers] = None
     start: Annotated[Given[str], tyro.conf.arg(name="from", metavar="RUN")] = None
     sigma_max: Given[validation.NoiseLevel] = None
@@ -212,7 +214,7 @@ class TrainSettings(Reading):
     muon_rate: validation.Rate = 0.02
     adam_rate: Given[validation.Rate] = None
     schedule: Given[ScheduleName] = None
-    guidance: Given[Weight | Literal["chosen"]] = None
+    guidance: Annotated[Given[Weight | Literal["chosen"]], tyro.conf.arg(metavar="FLOAT|chosen")] = None
     compile: Annotated[bool, Unsaid] = True
     samples: validation.Shown = 100
     seed: validation.Seed = 0

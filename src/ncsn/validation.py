@@ -214,7 +214,8 @@ def explain(error: "ValidationError", values: object) -> str:
     name, first = problems[0]
     if first["type"] == "missing":
         return f"{'.'.join(map(str, first['loc']))} is missing"
-    allowed = " or ".join(dict.fromkeys(problem["msg"] for field, problem in problems if field == name))
+    messages = dict.fromkeys(problem["msg"] for field, problem in problems if field == name)
+    allowed = " or ".join(messages).replace(" or Input should be ", " or ").replace("Input should be", "it must be")
     return one_line(f"{name} is {reprlib.repr(first['input'])}; {allowed}")
 
 

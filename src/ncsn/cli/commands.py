@@ -1,5 +1,6 @@
 """The commands of ``ncsn`` by their names, and the program that runs one of them."""
 
+from difflib import get_close_matches
 from functools import reduce
 from operator import or_
 from typing import Annotated
@@ -17,8 +18,6 @@ from ncsn.cli.train import Train
 COMMANDS: dict[str, type] = {
     "train": Train,
     "sample": Sample,
-    "export": Export,
-    "play": Play,
     "evaluate": Evaluate,
     "likelihood": Likelihood,
     "calibrate": Calibrate,
@@ -28,6 +27,8 @@ COMMANDS: dict[str, type] = {
     "denoise": Denoise,
     "superres": Superres,
     "deblur": Deblur,
+    "export": Export,
+    "play": Play,
 }
 
 
@@ -39,6 +40,12 @@ def main(args: list[str]) -> None:
         return  # of the processes that torchrun starts, one does what isn't training
     elif args and args[0] in COMMANDS:
         console.run(lambda command: command(), COMMANDS[args[0]], args[1:], f"ncsn {args[0]}")
+    elif not args:
+        console.fail(f"a command is missing; give one of {', '.join(COMMANDS)}")
+    elif not args[0].startswith("-"):
+        similar = get_close_matches(args[0], COMMANDS, 1)
+        advice = f"did you mean {similar[0]}?" if similar else f"give one of {', '.join(COMMANDS)}"
+        console.fail(f"{args[0]} is not a command; {advice}")
     else:
         subcommands = [Annotated[command, tyro.conf.subcommand(name)] for name, command in COMMANDS.items()]
         console.run(lambda command: command(), reduce(or_, subcommands), args, "ncsn")

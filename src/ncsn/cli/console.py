@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -48,6 +49,12 @@ MIN_COLUMNS = 40  # of a terminal; in one or two columns tyro's help never ends
 MIN_CALLS_TO_COMPILE = 60_000  # network evaluations of single images; for fewer, compiling takes longer than it saves
 FRAME = dict.fromkeys(range(0x2500, 0x2580), " ")  # tyro draws boxes around its messages
 AFTER_MESSAGE = (" Got errors:", " Argument helptext:", " For full helptext")  # what tyro adds to messages
+KINDS = {
+    "INT": "a whole number",
+    "FLOAT": "a number",
+    "{[INT [INT ...]]}": "whole numbers, such as 32 64",
+    "FLOAT|{chosen}": "a number or chosen",
+}  # what tyro's names of types mean
 ClassName = Annotated[str, MinLen(1)]
 
 
@@ -135,8 +142,30 @@ def parse(settings: Any, args: list[str] | None = None, prog: str | None = None)
         line = " ".join(word for word in message.split() if word.strip("-"))
         for part in AFTER_MESSAGE:
             line, _, _ = line.partition(part)
-        line = re.sub(r" (Available subcommands|Perhaps you meant):", lambda found: f"; {found[1].lower()}:", line)
-        fail(one_line(re.sub(r"^Error parsing ([A-Z][a-z]+: )?", "", line)))  # the name of a dataclass of ours
+        fail(one_line(reword(line)))
+
+
+def reword(line: str) -> str:
+    """A message of tyro's in our words; those that it has for values that our own classes reject are ours already."""
+    line = re.sub(r"^Error parsing ([A-Z][a-z]+: )?", "", line)  # the name of a dataclass of ours
+    if found := re.match(r"Unrecognized options: (.*?)(?= Available| Perhaps| Arguments similar|$)", line):
+        words = found[1].replace(", ", " ")
+        options = {*re.findall(r"--[\w-]+", line[found.end(1) :])} - {*words.split()}
+        similar = [name for word in words.split() for name in get_close_matches(word, options, 1)]
+        advice = f"did you mean {' and '.join(similar)}?" if similar else "--help lists the options"
+        return f"not understood: {words}; {advice}"
+    if found := re.match(r"Missing from (.*?): (\S+) (.*?) \(required\)", line):
+        return f"{found[1]} needs {found[2]}: {found[3]}"
+    if found := re.match(r"Missing value for argument '(?:\S*/)?(\S+)'", line):
+        return f"{found[1]} needs a value"
+    if found := re.match(r"invalid choice (.*) for argument '(?:\S*/)?(\S+)'\. Expected one of \((.*)\)", line):
+        names = sorted({*re.findall(r"'(.*?)'", found[3])} - {"None"})
+        return f"{found[2]} is {found[1]}; expected one of {', '.join(names)}"
+    if found := re.match(r"(-\S+): no type matching (.*) could be instantiated from \[(.*)\]", line):
+        return f"{found[1]} is {found[3]}; expected {KINDS.get(found[2], found[2])}"
+    if found := re.match(r"(-\S+): (?:invalid literal for (int)|could not convert string to float).*: ('.*')", line):
+        return f"{found[1]} is {found[3]}; expected {KINDS['INT' if found[2] else 'FLOAT']}"
+    return line
 
 
 def run(command: Callable[[Any], None], settings: Any, args: list[str] | None = None, prog: str | None = None) -> None:

@@ -33,7 +33,7 @@ class Evaluate(SamplingOptions):
             with its rows.
         features: The features that distances are measured in: pixels, classifier (trained on the data's classes, and
             cached) or efficientnet. auto uses the classifier in the package for MNIST, classifier for other data with
-            classes, and efficientnet for data without.
+            classes, and for data without classes efficientnet if it is installed, otherwise pixels.
         n: Number of samples; limited by the number of held-out examples. Results from fewer than 10,000
             images aren't comparable with published ones.
         seed: The same seed gives the same samples on the same machine.
@@ -154,12 +154,13 @@ class Likelihood(RunOptions):
 class Calibrate(RunOptions):
     """Test whether draws of missing values are calibrated: whether 90 % intervals contain nine truths out of ten.
 
-    Parts of known rows or signals are hidden and drawn again as by impute.  For images, use ncsn.calibrate in Python.
+    Parts of known rows or signals are hidden, and drawn as impute would.  For images, use ncsn.calibrate in Python.
 
     Args:
         hide: For a table, the columns to draw given the others, or a share of the cells, chosen at random (by default
             0.5); for signals, a share of the length.
-        rows: A table with empty cells, or an .npy of signals with NaN, whose patterns of missing values are hidden.
+        rows: A table with empty cells, or an .npy of signals with NaN: what is missing there is hidden in known
+            examples.
         truths: Samples of the run test how posteriors are drawn; held-out examples also test the model.
         n: Trials per source of truths, at least 30.
         seed: The same seed gives the same trials on one machine.
@@ -167,7 +168,7 @@ class Calibrate(RunOptions):
         overwrite: Replace an existing file.
     """
 
-    hide: tuple[str, ...] = ()
+    hide: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN [COLUMN ...]|SHARE")] = ()
     rows: Given[Path] = None
     truths: Literal["both", "run", "held-out"] = "both"
     n: Annotated[int, Interval(ge=30, le=10**5), tyro.conf.arg(name="n", aliases=["-n"])] = 300

@@ -65,7 +65,7 @@ class Sample(SamplingOptions):
         noun = run.examples.noun
         suffixes = SUFFIXES[noun]
         if self.out.suffix not in suffixes:
-            raise ValueError(f"out is {self.out}; {noun} can be written to {', '.join(suffixes)}")
+            raise ValueError(f"--out is {self.out}; for {noun}, give a name that ends in {', '.join(suffixes)}")
         check_output(self.out, *suffixes, overwrite=self.overwrite)
         if self.complete or self.given is not None:
             if not isinstance(run, TableRun):
@@ -73,7 +73,7 @@ class Sample(SamplingOptions):
             run = replace(run, complete=self.complete)
             if self.given is not None:
                 if self.out.suffix not in TABLES:
-                    raise ValueError(f"out is {self.out}; with --given, rows can be written to {', '.join(TABLES)}")
+                    raise ValueError(f"--out is {self.out}; with --given, give a name that ends in {', '.join(TABLES)}")
                 self.write_given(run, self.given)
                 return
         if not picture:

@@ -114,10 +114,10 @@ def fit(
     noise ``posterior_dsm``.
     ``noise``: the distribution of noise levels in training, in standard deviations of points.  Sampling descends from
     its ``sigma_max`` to its ``sigma_min``, if it has them.
-    ``start``: a run of images or signals, or its folder, whose network and weights training starts from; only what it
-    knows of classes is learned anew.  By default up to 10,000 images of 8 to 64 pixels, with at most ten minutes, start
-    from "prior", a small network in the package, unless ``channels`` or ``blocks`` are given; "none"
-    starts from random weights.
+    ``start``: a run of images or signals, or its folder, to start training from: its network and weights are taken
+    over, except for what belongs to classes.  By default, this is "prior", a small network in the package, for up to
+    10,000 images of 8 to 64 pixels and at most ten minutes, unless you set ``channels`` or ``blocks``.  "none" starts
+    from random weights.
     ``device``: auto, cpu, cuda or mps; by default that of the settings, which is auto.
     ``record``: where ``ncsn train`` stores a training; by default nothing is written.  To keep a run, use ``Run.save``.
     ``quiet``: print nothing and show no progress bar; ``logging.getLogger("ncsn")`` controls this for the whole

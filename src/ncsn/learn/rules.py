@@ -220,7 +220,8 @@ def check_options(settings: TrainSettings, dataset: Dataset) -> None:
     """Raises ValueError for options that do not apply to this kind of data, or to the proposal."""
     if refused := changed_options(settings, dataset.refused):
         listed = ", ".join("start (--from)" if name == "start" else name for name in refused)
-        raise ValueError(f"{listed}: doesn't apply to {dataset.noun}; leave it out")
+        verb, them = ("doesn't", "it") if len(refused) == 1 else ("don't", "them")
+        raise ValueError(f"{listed} {verb} apply to {dataset.noun}; leave {them} out")
     names = dataset.names
     if unknown := [name for name in settings.hidden if name not in names]:
         columns = f"the columns are {', '.join(names)}" if names else f"{dataset.noun} have no columns"

@@ -157,7 +157,7 @@ def check_folder(folder: Path, *, overwrite: bool = False, resume: bool = False)
     if overwrite or (resume and has_run(folder)):
         return
     if has_own_run(folder):
-        others = "--overwrite (overwrite=True) replaces it, and `ncsn train` continues its own with --resume"
+        others = "replace it with --overwrite (overwrite=True), or continue it with `ncsn train --resume`"
         raise ValueError(f"{folder} holds another run; {others}")
     for path in (place / name for place in (folder, guide) for name in names if (place / name).exists()):
         found = path.relative_to(folder)
@@ -223,4 +223,4 @@ def fetch(run: str | Path) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(model, revision=revision or None, allow_patterns=DOWNLOADED))
     except Exception as error:  # the kinds depend on the library's version
-        raise ValueError(f"hf://{model}: {one_line(error)}") from error
+        raise ValueError(f"hf://{model}: it can't be downloaded ({one_line(error)})") from error
