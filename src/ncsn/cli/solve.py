@@ -218,7 +218,8 @@ class Impute(RunOptions):
 
     Args:
         rows: A table with the run's column names, whose empty cells are imputed. To condition on some columns, leave
-            the others empty. For a run of signals, an .npy with NaN for missing values.
+            the others empty. A .parquet may be larger than memory. For a run of signals, an .npy with NaN for missing
+            values.
         n: Number of draws of each missing value.
         seed: The same seed gives the same draws on the same machine.
         out: The output table (.csv, .tsv or .parquet): the completed rows, then, for every column with missing values,

@@ -418,17 +418,20 @@ class Columns(Transform):
         """A cell, for error messages."""
         return f"{self.names[channel]} (row {example + 1})"
 
-    def check(self, x: Shaped[Tensor, "b d"], cells: "Mapping[str, pandas.Series] | None" = None) -> None:
+    def check(
+        self, x: Shaped[Tensor, "b d"], cells: "Mapping[str, pandas.Series] | None" = None, *, first: int = 0
+    ) -> None:
         """Raises ValueError for the first number that its column can't have, and says what is allowed.
 
         ``cells``: the user's columns by their names, from which the value is quoted.
+        ``first``: the number of rows before these.
         """
         for row, i in (~self.possible(x)).nonzero()[:1].tolist():
             column = self.columns[i]
             cell = column.say(float(x[row, i])) if cells is None else cells[column.name].iloc[row]
             value = repr(cell) if isinstance(cell, str) and cells is not None else cell
             name = column.name if self.fields else f"column {column.name}:"
-            raise ValueError(f"{name} {value} (row {row + 1}) {column.requirement}")
+            raise ValueError(f"{name} {value} (row {first + row + 1}) {column.requirement}")
 
     def describe(self) -> tuple[str, ...]:
         """The conversions, one line each, with their columns."""

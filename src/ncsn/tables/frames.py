@@ -1,7 +1,8 @@
 """A run's numbers and the user's cells: DataFrames to numbers, numbers to DataFrames with their dtypes, and files."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -33,14 +34,19 @@ from ncsn.validation import one_line
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow
+    import pyarrow.parquet
 
 NUMERIC = ("integer", "floating", "mixed-integer-float", "boolean")  # objects that needn't be parsed
 
 
-def numbers_of(frame: "pandas.DataFrame", columns: Columns, unseen: Unseen = "error") -> Float64[Tensor, "b d"]:
+def numbers_of(
+    frame: "pandas.DataFrame", columns: Columns, unseen: Unseen = "error", *, first: int = 0
+) -> Float64[Tensor, "b d"]:
     """A DataFrame's cells as a run's numbers; columns are matched by name, and absent ones are NaN.
 
     ``unseen``: categories that the run has not seen become NaN with "missing", and −1 with "skip".
+    ``first``: the number of rows before these, for error messages.
     Raises ValueError if the DataFrame has none of the run's columns, for text in a column of numbers, and by default
     for values that the run can't have.
     """
@@ -54,9 +60,9 @@ def numbers_of(frame: "pandas.DataFrame", columns: Columns, unseen: Unseen = "er
     x = torch.full((len(frame), len(columns.names)), torch.nan, dtype=torch.float64, device="cpu")
     for i, column in enumerate(columns.columns):
         if column.name in cells:
-            x[:, i] = torch.from_numpy(encode(column, columns.field(column), cells[column.name]))
+            x[:, i] = torch.from_numpy(encode(column, columns.field(column), cells[column.name], first))
     if unseen == "error":
-        columns.check(x, cells)
+        columns.check(x, cells, first=first)
     categorical = torch.tensor([bool(column.categories) for column in columns.columns])
     return x.masked_fill((x == -1) & categorical, torch.nan) if unseen == "missing" else x
 
@@ -66,9 +72,10 @@ def cells_by_name(frame: "pandas.DataFrame") -> "dict[str, pandas.Series]":
     return {name_of(label): frame[label] for label in frame.columns}
 
 
-def encode(column: AnyColumn, field: Field, cells: "pandas.Series") -> Float64[np.ndarray, "n"]:
+def encode(column: AnyColumn, field: Field, cells: "pandas.Series", first: int = 0) -> Float64[np.ndarray, "n"]:
     """Cells as the numbers of a run's column: NaN if missing, −1 for a category that the run has not seen.
 
+    ``first``: the number of rows before these, for error messages.
     Raises ValueError for text in a column of numbers or dates.
     """
     import pandas
@@ -79,12 +86,13 @@ def encode(column: AnyColumn, field: Field, cells: "pandas.Series") -> Float64[n
     if isinstance(cells.dtype, pandas.CategoricalDtype):
         cells = cells.astype(object)
     if column.date:
-        return days_of(cells, column.name, zone=zone_of(field.dtype))
+        return days_of(cells, column.name, zone=zone_of(field.dtype), first=first)
     if cells.dtype.kind not in "iufb" and inferred not in NUMERIC:
         cells = parse(cells.astype(object))
         for row in np.flatnonzero(cells.notna()) if cells.dtype.kind not in "iuf" else ():
             if cells.dtype.kind == "M" or numbers_in([cells.iloc[row], "0.5"], column.name) is None:
-                raise ValueError(f"{column.name} {str(cells.iloc[row])!r} (row {row + 1}) is not a number, such as 0.5")
+                cell = f"{column.name} {str(cells.iloc[row])!r} (row {first + row + 1})"
+                raise ValueError(f"{cell} is not a number, such as 0.5")
     return np.array(cells.to_numpy(float, na_value=np.nan))
 
 
@@ -176,21 +184,23 @@ def fill(
 ) -> "pandas.Series":
     """Fill some places of a column with a run's numbers, keeping its dtype if that can hold them.
 
-    ``field``: the column's type in training, which is used if the column has no value that is kept.
+    ``field``: the column's type in training, which is used if the column has no value and its dtype is for others.
     """
     import pandas
 
     if isinstance(cells.dtype, pandas.CategoricalDtype) and not column.categories:
         cells = cells.astype(object).infer_objects()  # draws of numbers or dates are rarely among its levels
-    keeps_values = bool(np.delete(cells.notna().to_numpy(), places).any())  # unseen categories are filled, too
+    has_values = bool(np.delete(cells.notna().to_numpy(), places).any())  # unseen categories are filled, too
+    keeps_dtype = has_values or suits(cells.dtype, column)
     try:
-        values = decode(column, numbers, field_of(cells) if keeps_values else field)
+        values = decode(column, numbers, field_of(cells) if keeps_dtype else field)
     except ValueError:  # text in a column that has only numbers, or values of several types, unlike in training
         cells = cells.astype(object)
         values = decode(column, numbers, Field(label=field.label))
         if pandas.api.types.infer_dtype(cells, skipna=True) == "decimal":
-            values = values.map(lambda number: Decimal(str(number)))
-    dtype = cells.dtype if keeps_values else values.dtype
+            unit = Decimal((0, (1,), min(cell.as_tuple().exponent for cell in cells.dropna())))
+            values = values.map(lambda number: Decimal(str(number)).quantize(unit))
+    dtype = cells.dtype if keeps_dtype else values.dtype
     filled = cells.astype(object)
     filled.iloc[places] = list(values)
     if isinstance(dtype, pandas.CategoricalDtype) and not {*values} <= {*dtype.categories}:
@@ -199,6 +209,20 @@ def fill(
         return filled.astype(dtype)
     except (ValueError, TypeError):
         return filled.infer_objects()
+
+
+def suits(dtype: object, column: AnyColumn) -> bool:
+    """Whether a dtype says that its cells are like those of a run's column, even if all are missing."""
+    import pandas
+    from pandas.api import types
+
+    if isinstance(dtype, pandas.CategoricalDtype):
+        return bool(column.categories) and len(dtype.categories) > 0
+    if column.date:
+        return bool(types.is_datetime64_any_dtype(dtype))
+    if column.categories:
+        return bool(types.is_string_dtype(dtype) and not types.is_object_dtype(dtype))
+    return bool(types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype))
 
 
 def frame_of(columns: Columns, rows: Float64[np.ndarray, "n d"]) -> "pandas.DataFrame":
@@ -222,31 +246,63 @@ def announce_left_out(names: tuple[str, ...]) -> None:
 
 def write_frame(frame: "pandas.DataFrame", path: Path) -> None:
     """Write a table to a .csv, .tsv or .parquet, with its index unless that only numbers the rows."""
-    write_frames([(frame, path, {})])
+    with table_writers({path: {}}) as (writer,):
+        writer.write(frame)
 
 
-def write_frames(frames: Sequence[tuple["pandas.DataFrame", Path, Mapping[str, Any]]]) -> None:
-    """Write tables as ``write_frame``, all or none of them, each in a form that a file had.
+@contextmanager
+def table_writers(forms: Mapping[Path, Mapping[str, Any]]) -> "Iterator[list[TableWriter]]":
+    """A writer for each path; when the block succeeds, all files are complete, otherwise none is there.
 
-    The form of text is that of ``read_frame``; that of a .parquet is the columns, as Arrow has them, that replace ours.
+    ``forms``: the form of each text file, as the ``attrs`` of ``read_frame`` have it.
     """
     with ExitStack() as files:
-        for frame, path, form in frames:
-            temporary = files.enter_context(atomic(path))
-            if path.suffix == ".parquet":
-                write_parquet(frame, temporary, form)
-                continue
+        yield [TableWriter(path, files.enter_context(atomic(path)), form, files) for path, form in forms.items()]
+
+
+@dataclass
+class TableWriter:
+    """Writes tables one below the other to a .csv, .tsv or .parquet.
+
+    ``file``: the temporary file that becomes ``path``.
+    ``form``: options of pandas' ``to_csv``.
+    ``files``: closes a .parquet before it becomes ``path``.
+    ``schema``: Arrow's types of a .parquet's columns; by default those of the first table.
+    """
+
+    path: Path
+    file: Path
+    form: Mapping[str, Any]
+    files: ExitStack
+    schema: "pyarrow.Schema | None" = None
+    parquet: "pyarrow.parquet.ParquetWriter | None" = None
+    begun: bool = False
+
+    def write(self, frame: "pandas.DataFrame", arrow: Mapping[str, Any] | None = None) -> None:
+        """Append a table; ``arrow``: columns of a .parquet as Arrow has them, which replace those of the DataFrame."""
+        if self.path.suffix == ".parquet":
+            self._write_parquet(arrow_of(frame, arrow or {}))
+        else:
             try:
-                write_text(frame, temporary, {"sep": DELIMITERS[path.suffix], **form})
+                write_text(frame, self.file, {"sep": DELIMITERS[self.path.suffix], **self.form}, header=not self.begun)
             except UnicodeEncodeError as error:
-                lacking = f"{form['encoding']}, which has no {error.object[error.start]}"
-                raise ValueError(f"{path}: the table is in {lacking}; convert it to UTF-8") from error
+                lacking = f"{self.form['encoding']}, which has no {error.object[error.start]}"
+                raise ValueError(f"{self.path}: the table is in {lacking}; convert it to UTF-8") from error
+        self.begun = True
+
+    def _write_parquet(self, table: "pyarrow.Table") -> None:
+        from pyarrow.parquet import ParquetWriter
+
+        self.schema = self.schema or table.schema
+        if self.parquet is None:
+            self.parquet = self.files.enter_context(ParquetWriter(self.file, self.schema))
+        self.parquet.write_table(table.cast(self.schema))
 
 
-def write_parquet(frame: "pandas.DataFrame", file: Path, columns: Mapping[str, Any]) -> None:
-    """Write a .parquet; ``columns``: Arrow's, which replace those of the DataFrame."""
+def arrow_of(frame: "pandas.DataFrame", columns: Mapping[str, Any]) -> "pyarrow.Table":
+    """A DataFrame as Arrow's table; ``columns``: Arrow's, which replace those of the DataFrame."""
     import pandas
-    import pyarrow.parquet
+    import pyarrow
 
     # pandas can't read the names of its own nested dtypes, so these columns are put in afterwards.
     arrow = {name: dtype for name, dtype in frame.dtypes.items() if isinstance(dtype, pandas.ArrowDtype)}
@@ -254,15 +310,15 @@ def write_parquet(frame: "pandas.DataFrame", file: Path, columns: Mapping[str, A
     table = pyarrow.Table.from_pandas(frame.assign(**dict.fromkeys(nested)), preserve_index=has_index(frame) or None)
     for name, column in {**{name: pyarrow.array(frame[name]) for name in nested}, **columns}.items():
         table = table.set_column(table.column_names.index(name), name, column)
-    pyarrow.parquet.write_table(table, file)
+    return table
 
 
-def write_text(frame: "pandas.DataFrame", file: Path, options: Mapping[str, Any]) -> None:
-    """Write a .csv or .tsv with the options of pandas' ``to_csv``."""
+def write_text(frame: "pandas.DataFrame", file: Path, options: Mapping[str, Any], *, header: bool) -> None:
+    """Append a table to a .csv or .tsv with the options of pandas' ``to_csv``; ``header``: with its column names."""
     texts = frame.select_dtypes(exclude=["number", "datetime", "datetimetz"]).to_numpy().ravel()
     if any("\r" in str(text) for text in (*frame.columns, *texts)):
         options = {**options, "lineterminator": "\r\n"}  # otherwise Python before 3.13 doesn't quote such a cell
-    frame.to_csv(file, index=has_index(frame), **options)
+    frame.to_csv(file, mode="a", header=header, index=has_index(frame), **options)
 
 
 def has_index(frame: "pandas.DataFrame") -> bool:

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from ncsn.data.columns import AnyColumn, Columns, Discrete, Number, columns_of, name_of
 from ncsn.machine.messages import log
 from ncsn.run.imputation import Imputed
-from ncsn.tables.frames import decode, fill, write_frames
+from ncsn.tables.frames import decode, fill
 from ncsn.tables.read import clean_cells, decimal_mark
 from ncsn.validation import counted
 
@@ -119,6 +118,11 @@ class ImputedTable(Imputed):
         return {name: counts[name] for name in self.labels if counts[name]}
 
     @property
+    def guesses(self) -> list[str]:
+        """Which values were imputed where training has never observed their column, in words."""
+        return guesses_in(self.columns, self.draws[0], self.drawn)
+
+    @property
     def drawn(self) -> Bool[Tensor, "b d"]:
         """Which values were imputed: all missing ones, except in rows that were skipped."""
         return self.missing & ~self.draws[0].isnan()
@@ -174,47 +178,47 @@ class ImputedTable(Imputed):
                 cells[label] = decode(column, values, self.columns.field(column))
         return pandas.DataFrame(cells).set_axis(self.source.index)
 
-    def write(self, given: "pandas.DataFrame", rows: Path, out: Path, draws: Path | None) -> None:
-        """Write the completed rows like the file that they come from, with columns for the spread and the draws.
+    def table_for_file(self, filled: Sequence[int], *, text: bool) -> "pandas.DataFrame":
+        """The completed rows, then the spread and the draws of columns.
 
-        ``given``: what ``read_frame`` has read from ``rows``.
-        ``draws``: a second table, with every draw of each row with gaps as a complete row.
+        ``filled``: the places of these columns, some of which may have no gap in these rows.
+        ``text``: whether numbers have the decimal marks of their columns, as text files need them.
         """
         import pandas
 
-        marks = self.marks if given.attrs and out.suffix != ".parquet" else {}
-        completed, added = self.frame(), list["pandas.Series"]()
-        for i, places in self._filled_places():
+        marks, drawn = self.marks if text else {}, self.drawn.numpy()
+        added = list["pandas.Series"]()
+        for i in filled:
+            places = drawn[:, i].nonzero()[0]
             column, field = self.columns.columns[i], self.columns.field(self.columns.columns[i])
-            what = "share" if is_discrete(column) else "sd"
-            spread = pandas.Series(self.variation[places, i].numpy(), places, name=f"{column.name} {what}")
+            name, *names = added_names(column, len(self.draws))
+            spread = pandas.Series(self.variation[places, i].numpy(), places, name=name)
             added.append(with_commas(spread) if marks.get(i, usual_mark(marks)) == "," else spread)
-            for k, numbers in enumerate(self.draws[:, :, i].numpy(), 1):
-                draw = decode(column, numbers[places], field).set_axis(places).rename(f"{column.name} draw {k}")
+            for name, numbers in zip(names, self.draws[:, :, i].numpy(), strict=True):
+                draw = decode(column, numbers[places], field).set_axis(places).rename(name)
                 added.append(with_commas(draw) if marks.get(i) == "," else draw)
-        if taken := {cells.name for cells in added} & {*completed.columns}:
-            raise ValueError(
-                f"{rows} has a column {min(taken)!r}, a name that {out} needs for its own columns; rename it"
-            )
-        filled = {self.labels[self.columns.names[i]] for i, _ in self._filled_places()}
-        kept = [name for name in given.columns if name not in filled]
-        table = pandas.concat([completed, *added], axis=1).set_axis(given.index)
-        tables = [(table, out, form_of(given, rows, out, kept))]
-        if draws is not None:
-            tables.append((self._table_of_draws(), draws, form_of(given, rows, draws, [])))
-        write_frames(tables)
+        return pandas.concat([self.frame(), *added], axis=1)
 
-    def _table_of_draws(self) -> "pandas.DataFrame":
-        """Every draw of each row with gaps as a complete row; draws and rows are counted."""
+    def table_of_draws(self, first: int = 0) -> "pandas.DataFrame":
+        """Every draw of each row with gaps as a complete row; draws and rows are counted.
+
+        ``first``: the number of rows before these.
+        """
         import pandas
 
         gaps = self.drawn.any(1).numpy().nonzero()[0]
         draws = [frame.iloc[gaps] for frame in self.frames()]
         table = pandas.concat(draws, keys=range(1, len(draws) + 1), names=["draw", "row"])
         table = table.sort_index(level="row", sort_remaining=False, kind="stable")
-        table.insert(0, "row", table.index.get_level_values("row") + 1)
+        table.insert(0, "row", table.index.get_level_values("row") + first + 1)
         table.insert(1, "draw", table.index.get_level_values("draw"))
         return table.reset_index(drop=True)
+
+
+def added_names(column: AnyColumn, n: int) -> list[str]:
+    """What the columns with the spread and with each of ``n`` draws of a column are called in a file."""
+    what = "share" if is_discrete(column) else "sd"
+    return [f"{column.name} {what}", *(f"{column.name} draw {k}" for k in range(1, n + 1))]
 
 
 def describe(counts: Mapping[str, int]) -> str:
@@ -223,33 +227,27 @@ def describe(counts: Mapping[str, int]) -> str:
     return ", ".join([*listed, "…"] if len(counts) > SHOWN else listed)
 
 
-def announce_guesses(columns: Columns, x: Float[Tensor, "b d"], drawn: Bool[Tensor, "b d"]) -> None:
-    """Say in one line which cells are drawn where training has never observed their column."""
+def announce_left(left: Mapping[str, int]) -> None:
+    """Say in one line which columns still have missing cells, and how many."""
+    if left:
+        log.info(f"columns left with missing cells: {describe(left)}; {LEFT}")
+
+
+def guesses_in(columns: Columns, x: Float[Tensor, "b d"], drawn: Bool[Tensor, "b d"]) -> list[str]:
+    """Which cells are drawn where training has never observed their column, a text for each pair of columns."""
     index = {name: i for i, name in enumerate(columns.names)}
-    guesses = [
+    return [
         f"{name} was never observed where {other} is {columns.columns[index[other]].say(value)}"
         for name, other, value in columns.never
         if {name, other} <= index.keys() and bool((drawn[:, index[name]] & (x[:, index[other]] == value)).any())
     ]
+
+
+def announce_guesses(guesses: Sequence[str]) -> None:
+    """Say in one line that cells are guesses."""
     if guesses:
         more = f" (also {counted(len(guesses) - 1, 'other pair')} of columns)" if len(guesses) > 1 else ""
         log.warning(f"{guesses[0]}: its imputations are guesses{more}")
-
-
-def form_of(given: "pandas.DataFrame", rows: Path, out: Path, kept: Sequence[str]) -> dict[str, Any]:
-    """How to write a table like the file that was read, whose delimiter is only for files of the same suffix.
-
-    ``kept``: the columns whose types and cells in a .parquet stay what they are, even where pandas has no such type.
-    """
-    same_suffix = out.suffix == rows.suffix.lower()
-    if out.suffix != ".parquet":
-        return {name: value for name, value in given.attrs.items() if name != "sep" or same_suffix}
-    if not (same_suffix and kept):
-        return {}
-    from pyarrow import parquet
-
-    table = parquet.read_table(rows)
-    return {name: table[name] for name in table.column_names if name in kept}
 
 
 def usual_mark(marks: Mapping[int, str | None]) -> str:

@@ -28,6 +28,7 @@ from ncsn.validation import counted, one_line, opened_as
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow
 
 SAMPLE = 100  # lines that decide the delimiter
 UNCOUNTED = re.compile(r'(?<![^\r\n,;\t])"[^"]*(?:""[^"]*)*"|(?<=[,;])\t')  # quoted cells, and tabs after a delimiter
@@ -61,7 +62,9 @@ def read_frame(path: Path) -> "pandas.DataFrame":
 
     with opened_as("a table", path):
         if path.suffix.lower() == ".parquet":
-            return check_frame(read_parquet(path))
+            from pyarrow import parquet
+
+            return check_frame(frame_of_arrow(parquet.read_table(path)))
         if path.suffix.lower() not in DELIMITERS:
             raise ValueError(f"expected {', '.join(TABLES)}")
         text, encoding = read_text(path)
@@ -87,11 +90,10 @@ def read_text(path: Path) -> tuple[str, str]:
     return text, "cp1252"
 
 
-def read_parquet(path: Path) -> "pandas.DataFrame":
-    """The table in a .parquet, where whole numbers with gaps and nested values stay what they are."""
+def frame_of_arrow(table: "pyarrow.Table") -> "pandas.DataFrame":
+    """Arrow's table as a DataFrame, where whole numbers with gaps and nested values stay what they are."""
     import pandas
     import pyarrow
-    from pyarrow import parquet
 
     is_nested, is_integer = pyarrow.types.is_nested, pyarrow.types.is_integer
 
@@ -99,11 +101,9 @@ def read_parquet(path: Path) -> "pandas.DataFrame":
         name = str(arrow).replace("uint", "UInt").replace("int", "Int")  # such as Int64
         return pandas.ArrowDtype(arrow) if is_nested(arrow) else pandas.api.types.pandas_dtype(name)
 
-    frame = pandas.read_parquet(path)
-    schema = parquet.read_schema(path)
-    for name, arrow in zip(schema.names, schema.types, strict=True):
-        if name in frame and (is_nested(arrow) or (is_integer(arrow) and frame[name].dtype.kind == "f")):
-            column = parquet.read_table(path, columns=[name])[name]
+    frame = table.to_pandas()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if name in frame and (is_nested(column.type) or (is_integer(column.type) and frame[name].dtype.kind == "f")):
             frame[name] = column.to_pandas(types_mapper=exact_dtype).array
     return frame
 
@@ -275,11 +275,12 @@ def zone_of(dtype: object) -> str:
     return str(zone or "")
 
 
-def days_of(cells: "pandas.Series", name: str, *, zone: str | None = None) -> Float64[np.ndarray, "n"]:
+def days_of(cells: "pandas.Series", name: str, *, zone: str | None = None, first: int = 0) -> Float64[np.ndarray, "n"]:
     """Dates as days since 1970, in local time if they have a time zone; NaN if missing.
 
     ``zone``: the time zone that they must have, "" for none; by default any.  If it isn't empty, text must have an
     offset; otherwise text without one is in UTC.
+    ``first``: the number of rows before these.
     Raises ValueError for another time zone, and for what isn't a date.
     """
     import pandas
@@ -298,7 +299,7 @@ def days_of(cells: "pandas.Series", name: str, *, zone: str | None = None) -> Fl
         times = times.dt.tz_convert(zone or "UTC").dt.tz_localize(None)
         for row in np.flatnonzero(texts.notna() & times.isna())[:1]:
             allowed = f"date in {zone}, such as 2024-12-31T12:00+01:00" if zone else "date such as 2024-12-31"
-            raise ValueError(f"{name} {str(cells.iloc[row])!r} (row {row + 1}) is not a {allowed}")
+            raise ValueError(f"{name} {str(cells.iloc[row])!r} (row {first + row + 1}) is not a {allowed}")
     instants = times.to_numpy("datetime64[us]")
     days = (instants - np.datetime64(0, "us")) / np.timedelta64(10**6 * DAY, "us")
     return np.where(np.isnat(instants), np.nan, days)

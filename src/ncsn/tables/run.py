@@ -18,7 +18,7 @@ from ncsn.data.columns import Columns, Discrete, Number, columns_of, insert_rest
 from ncsn.data.dataset import OTHER_DATA, Dataset, short_name
 from ncsn.likelihood import LogDensities, log_prob
 from ncsn.machine.hardware import choose_autocast, free_threads, in_parallel, threads_for, uncompiled
-from ncsn.machine.messages import bar, forecast, log
+from ncsn.machine.messages import bar, forecast
 from ncsn.metrics import Trials, rank
 from ncsn.prior import Classes, Prior
 from ncsn.run.imputation import Imputed, ImputingRun, Unseen, check_unseen, choose_patterns
@@ -28,20 +28,21 @@ from ncsn.samplers import Step
 from ncsn.score import Sigma, tweedie
 from ncsn.settings import Reading
 from ncsn.tables.doubt import doubt_cells
-from ncsn.tables.frames import cells_by_name, decode, frame_of, numbers_of
+from ncsn.tables.frames import decode, frame_of, numbers_of
 from ncsn.tables.imputed import (
     DRAWS,
     HIDDEN,
     INSIDE,
-    LEFT,
     ImputedTable,
     announce_guesses,
-    describe,
+    announce_left,
     describe_coverage,
+    guesses_in,
     is_discrete,
 )
 from ncsn.tables.learning import Table
-from ncsn.tables.read import frame_in, read_frame, read_table, table_of_array, zone_of
+from ncsn.tables.read import frame_in, read_table, table_of_array, zone_of
+from ncsn.tables.streaming import impute_file
 from ncsn.tables.worth import cells_of, information
 from ncsn.validation import as_numbers, check_type, counted, one_line, whole
 
@@ -135,7 +136,7 @@ class TableRun(ImputingRun):
         """Rows of numbers in the form of the training data; ``given``: exact values of some columns."""
         columns = self.columns
         complete = x.isnan().any().logical_not()  # otherwise gaps are drawn, too
-        announce_guesses(columns, x, complete.expand(x.shape))
+        announce_guesses(guesses_in(columns, x, complete.expand(x.shape)))
         if not columns.fields:
             return x
         import pandas
@@ -245,7 +246,10 @@ class TableRun(ImputingRun):
         skip = unseen == "skip"
         x = self._numbers(rows, unseen)
         if (frame := frame_in(rows)) is not None:
-            return self._impute_frame(frame, x, n, generator, skip=skip)
+            table = self._table_of(self._impute(x, n, generator, skip=skip), frame)
+            announce_left(table.left)
+            announce_guesses(table.guesses)
+            return table
         if unseen == "error":
             self.transform.check(x)
         return self._impute(x, n, generator, skip=skip)
@@ -329,10 +333,19 @@ class TableRun(ImputingRun):
         return information(self, cells_of(row, columns), target, whole("n", n, 2), generator_of(seed, self.device))
 
     @torch.no_grad()
-    def _impute(self, x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool = False) -> Imputed:
+    def _impute(
+        self,
+        x: Float64[Tensor, "b d"],
+        n: int,
+        generator: torch.Generator,
+        *,
+        skip: bool = False,
+        report: Callable[[int], object] | None = None,
+    ) -> Imputed:
         """``n`` draws of the missing cells of each row.  Impossible numbers are kept, but not conditioned on.
 
         ``skip``: don't impute rows with impossible numbers, so that their gaps stay NaN.
+        ``report``: is called with the number of rows whenever some are done; by default a bar shows the progress.
         """
         quick = self._in_16_bits()
         possible = self.transform.possible(x)
@@ -360,9 +373,14 @@ class TableRun(ImputingRun):
         name = f"{len(x)} rows"
         at_once = free_threads(self.device)
         drawn_batches = in_parallel(draw, enumerate(batches), at_once)
-        progress = bar(forecast(drawn_batches, len(batches), name, at_once), name, total=len(batches))
-        for batch, drawn in zip(batches, progress, strict=True):
+        if report is None:
+            drawn_batches = bar(forecast(drawn_batches, len(batches), name, at_once), name, total=len(batches))
+        else:
+            report(int((~has_gaps).sum()))
+        for batch, drawn in zip(batches, drawn_batches, strict=True):
             draws[:, batch] = torch.where(missing[batch], drawn, draws[:, batch])
+            if report is not None:
+                report(len(batch))
         point, spread = self._summarise(draws)
         return Imputed(x, draws, torch.where(missing, point, x), spread, self)
 
@@ -397,47 +415,29 @@ class TableRun(ImputingRun):
                 point[:, i] = point[:, i].round()  # whole days
         return point, spread
 
-    def _impute_frame(
-        self, frame: "pandas.DataFrame", x: Float64[Tensor, "b d"], n: int, generator: torch.Generator, *, skip: bool
-    ) -> ImputedTable:
-        """Impute a DataFrame; ``x``: its cells as numbers."""
+    def _table_of(self, imputed: Imputed, frame: "pandas.DataFrame") -> ImputedTable:
+        """The draws of a DataFrame's cells; columns of the run that it lacks are added at its end."""
         import pandas
 
         columns = self.columns
-        imputed = self._impute(x, n, generator, skip=skip)
         present = {*map(name_of, frame.columns)}
         absent = [columns.field(column).label for column in columns.columns if column.name not in present]
         added = pandas.DataFrame(None, frame.index, pandas.Index(absent, dtype=object), dtype=object)
         source = pandas.concat([frame, added], axis=1) if absent else frame
-        table = ImputedTable(imputed.observed, imputed.draws, imputed.point, imputed.variation, self, source)
-        if remaining := table.left:
-            log.info(f"columns left with missing cells: {describe(remaining)}; {LEFT}")
-        announce_guesses(columns, imputed.draws[0], table.drawn)
-        return table
+        return ImputedTable(imputed.observed, imputed.draws, imputed.point, imputed.variation, self, source)
 
     def impute_file(self, rows: Path, n: int, seed: int, out: Path, draws: Path | None) -> list[str]:
         """Impute a file's missing cells; observed cells are written unchanged.  Returns a summary in lines.
 
         For every column with gaps, columns with the standard deviation (sd) or share and with the draws are appended.
+        A .parquet may be larger than memory: it is read and written in batches.
         ``draws``: a second table, with every draw of each row with gaps as a complete row.
         """
         for path in (out, draws or out):
             if path.suffix not in settings.TABLES:
                 raise ValueError(f"{path}: rows can be written to {', '.join(settings.TABLES)}")
-        table = read_frame(rows)
-        frame = table.reset_index(drop=True)
-        if draws is not None and (taken := {"row", "draw"} & {*frame.columns}):
-            raise ValueError(f"{rows} has a column {min(taken)!r}, a name that {draws} needs for its own; rename it")
-        x = numbers_of(frame, self.columns, "skip")
-        try:
-            self.columns.check(x, cells_by_name(frame))
-        except ValueError as error:
-            skipped = int((~self.columns.possible(x)).any(1).sum())
-            log.warning(f"{error}; rows with such values are not imputed ({skipped:,} of {len(x):,})")
-        imputed = self._impute_frame(frame, x, n, generator_of(seed, self.device), skip=True)
-        imputed.write(table, rows, out, draws)
-        lines = [f"{out}: {counted(int(imputed.drawn.sum()), 'missing value')} filled in"]
-        return lines + describe_coverage(self.measured)
+        filled = impute_file(self, rows, n, generator_of(seed, self.device), out, draws)
+        return [f"{out}: {counted(filled, 'missing value')} filled in", *describe_coverage(self.measured)]
 
     def _hide(self, hidden: object, shape: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "n d"]:
         """A share hides random cells, at least one in each row; column names are accepted, too."""
