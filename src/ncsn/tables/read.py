@@ -324,7 +324,7 @@ class Cells:
     def keep(self, chosen: Bool[np.ndarray, "d"], why: str) -> "Cells":
         """Keep only these columns; log the names of the others and why they are left out."""
         if not chosen.all():
-            left_out = [column.name for column in compress(self.columns, ~chosen)]
+            left_out = [column.name or "(no name)" for column in compress(self.columns, ~chosen)]
             log.warning(f"columns left out because {why}: {', '.join(left_out)}")
         return replace(self, rows=self.rows[:, chosen], columns=tuple(compress(self.columns, chosen)))
 
