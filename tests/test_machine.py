@@ -359,6 +359,21 @@ def test_messages_show_no_bar_too_early_and_leave_no_part_of_one(
     assert ("rows:" in said) == shown
 
 
+def test_a_bar_counts_nothing_twice_whatever_is_said_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    now = [time.time()]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    progress = bar(range(10), "rows")
+    progress._time = time.time
+    for item in progress:
+        assert progress.n <= item
+        now[0] += 20  # it is drawn every 30 seconds
+        logging.getLogger("ncsn").warning("meanwhile")
+    assert "rows:" in capsys.readouterr().err
+
+
 def test_a_notebook_without_widgets_gets_no_warning() -> None:
     """Here a kernel seems to run, and its widgets can't be imported."""
     code = """

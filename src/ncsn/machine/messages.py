@@ -67,12 +67,20 @@ def refresh_interval() -> float:
 class Bar(tqdm):  # type: ignore[misc]
     """A bar that messages above it don't show too early, and that is cleared at its end if it was shown for them."""
 
+    was_drawn = False
+
     def refresh(self, *args: object, **how: object) -> None:
         """Draw the bar, unless its delay has not passed."""
         now, began = time.time(), getattr(self, "start_t", -math.inf)  # a bar without a delay is drawn as it is made
         if not self.disable and now >= began + self.delay:
-            self.last_print_t = now
+            self.was_drawn = True
             super().refresh(*args, **how)
+
+    def close(self) -> None:
+        """Clear the bar."""
+        if self.was_drawn:
+            self.last_print_t = time.time()  # tqdm clears only what it drew itself
+        super().close()
 
 
 def bar(items: Iterable[T] | None = None, name: str | None = None, **options: object) -> "tqdm[T]":
