@@ -213,7 +213,7 @@ def test_places_that_hold_no_data_set(tmp_path: Path) -> None:
         "middle.tar": "cannot be read as a tar archive",
         "absent": "absent does not exist",
         "cut.zip": r"^[^\n]*cut\.zip cannot be read[^\n]*$",
-        "nine": "has 9 images, but none for validation and test; 1 file left out: 1 .heic; .*at least 10 ",
+        "nine": "has 9 images for training; at least 10 .*; 1 file left out: 1 .heic",
         "judged": "has 20 images, but none for train",
         "two": "holds no images, but 2 .tar",
         "plain": r"2 without suffix, 1 \.dcm; .*\.png",

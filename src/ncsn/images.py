@@ -214,14 +214,17 @@ def decode_items(items: Sequence[Item], reading: Reading) -> Iterator[Picture | 
     def decode(item: Item) -> Picture | str:
         try:
             return picture(item.read, reading)
-        except UnidentifiedImageError:  # its own message shows the address of a buffer
-            return f"{item.name} (cannot identify image file)"
         except Exception as error:  # codecs raise many kinds
-            return f"{item.name} ({one_line(error)})"
+            return f"{item.name} ({why_unreadable(error)})"
 
     with ThreadPoolExecutor() as pool:
         for first in range(0, len(items), AT_ONCE):
             yield from pool.map(decode, items[first : first + AT_ONCE])
+
+
+def why_unreadable(error: Exception) -> str:
+    """Why an image can't be read, without the address of a buffer that Pillow shows."""
+    return "cannot identify image file" if isinstance(error, UnidentifiedImageError) else reason(error)
 
 
 def picture(read: Callable[[], object], reading: Reading) -> Picture:
@@ -357,6 +360,7 @@ def scale_pixels(images: Picture, depth: Depth, background: tuple[int, ...]) -> 
 
 
 MAX_COPIED = 2**32  # bytes of an array on disk; the images of a larger one stay there
+MIN_IMAGES = 10  # of which one is held out for validation, and one for testing
 MAX_HELD_OUT = 10_000  # of its images in each split, the number that evaluations use
 
 
@@ -464,14 +468,14 @@ def images_of(name: str, splits: Mapping[Split, list[Item]], notes: Sequence[str
             classes[split].append(item.label)
     listed = f"{len(broken)} of {len(items)}: {', '.join(sorted(broken))}"
     if len(broken) > reading.max_broken:
-        raise ValueError(f"more images are broken than --max-broken {reading.max_broken} allows: {listed}")
+        raise ValueError(f"at most {reading.max_broken} images may be broken (--max-broken); found {listed}")
     if empty := [split for split in sizes if not sizes[split]]:
         skipped = [f"broken images: {listed}"] if broken else []
         lacking = f"{name} has {counted(sum(sizes.values()), 'image')}, but none for {' and '.join(empty)}"
-        facts = [lacking, *skipped, *notes]
-        if "train" not in empty:
-            facts.append("of at least 10 training images (better 1,000), ncsn holds out a tenth for each")
-        raise ValueError("; ".join(facts))
+        if 0 < sizes["train"] < MIN_IMAGES:
+            images = counted(sizes["train"], "image")
+            lacking = f"{name} has {images} for training; at least {MIN_IMAGES} are needed, ideally 1,000"
+        raise ValueError("; ".join([lacking, *skipped, *notes]))
     pixels, depth, lines = join_pictures(pictures, reading)
     if broken:
         lines.append(f"broken images skipped: {listed}")
@@ -552,7 +556,9 @@ def read_image(
     try:
         image = picture(partial(file_bytes, Path(name)), replace(reading, size=None))
     except Exception as error:  # codecs raise many kinds
-        raise ValueError(f"input {name!r} is neither an index nor a readable image ({reason(error)})") from error
+        raise ValueError(
+            f"input {name!r} is neither an index nor a readable image ({why_unreadable(error)})"
+        ) from error
     channels, height, width = shape
     if channels == 1 and image.pixels.shape[3] == 3:
         grey = np.asarray(Image.fromarray(image.pixels[0]).convert("L"))

@@ -192,6 +192,8 @@ class Calibrate(RunOptions):
 
     def hidden(self, run: "Run") -> object:
         """What ``calibrate`` hides in rows and signals, from the options."""
+        import ncsn
+
         if self.rows is not None:
             from ncsn.tables.read import read_rows
 
@@ -201,4 +203,6 @@ class Calibrate(RunOptions):
         if len(self.hide) == 1 and self.hide[0] not in getattr(run.transform, "names", ()):  # an array's are 0, 1, …
             with suppress(ValueError):
                 return float(self.hide[0])
+        if self.hide and isinstance(run, ncsn.SignalRun):
+            raise ValueError(f"--hide is {' '.join(self.hide)}; {run.examples.noun} take a share of the length")
         return self.hide or None
