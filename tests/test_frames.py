@@ -249,7 +249,7 @@ def test_categories_of_numbers_and_dates_take_any_draw(name: str, run: TableRun)
         ({"ages": [1]}, "ages, but the run has age, income"),
         ({"age": 40}, "dict of columns"),
         (KNOWN["age"], "to_frame"),
-        (KNOWN[:0], "0 rows"),
+        (KNOWN[[]], "0 columns"),
         (KNOWN[["age", "age"]], "'age'"),
         (KNOWN.set_axis(pandas.MultiIndex.from_product([["a"], KNOWN.columns]), axis=1), "MultiIndex"),
     ],

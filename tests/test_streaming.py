@@ -17,6 +17,7 @@ from pyarrow import parquet
 import ncsn
 from ncsn.settings import TrainSettings
 from ncsn.tables import streaming
+from ncsn.tables.imputed import ImputedTable
 from ncsn.tables.run import TableRun
 
 N, DRAWS = 600, 3
@@ -180,6 +181,48 @@ def test_text_is_written_in_batches_too(run: TableRun, suffix: str, monkeypatch:
     for whole, parts in zip(tables[:2], tables[2:], strict=True):
         assert parts.shape == whole.shape
         pandas.testing.assert_series_equal(parts.dtypes, whole.dtypes)
+
+
+PARTS = {
+    "empty": slice(0, 0),
+    "without gaps": WHOLE.index[gappy(0.01).notna().all(axis=1)][:20],
+    "without a city": WHOLE.index[WHOLE["region"] != "Ulm"][:20],
+    "only gaps": slice(550, 600),
+    "one row": slice(7, 8),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("arrow", [False, True])
+def test_parts_imputed_apart_have_the_columns_and_types_of_the_whole(part: str, *, arrow: bool, run: TableRun) -> None:
+    """As other programs, such as Ray and Spark, need it, also if a column of the run is absent."""
+    frame = gappy(0.01).drop(columns="income")
+    rows: list[Any] = [frame, frame.iloc[PARTS[part]]]
+    if arrow:
+        rows = [pyarrow.Table.from_pandas(each, preserve_index=False).replace_schema_metadata() for each in rows]
+        rows[1] = rows[1].cast(rows[0].schema)
+    frames = list[pandas.DataFrame]()
+    for each in rows:
+        imputed = run.impute(each, 2)
+        assert isinstance(imputed, ImputedTable)
+        frames.append(imputed.frame())
+        assert frames[-1].notna().all(axis=None)
+        assert imputed.spread().dtypes.tolist() == [np.dtype(float)] * len(run.columns.names)
+    whole, mine = (pyarrow.Schema.from_pandas(each, preserve_index=False) for each in frames)
+    assert mine.names == whole.names
+    for field in whole:
+        is_unknown = part == "empty" and field.name == "day"  # no object says that it is a date
+        assert mine.field(field.name).type == (pyarrow.null() if is_unknown else field.type), field.name
+    if not arrow:
+        changed = frames[0].dtypes != frames[1].dtypes
+        assert {*frames[0].dtypes[changed]} <= {np.dtype(object)}
+
+
+def test_parts_with_seeds_of_their_own_are_independent(run: TableRun) -> None:
+    """All rows are the same, so equal noise would show as correlation."""
+    rows = WHOLE.iloc[[0] * 200].assign(income=None, score=np.nan)
+    drawn = np.stack([run.impute(rows, 2, seed=seed).draws[:, :, -1].flatten() for seed in range(4)])
+    assert abs(np.corrcoef(drawn)[np.triu_indices(4, 1)]).max() < 5 / drawn.shape[1] ** 0.5
 
 
 PROGRAM = """

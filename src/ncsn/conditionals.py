@@ -76,7 +76,7 @@ class Condition(NamedTuple):
 
 def to_axes(axes: Tensor, x: Float[Tensor, "m d"]) -> Float[Tensor, "m e"]:
     """Compute Aᵀx, where each matrix A belongs to m/b consecutive examples."""
-    rows = x.view(len(axes), len(x) // len(axes), x.shape[1])
+    rows = x.view(len(axes), len(x) // max(1, len(axes)), x.shape[1])
     return (rows * axes[:, None] if axes.ndim == 2 else rows @ axes).flatten(0, 1)
 
 

@@ -17,7 +17,7 @@ from ncsn.run.folder import find, has_run, read_config, read_model
 from ncsn.run.run import Run
 from ncsn.settings import AS_THEY_ARE, TABLES, Reading
 from ncsn.signals import SignalRun, Signals, read_signals
-from ncsn.tables.read import frame_in, read_table, rows_of, table_of_array, table_of_frame
+from ncsn.tables.read import check_frame, frame_in, read_table, rows_of, table_of_array, table_of_frame
 from ncsn.tables.run import TableRun
 from ncsn.validation import as_numbers, check_type, require_utf8
 
@@ -120,7 +120,7 @@ def dataset_of(data: Examples, labels: Classes = None, *, reading: Reading = AS_
         if reading.signals or labels is not None:
             option = "signals" if reading.signals else "labels"
             raise ValueError(f"{option} is given, but the data is a table; leave it out, and pass classes as a column")
-        return rows_of("data", table_of_frame(frame, "data"))
+        return rows_of("data", table_of_frame(check_frame(frame), "data"))
     x = array_of(data)  # type: ignore[arg-type]
     if x.dtype.kind not in "buif":
         allowed = "expected a tensor, an array, a DataFrame, a dataset or a path"

@@ -217,7 +217,7 @@ def suits(dtype: object, column: AnyColumn) -> bool:
     from pandas.api import types
 
     if isinstance(dtype, pandas.CategoricalDtype):
-        return bool(column.categories) and len(dtype.categories) > 0
+        return bool(column.categories)
     if column.date:
         return bool(types.is_datetime64_any_dtype(dtype))
     if column.categories:

@@ -161,9 +161,10 @@ class ImputedTable(Imputed):
         return frame
 
     def _filled_places(self) -> list[tuple[int, Int[np.ndarray, "m"]]]:
-        """The columns in which cells were imputed, and the rows of these cells."""
+        """The columns in which cells were imputed, and the rows of these cells; all columns if there are no rows."""
         drawn = self.drawn.numpy()
-        return [(i, drawn[:, i].nonzero()[0]) for i in drawn.any(0).nonzero()[0].tolist()]
+        filled = drawn.any(0) | (len(drawn) == 0)  # columns without rows have dtypes, too
+        return [(i, drawn[:, i].nonzero()[0]) for i in filled.nonzero()[0].tolist()]
 
     def table(self, numbers: Float64[Tensor, "b d"], *, decoded: bool) -> "pandas.DataFrame":
         """Numbers of the run's columns as a DataFrame; if ``decoded``, with dates as dates and without categories."""

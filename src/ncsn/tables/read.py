@@ -56,7 +56,7 @@ def read_frame(path: Path) -> "pandas.DataFrame":
     """The table in a .csv or .tsv, with all cells as text, or in a .parquet, with its dtypes.
 
     The ``attrs`` of text say how it is written: pandas' sep, encoding and lineterminator.
-    Raises ValueError if it cannot be read, and as ``frame_in`` does.
+    Raises ValueError if it cannot be read, and as ``check_frame`` does.
     """
     import pandas
 
@@ -153,10 +153,15 @@ def cells_in(text: str, delimiter: str) -> list[list[str]]:
 def frame_in(rows: object) -> "pandas.DataFrame | None":
     """``rows`` as a DataFrame, or None for arrays.
 
-    Raises ValueError for a Series, for a table without rows or columns, and for columns without unique names.
+    Raises ValueError for a Series, for a table without columns, and for columns without unique names.
     """
-    if hasattr(rows, "to_pandas"):  # pyarrow's tables and polars' frames
-        rows = rows.to_pandas()
+    if hasattr(rows, "to_arrow"):  # polars' frames
+        rows = rows.to_arrow()
+    if hasattr(rows, "to_pandas"):
+        import pyarrow
+
+        rows = pyarrow.Table.from_batches([rows]) if isinstance(rows, pyarrow.RecordBatch) else rows
+        rows = frame_of_arrow(rows) if isinstance(rows, pyarrow.Table) else rows.to_pandas()
     if not isinstance(rows, Mapping) and not hasattr(rows, "columns"):
         if hasattr(rows, "to_frame"):
             raise ValueError("a Series is a single column; to_frame() turns it into a table")
@@ -167,18 +172,25 @@ def frame_in(rows: object) -> "pandas.DataFrame | None":
         frame = pandas.DataFrame(rows)
     except ValueError as error:  # a dict whose columns have different lengths, or none
         raise ValueError(f"expected a dict of columns, such as {{'age': [40, 50]}} ({one_line(error)})") from error
-    return check_frame(frame)
+    return check_columns(frame)
 
 
 def check_frame(frame: "pandas.DataFrame") -> "pandas.DataFrame":
-    """Raises ValueError for a table without rows or columns, and for columns without unique names."""
+    """Raises ValueError for a table without rows, and as ``check_columns`` does."""
+    if not len(check_columns(frame)):
+        raise ValueError(f"the table has 0 rows and {len(frame.columns)} columns; it needs at least one of each")
+    return frame
+
+
+def check_columns(frame: "pandas.DataFrame") -> "pandas.DataFrame":
+    """Raises ValueError for a table without columns, and for columns without unique names."""
     if frame.columns.nlevels > 1:
         raise ValueError("the columns are a MultiIndex; give each column a single name")
     names = [name_of(label) for label in frame.columns]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"several columns are called {repeated[0]!r}; column names must be unique")
-    if frame.empty:
-        raise ValueError(f"the table has {len(frame)} rows and {len(names)} columns; it needs at least one of each")
+    if not names:
+        raise ValueError(f"the table has {len(frame)} rows and 0 columns; it needs at least one column")
     return frame
 
 

@@ -230,8 +230,11 @@ class TableRun(ImputingRun):
     ) -> Imputed:
         """Draw the missing cells of rows from their distribution given the observed ones, which are kept.
 
-        ``rows``: a DataFrame or a dict of columns, which are matched by name and may be absent; or an array (b, d).
-        NaN means missing.
+        Parts of a table can be imputed apart, by several processes: the results have the same columns and dtypes, and
+        are independent if each part has a seed of its own.
+
+        ``rows``: a DataFrame, a dict of columns or a table of pyarrow or polars, whose columns are matched by name and
+        may be absent; or an array (b, d).  NaN means missing.  There may be 0 rows.
         ``n``: the number of draws for each row, at least 1; with one, the spread is unknown (NaN).
         ``seed``: a number, or a generator on the run's device, which is advanced.
         ``unseen``: what to do with values that are impossible, judging by the training data.  "error" rejects them.
@@ -406,7 +409,7 @@ class TableRun(ImputingRun):
     def _summarise(self, draws: Float64[Tensor, "n b d"]) -> tuple[Float64[Tensor, "b d"], Float64[Tensor, "b d"]]:
         """Mean and standard deviation of draws; the most frequent one and its share for text and two-valued columns."""
         point = draws.mean(0)
-        spread = draws.std(0) if len(draws) > 1 else torch.full_like(point, torch.nan)
+        spread = draws.std(0) if len(draws) > 1 and point.numel() else torch.full_like(point, torch.nan)
         for i, column in enumerate(self.columns.columns):
             if is_discrete(column):
                 point[:, i] = draws[:, :, i].mode(0).values
