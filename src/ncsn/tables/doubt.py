@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Cells: TypeAlias = Float64[Tensor, "b"]
 Rows: TypeAlias = Float64[Tensor, "b d"]
-LEVELS = 40  # of the flow, with which distribution functions are exact to 0.001
+LEVELS = 40  # of the flow, with which p-values are exact to 0.01
 VERY_DOUBTFUL = 0.001  # the p-value below which a cell isn't used to judge others
 LOW, HIGH = 0.05, 0.95  # the expected range
 CELLS_AT_ONCE = 2**10
@@ -139,9 +139,10 @@ def judge_numbers(
     """
     line, of_atoms = chances[:, :1], chances[:, 1:]
     atoms = torch.tensor(column.atoms).double().expand(len(x), -1)
-    # The logarithm of what isn't positive is NaN.
-    ends = torch.stack([column.on_line(x, end).nan_to_num(nan=-FAR).clamp(-FAR, FAR) for end in (0.0, 1.0)], 1)
-    low_end, high_end = flow.to_noise(ends).unbind(1)
+    places_in_cell = (0.0, 1.0) if column.step else (0.5,)
+    z = torch.stack([column.on_line(x, place) for place in places_in_cell], 1)
+    noise = flow.to_noise(z.nan_to_num(nan=-FAR).clamp(-FAR, FAR))  # the logarithm of what isn't positive is NaN
+    low_end, high_end = noise[:, 0], noise[:, -1]
     at_most = line[:, 0] * normal_cdf(high_end) + (of_atoms * (atoms <= x[:, None])).sum(1)
     at_least = line[:, 0] * normal_cdf(-low_end) + (of_atoms * (atoms >= x[:, None])).sum(1)
     p_value = 2 * torch.minimum(at_most, at_least)
