@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
-from ncsn.data.columns import AnyColumn, Discrete, Number
+from ncsn.data.columns import AnyColumn, Discrete, Number, tensor
 from ncsn.data.transforms import FAR
 from ncsn.machine.hardware import threads_for
 from ncsn.machine.messages import bar, log
@@ -138,7 +138,7 @@ def judge_numbers(
     ``chances``: of a number on the line and of each atom.
     """
     line, of_atoms = chances[:, :1], chances[:, 1:]
-    atoms = torch.tensor(column.atoms).double().expand(len(x), -1)
+    atoms = tensor(column.atoms).expand(len(x), -1)
     places_in_cell = (0.0, 1.0) if column.step else (0.5,)
     z = torch.stack([column.on_line(x, place) for place in places_in_cell], 1)
     noise = flow.to_noise(z.nan_to_num(nan=-FAR).clamp(-FAR, FAR))  # the logarithm of what isn't positive is NaN
@@ -147,7 +147,7 @@ def judge_numbers(
     at_least = line[:, 0] * normal_cdf(-low_end) + (of_atoms * (atoms >= x[:, None])).sum(1)
     p_value = 2 * torch.minimum(at_most, at_least)
 
-    levels = torch.linspace(LOW, HIGH, QUANTILES if column.atoms else 2).double()
+    levels = torch.linspace(LOW, HIGH, QUANTILES if column.atoms else 2, dtype=torch.float64)
     quantiles = flow.from_noise(torch.special.ndtri(levels).expand(len(x), -1))
     numbers = column.inverse(quantiles.flatten()).view(quantiles.shape)
     values, order = torch.cat([numbers, atoms], 1).sort(1)
