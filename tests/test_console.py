@@ -109,7 +109,7 @@ def test_an_option_is_refused_in_one_line_that_names_it_and_its_value(line: str,
 @pytest.mark.parametrize(
     ("line", "meant"),
     [
-        ("trian mnist", "train"),
+        ("trainn mnist", "train"),
         ("train mnist --minuts 2", "--minutes"),
         ("train mnist --bach-size 3 --fliip", "--batch-size and --flip?"),
         ("sample mnist --level 8", "--levels"),
