@@ -1,5 +1,7 @@
 """Tables imputed in batches: what a file's batches have in common, what memory they take, and which rows are named."""
 
+import os
+import re
 import subprocess
 import sys
 from decimal import Decimal
@@ -251,3 +253,36 @@ def test_a_larger_file_takes_no_more_memory(here: Path) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True)
     assert int(done.stdout.splitlines()[-1]) < frame.to_numpy().nbytes * 20 / 4
     assert parquet.read_metadata("filled.parquet").num_rows == n
+
+
+FIRST = {"ray": "import ray\nray.init(num_cpus=3, include_dashboard=False)\n", "pyspark": ""}
+EXAMPLES = re.findall(
+    r"^```py\n(.*?)^```", (Path(__file__).parent.parent / "docs/clusters.md").read_text(), re.S | re.M
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", FIRST)
+def test_other_programs_impute_parts_as_the_page_shows(library: str, here: Path) -> None:
+    """Parts without gaps, with all kinds of them, and of equal rows, whose guesses differ."""
+    pytest.importorskip(library)
+    people = WHOLE[["age", "income", "kids", "region"]].rename(columns={"kids": "children", "region": "city"})
+    fit_table(people, steps=3, settings=TrainSettings(channels=(16,), blocks=1)).save("runs/people")
+    gaps = people.astype({"age": "Int64"}).mask(np.random.default_rng(0).random(people.shape) < 0.2)
+    same = people.iloc[[0] * N].assign(income=np.nan)
+    rows = pandas.concat([people, gaps, same], ignore_index=True).astype({"age": "Int64", "income": "float64"})
+    rows.insert(0, "id", range(3 * N))
+    rows.to_parquet("rows.parquet", row_group_size=N // 2, index=False)
+    (code,) = [code for code in EXAMPLES if library in code]
+    options = {"PYTHONPATH": os.pathsep.join(sys.path), "PYSPARK_PYTHON": sys.executable}
+    code = FIRST[library] + code.replace("10_000", str(N // 2))
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | options, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    files = sorted(Path("filled").glob("*.parquet"))
+    assert len({parquet.read_schema(file).remove_metadata().to_string() for file in files}) == 1
+    filled = pandas.concat(map(pandas.read_parquet, files)).sort_values("id", ignore_index=True)
+    assert filled.notna().all(axis=None)
+    assert len(filled) == 3 * N
+    for name in rows:
+        assert (filled[name] == rows[name])[rows[name].notna()].all(), name
+    assert filled["income"][2 * N :].nunique() > 0.9 * N
