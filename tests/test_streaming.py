@@ -257,7 +257,7 @@ def test_a_larger_file_takes_no_more_memory(here: Path) -> None:
 
 FIRST = {"ray": "import ray\nray.init(num_cpus=3, include_dashboard=False)\n", "pyspark": ""}
 EXAMPLES = re.findall(
-    r"^```py\n(.*?)^```", (Path(__file__).parent.parent / "docs/clusters.md").read_text(), re.S | re.M
+    r"^```python3 .noeval\n(.*?)^```", (Path(__file__).parent.parent / "docs/clusters.md").read_text(), re.S | re.M
 )
 
 
