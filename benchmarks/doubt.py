@@ -196,9 +196,10 @@ def judge(training: pd.DataFrame, rows: pd.DataFrame, steps: int, seed: int) -> 
 
 
 def by_cell(doubts: pd.DataFrame, rows: pd.DataFrame, values: str) -> Scores:
-    """A value for each cell of ``rows``; NaN for those that aren't judged."""
+    """A value for each cell of ``rows``: NaN for missing ones, 1 in columns that training left out."""
     cells = doubts.pivot(index="row", columns="column", values=values)
-    matrix: Scores = cells.reindex(index=rows.index, columns=rows.columns).to_numpy(float)
+    cells = cells.reindex(index=rows.index, columns=rows.columns).fillna(1.0)
+    matrix: Scores = cells.where(rows.notna()).to_numpy(float)
     return matrix
 
 
